@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Mapping, populating and guarded copying of this process's own memory.
+ */
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <stdatomic.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "sys/internal.h"
+#include "sys/sys.h"
+
+#ifndef MREMAP_DONTUNMAP
+#define MREMAP_DONTUNMAP	UHMM_MREMAP_DONTUNMAP
+#endif
+
+/* ---------------------------------------------------------------- the cookie */
+
+static _Atomic uint64_t cookie;
+
+static bool cookie_half_ok(uint32_t half)
+{
+	return half != 0 && half != UINT32_MAX;
+}
+
+/*
+ * A kernel too young to have randomness must not make the constructor wait: what
+ * it gave to this process at exec, stirred with the time, is what is left.
+ */
+static uint64_t cookie_draw(unsigned int round)
+{
+	const uint64_t *at_random;
+	uint64_t value;
+
+	if (syscall(SYS_getrandom, &value, sizeof(value), GRND_NONBLOCK) == sizeof(value))
+		return value;
+	at_random = (const uint64_t *)getauxval(AT_RANDOM);
+	value = sys_now_ns() + round;
+	if (at_random)
+		value ^= at_random[0] ^ (at_random[1] << 1);
+	return value * 0x9e3779b97f4a7c15ULL;
+}
+
+uint64_t sys_cookie(void)
+{
+	uint64_t value = atomic_load_explicit(&cookie, memory_order_relaxed);
+	uint64_t none = 0;
+
+	for (unsigned int round = 0; !value; round++) {
+		value = cookie_draw(round);
+		if (!cookie_half_ok((uint32_t)value) || !cookie_half_ok((uint32_t)(value >> 32)))
+			value = 0;
+	}
+	/* Relaxed: the value is all there is to publish, and the first one stays. */
+	if (!atomic_compare_exchange_strong_explicit(&cookie, &none, value, memory_order_relaxed,
+						     memory_order_relaxed))
+		value = none;
+	return value;
+}
+
+/* Before main, so that every child of a fork agrees with its parent. */
+__attribute__((constructor)) static void cookie_init(void)
+{
+	sys_cookie();
+}
+
+/* ---------------------------------------------------------------- mapping */
+
+static int map(void *addr, size_t len, int prot, int flags, void **out)
+{
+	long ret;
+
+	ret = sys_ret(syscall(SYS_mmap, addr, len, (long)prot,
+			      (long)(flags | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE),
+			      sys_mmap_fd(sys_cookie(), -1), 0L));
+	if (ret < 0 && ret > -4096)
+		return (int)ret;
+	*out = (void *)ret;
+	return 0;
+}
+
+int sys_map_anon(size_t len, void **out)
+{
+	return map(NULL, len, PROT_READ | PROT_WRITE, 0, out);
+}
+
+int sys_map_fixed(void *addr, size_t len, int prot)
+{
+	void *got;
+
+	return map(addr, len, prot, MAP_FIXED, &got);
+}
+
+int sys_reserve(size_t len, size_t align, void **out)
+{
+	size_t page = sys_page_size();
+	size_t slack = align > page ? align - page : 0;
+	uintptr_t start, end, want;
+	void *got;
+	int ret;
+
+	if (!len || len % page || (align & (align - 1)) || len + slack < len)
+		return -EINVAL;
+	ret = map(NULL, len + slack, PROT_NONE, 0, &got);
+	if (ret)
+		return ret;
+	start = (uintptr_t)got;
+	end = start + len + slack;
+	want = align > page ? (start + align - 1) & ~(uintptr_t)(align - 1) : start;
+	/* A trim that fails leaks address space only: splitting needs a free VMA. */
+	if (want > start)
+		sys_munmap((void *)start, want - start);
+	if (end > want + len)
+		sys_munmap((void *)(want + len), end - want - len);
+	*out = (void *)want;
+	return 0;
+}
+
+int sys_munmap(void *addr, size_t len)
+{
+	return (int)sys_ret(syscall(SYS_munmap, addr, len, 0L, 0L, 0L, sys_cookie()));
+}
+
+int sys_mprotect(void *addr, size_t len, int prot)
+{
+	return (int)sys_ret(syscall(SYS_mprotect, addr, len, (long)prot, 0L, 0L, sys_cookie()));
+}
+
+int sys_madvise(void *addr, size_t len, int advice)
+{
+	return (int)sys_ret(syscall(SYS_madvise, addr, len, (long)advice, 0L, 0L, sys_cookie()));
+}
+
+int sys_mremap_dontunmap(uintptr_t src, size_t len, uintptr_t dst)
+{
+	long flags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
+	long ret = syscall(SYS_mremap, src, len, len, flags, dst, sys_cookie());
+
+	return ret == -1 ? -errno : 0;
+}
+
+/* ---------------------------------------------------------------- populating */
+
+/*
+ * The futex calls are the kernel's guarded loads and read-modify-writes of one word,
+ * and with no thread to wake and none to requeue they are nothing else.
+ */
+static int touch_read(uintptr_t addr)
+{
+	long ret = sys_ret(syscall(SYS_futex, addr, FUTEX_CMP_REQUEUE | FUTEX_PRIVATE_FLAG, 0L, 0L,
+				   addr, 0L));
+
+	/* -EAGAIN: the word was read and is not 0. */
+	return ret == -EAGAIN ? 0 : (int)ret;
+}
+
+/*
+ * A thread that sleeps on this very word while it holds the compared value is woken,
+ * which futex(2) allows to happen at any time; the first word is nobody's.
+ */
+static int word_or_zero(uintptr_t addr)
+{
+	static uint32_t nobody;
+	long op = FUTEX_OP(FUTEX_OP_OR, 0, FUTEX_OP_CMP_EQ, 0x800);
+
+	return (int)sys_ret(syscall(SYS_futex, &nobody, FUTEX_WAKE_OP | FUTEX_PRIVATE_FLAG, 0L, 0L,
+				    addr, op));
+}
+
+/*
+ * process_vm_writev() pins its target for writing, and so faults it in, before it
+ * looks at its source; from a source that cannot be read it then copies nothing.
+ * A write of the old byte instead would lose what another thread stores meanwhile.
+ * The source is a page of .bss large enough to contain one of any size; an address
+ * that merely happens to be unmapped, NULL too, could be mapped by the program.
+ */
+static void fault_in_writable(uintptr_t addr)
+{
+	static char unreadable[2 * 65536];
+	size_t page = sys_page_size();
+	uintptr_t source = ((uintptr_t)unreadable + page - 1) & ~(uintptr_t)(page - 1);
+	struct iovec local = { .iov_base = (void *)source, .iov_len = 1 };
+	struct iovec remote = { .iov_base = (void *)addr, .iov_len = 1 };
+
+	if (sys_mprotect((void *)source, page, PROT_NONE) == 0)
+		syscall(SYS_process_vm_writev, (long)getpid(), &local, 1L, &remote, 1L, 0L);
+}
+
+/*
+ * The futex's own fault handling never waits for a userfaultfd: -EFAULT where the
+ * page is missing or write-protected in one. The read brings a missing page, the
+ * pin goes through write protection; both wait as a program's access would.
+ * The rounds bound a page that is protected again as often as it is opened.
+ */
+static int touch_write(uintptr_t addr)
+{
+	int ret = -EFAULT;
+
+	for (int round = 0; round < 8; round++) {
+		if (touch_read(addr))
+			return -EFAULT;
+		ret = word_or_zero(addr);
+		if (ret != -EFAULT)
+			break;
+		fault_in_writable(addr);
+	}
+	return ret < 0 ? -EFAULT : 0;
+}
+
+static int touch(uintptr_t start, size_t len, bool write)
+{
+	size_t page = sys_page_size();
+	int ret;
+
+	for (uintptr_t addr = start; addr < start + len; addr += page) {
+		ret = write ? touch_write(addr) : touch_read(addr);
+		if (ret)
+			return ret == -ENOMEM ? -ENOMEM : -EFAULT;
+	}
+	return 0;
+}
+
+/* MADV_POPULATE_* says -ENOMEM both for a gap and out of memory; mincore only for a gap. */
+static bool has_gap(uintptr_t start, size_t len)
+{
+	size_t page = sys_page_size();
+	unsigned char vec[1024];
+	size_t chunk;
+
+	for (; len; start += chunk, len -= chunk) {
+		chunk = len < sizeof(vec) * page ? len : sizeof(vec) * page;
+		if (sys_ret(syscall(SYS_mincore, start, chunk, vec)) == -ENOMEM)
+			return true;
+	}
+	return false;
+}
+
+int sys_populate(uintptr_t start, size_t len, bool write)
+{
+	int ret;
+
+	if (start % sys_page_size() || len % sys_page_size() || start + len < start)
+		return -EINVAL;
+	if (!sys_cap(CAP_POPULATE))
+		return touch(start, len, write);
+	ret = sys_madvise((void *)start, len,
+			  write ? UHMM_MADV_POPULATE_WRITE : UHMM_MADV_POPULATE_READ);
+	if (!ret)
+		return 0;
+	if (ret == -ENOMEM && !has_gap(start, len))
+		return -ENOMEM;
+	return -EFAULT;
+}
+
+/* ---------------------------------------------------------------- guarded copies */
+
+/*
+ * Without process_vm_*: through a pipe, whose ends take user addresses as guarded
+ * as any other call. What does not fit at once is left for the caller's next round.
+ */
+static ssize_t copy_by_pipe(uintptr_t dst, uintptr_t src, size_t len)
+{
+	int fds[2];
+	long ret;
+
+	ret = sys_ret(pipe2(fds, O_CLOEXEC | O_NONBLOCK));
+	if (ret < 0)
+		return ret;
+	ret = sys_ret(write(fds[1], (const void *)src, len));
+	if (ret > 0)
+		ret = sys_ret(read(fds[0], (void *)dst, (size_t)ret));
+	close(fds[0]);
+	close(fds[1]);
+	return ret;
+}
+
+/* Neither call is for another process here, so the pid is ours. */
+static ssize_t copy_by_vm(long nr, void *own, uintptr_t addr, size_t len)
+{
+	struct iovec local = { .iov_base = own, .iov_len = len };
+	struct iovec remote = { .iov_base = (void *)addr, .iov_len = len };
+
+	return sys_ret(syscall(nr, (long)getpid(), &local, 1L, &remote, 1L, 0L));
+}
+
+ssize_t sys_copy_from(void *dst, uintptr_t addr, size_t len)
+{
+	if (!sys_cap(CAP_PROCESS_VM))
+		return len ? copy_by_pipe((uintptr_t)dst, addr, len) : 0;
+	return copy_by_vm(SYS_process_vm_readv, dst, addr, len);
+}
+
+ssize_t sys_copy_to(uintptr_t addr, const void *src, size_t len)
+{
+	if (!sys_cap(CAP_PROCESS_VM))
+		return len ? copy_by_pipe(addr, (uintptr_t)src, len) : 0;
+	return copy_by_vm(SYS_process_vm_writev, (void *)src, addr, len);
+}
+
+/* ---------------------------------------------------------------- sizes */
+
+size_t sys_page_size(void)
+{
+	static _Atomic size_t page_size;
+	size_t size = atomic_load_explicit(&page_size, memory_order_relaxed);
+
+	if (!size) {
+		size = getauxval(AT_PAGESZ);
+		atomic_store_explicit(&page_size, size, memory_order_relaxed);
+	}
+	return size;
+}
+
+uintptr_t sys_task_size(void)
+{
+#ifdef __x86_64__
+	return ((uintptr_t)1 << 47) - sys_page_size();
+#else
+	/*
+	 * The width is a choice of the kernel's build and is told nowhere; but the
+	 * program's name lies at the top of the first stack, less than a few GiB
+	 * below the end.
+	 */
+	uintptr_t top = getauxval(AT_EXECFN);
+
+	return (uintptr_t)1 << (64 - __builtin_clzl(top));
+#endif
+}

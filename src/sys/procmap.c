@@ -1,0 +1,396 @@
+// SPDX-License-Identifier: MIT
+/*
+ * What the kernel says of mappings and of the pages in them.
+ */
+#include <fcntl.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "sys/internal.h"
+#include "sys/sys.h"
+
+/* ---------------------------------------------------------------- text */
+
+/*
+ * Lines of a file of /proc through a buffer on the stack. Only their beginning counts
+ * here: what does not fit into the caller's line (a path) is skipped.
+ */
+struct reader {
+	int fd;
+	off_t pos;
+	size_t at, len;
+	char buf[2048];
+};
+
+/* 1: a byte, 0: end of file, negative: an errno */
+static int reader_byte(struct reader *r, char *c)
+{
+	long got;
+
+	if (r->at == r->len) {
+		do {
+			got = sys_ret(pread(r->fd, r->buf, sizeof(r->buf), r->pos));
+		} while (got == -EINTR);
+		if (got <= 0)
+			return (int)got;
+		r->pos += got;
+		r->at = 0;
+		r->len = (size_t)got;
+	}
+	*c = r->buf[r->at++];
+	return 1;
+}
+
+/* 1: a line, without its newline; 0: end of file */
+static int reader_line(struct reader *r, char *line, size_t size)
+{
+	size_t n = 0;
+	char c;
+	int ret;
+
+	while ((ret = reader_byte(r, &c)) > 0 && c != '\n')
+		if (n < size - 1)
+			line[n++] = c;
+	line[n] = '\0';
+	return ret ? ret : n > 0;
+}
+
+/*
+ * seq_file cuts its text at whole lines only for a reader that goes on where it
+ * stopped: with two threads on one descriptor and mappings that change, a line
+ * could be torn, and an address with it. So each walk has an open file of its own.
+ * Where that cannot be had (no /proc, no descriptor left) the given one has to do.
+ */
+static int reopen(int fd)
+{
+	char path[] = "/proc/self/fd/0000000000";
+	char *end = path + sizeof(path) - 1;
+	char *first = path + sizeof("/proc/self/fd/") - 1;
+	unsigned int n = (unsigned int)fd;
+
+	while (end > first) {
+		*--end = (char)('0' + n % 10);
+		n /= 10;
+		if (!n)
+			break;
+	}
+	memmove(first, end, strlen(end) + 1);
+	return (int)sys_ret(open(path, O_RDONLY | O_CLOEXEC));
+}
+
+static uint64_t parse_hex(const char **p)
+{
+	uint64_t value = 0;
+
+	for (;; (*p)++) {
+		if (**p >= '0' && **p <= '9')
+			value = value << 4 | (uint64_t)(**p - '0');
+		else if (**p >= 'a' && **p <= 'f')
+			value = value << 4 | (uint64_t)(**p - 'a' + 10);
+		else
+			return value;
+	}
+}
+
+static uint64_t parse_dec(const char **p)
+{
+	uint64_t value = 0;
+
+	for (; **p >= '0' && **p <= '9'; (*p)++)
+		value = value * 10 + (uint64_t)(**p - '0');
+	return value;
+}
+
+static bool starts_with(const char *text, const char *head)
+{
+	return strncmp(text, head, strlen(head)) == 0;
+}
+
+/*
+ * The kernel's own mappings have names in brackets and no inode. So have the heap,
+ * the stack, and what a program named by prctl (anon:...), which are ordinary memory.
+ */
+static uint32_t name_flags(const char *name)
+{
+	if (strcmp(name, "[stack]") == 0)
+		return SYS_VMA_STACK;
+	if (name[0] != '[' || strcmp(name, "[heap]") == 0 || starts_with(name, "[anon"))
+		return 0;
+	return SYS_VMA_SPECIAL;
+}
+
+/* "7f00-7f01 rw-p 00000000 00:00 0    [name]" */
+static bool parse_vma(const char *line, struct sys_vma *vma)
+{
+	const char *p = line;
+
+	memset(vma, 0, sizeof(*vma));
+	vma->start = parse_hex(&p);
+	if (p == line || *p++ != '-')
+		return false;
+	vma->end = parse_hex(&p);
+	if (strnlen(p, 6) < 6)
+		return false;
+	vma->flags = (p[1] == 'r' ? SYS_VMA_READ : 0) | (p[2] == 'w' ? SYS_VMA_WRITE : 0) |
+		     (p[3] == 'x' ? SYS_VMA_EXEC : 0) | (p[4] == 's' ? SYS_VMA_SHARED : 0);
+	p += 6;
+	vma->offset = parse_hex(&p);
+	p += *p == ' ';
+	while (*p && *p != ' ')		/* the device */
+		p++;
+	p += *p == ' ';
+	vma->inode = parse_dec(&p);
+	while (*p == ' ')
+		p++;
+	if (vma->inode)
+		vma->flags |= SYS_VMA_FILE;
+	else
+		vma->flags |= name_flags(p);
+	return true;
+}
+
+/* The line of @r that holds @addr or, with @next, is above it. */
+static int text_find(struct reader *r, uintptr_t addr, bool next, struct sys_vma *vma)
+{
+	struct sys_vma found;
+	char line[192];
+	int ret;
+
+	while ((ret = reader_line(r, line, sizeof(line))) > 0) {
+		if (!parse_vma(line, &found) || found.end <= addr)
+			continue;
+		/* The vsyscall page is above user space and in no list of mappings. */
+		if ((found.start > addr && !next) || found.start >= sys_task_size())
+			return -ENOENT;
+		*vma = found;
+		return 0;
+	}
+	return ret ? ret : -ENOENT;
+}
+
+static int vma_find_text(int maps_fd, uintptr_t addr, struct sys_vma *vma)
+{
+	struct reader r;
+	int own, ret;
+
+	own = reopen(maps_fd);
+	r.fd = own >= 0 ? own : maps_fd;
+	r.pos = 0;
+	r.at = r.len = 0;
+	ret = text_find(&r, addr, true, vma);
+	sys_close(own);
+	return ret;
+}
+
+/* ---------------------------------------------------------------- PROCMAP_QUERY */
+
+/* Of the same values, but that is the kernel's choice and ours. */
+static uint32_t query_flags(uint64_t vma_flags)
+{
+	return (vma_flags & UHMM_PROCMAP_VMA_READABLE ? SYS_VMA_READ : 0) |
+	       (vma_flags & UHMM_PROCMAP_VMA_WRITABLE ? SYS_VMA_WRITE : 0) |
+	       (vma_flags & UHMM_PROCMAP_VMA_EXECUTABLE ? SYS_VMA_EXEC : 0) |
+	       (vma_flags & UHMM_PROCMAP_VMA_SHARED ? SYS_VMA_SHARED : 0);
+}
+
+static int vma_find_query(int maps_fd, uintptr_t addr, struct sys_vma *vma)
+{
+	struct uhmm_procmap_query query = {
+		.size = sizeof(query),
+		.query_flags = UHMM_PROCMAP_COVERING_OR_NEXT,
+		.query_addr = addr,
+	};
+	char name[128];
+	int ret;
+
+	name[0] = '\0';
+	query.vma_name_addr = (uintptr_t)name;
+	query.vma_name_size = sizeof(name);
+	ret = (int)sys_ret(ioctl(maps_fd, UHMM_PROCMAP_QUERY, &query));
+	if (ret == -ENAMETOOLONG) {
+		/* None of the kernel's own names is that long: a path, or a name by prctl. */
+		query.vma_name_addr = 0;
+		query.vma_name_size = 0;
+		ret = (int)sys_ret(ioctl(maps_fd, UHMM_PROCMAP_QUERY, &query));
+	}
+	if (ret)
+		return ret;
+	vma->start = query.vma_start;
+	vma->end = query.vma_end;
+	vma->offset = query.vma_offset;
+	vma->inode = query.inode;
+	vma->flags = query_flags(query.vma_flags);
+	if (query.inode)
+		vma->flags |= SYS_VMA_FILE;
+	else if (query.vma_name_size)
+		vma->flags |= name_flags(name);
+	return 0;
+}
+
+/* ---------------------------------------------------------------- page states */
+
+#define REGIONS	256	/* 6 KiB of stack */
+
+#define PM_PRESENT	BIT(63)
+#define PM_SWAP		BIT(62)
+#define PM_FILE		BIT(61)
+
+static uint8_t scan_state(uint64_t categories)
+{
+	return (uint8_t)((categories & UHMM_PAGE_IS_PRESENT ? SYS_PAGE_PRESENT : 0) |
+			 (categories & UHMM_PAGE_IS_PFNZERO ? SYS_PAGE_ZERO : 0) |
+			 (categories & UHMM_PAGE_IS_HUGE ? SYS_PAGE_HUGE : 0) |
+			 (categories & UHMM_PAGE_IS_FILE ? SYS_PAGE_FILE : 0) |
+			 (categories & UHMM_PAGE_IS_SWAPPED ? SYS_PAGE_SWAPPED : 0));
+}
+
+/*
+ * Regions come in order of address and what lies between them is a hole, so every
+ * byte of @states is written once: @at is the first not yet written.
+ */
+static int states_scan(int fd, uintptr_t start, size_t nr_pages, uint8_t *states)
+{
+	struct uhmm_page_region regions[REGIONS];
+	struct uhmm_pm_scan_arg arg = {
+		.size = sizeof(arg),
+		.start = start,
+		.end = start + nr_pages * sys_page_size(),
+		.vec = (uintptr_t)regions,
+		.vec_len = REGIONS,
+		.category_anyof_mask = UHMM_PAGE_IS_PRESENT | UHMM_PAGE_IS_SWAPPED,
+		.return_mask = UHMM_PAGE_IS_PRESENT | UHMM_PAGE_IS_SWAPPED | UHMM_PAGE_IS_PFNZERO |
+			       UHMM_PAGE_IS_HUGE | UHMM_PAGE_IS_FILE,
+	};
+	unsigned int shift = (unsigned int)__builtin_ctzl(sys_page_size());
+	size_t at = 0, first, end;
+	long nr;
+
+	while (arg.start < arg.end) {
+		nr = sys_ret(ioctl(fd, UHMM_PAGEMAP_SCAN, &arg));
+		if (nr < 0)
+			return (int)nr;
+		for (long i = 0; i < nr; i++) {
+			first = (regions[i].start - start) >> shift;
+			end = (regions[i].end - start) >> shift;
+			memset(states + at, 0, first - at);
+			memset(states + first, scan_state(regions[i].categories), end - first);
+			at = end;
+		}
+		arg.start = arg.walk_end;
+	}
+	memset(states + at, 0, nr_pages - at);
+	return 0;
+}
+
+static int states_read(int fd, uintptr_t start, size_t nr_pages, uint8_t *states)
+{
+	uint64_t entries[512];
+	size_t page = start / sys_page_size();
+	size_t nr;
+	long got;
+
+	for (; nr_pages; nr_pages -= nr, states += nr, page += nr) {
+		nr = nr_pages < ARRAY_SIZE(entries) ? nr_pages : ARRAY_SIZE(entries);
+		got = sys_ret(pread(fd, entries, nr * sizeof(entries[0]),
+				    (off_t)(page * sizeof(entries[0]))));
+		if (got == -EINTR) {
+			nr = 0;
+			continue;
+		}
+		if (got < (long)sizeof(entries[0]))
+			return got < 0 ? (int)got : -EFAULT;
+		nr = (size_t)got / sizeof(entries[0]);
+		for (size_t i = 0; i < nr; i++)
+			states[i] = (entries[i] & PM_PRESENT ? SYS_PAGE_PRESENT : 0) |
+				    (entries[i] & PM_SWAP ? SYS_PAGE_SWAPPED : 0) |
+				    (entries[i] & PM_FILE ? SYS_PAGE_FILE : 0);
+	}
+	return 0;
+}
+
+/* ---------------------------------------------------------------- smaps */
+
+static uint32_t parse_vmflags(const char *p)
+{
+	static const struct {
+		char name[3];
+		uint32_t flag;
+	} known[] = {
+		{ "lo", SYS_VMFLAG_LOCKED },
+		{ "um", SYS_VMFLAG_UFFD },
+		{ "uw", SYS_VMFLAG_UFFD },
+		{ "ui", SYS_VMFLAG_UFFD },
+		{ "nh", SYS_VMFLAG_NOHUGEPAGE },
+	};
+	uint32_t flags = 0;
+
+	while (*p) {
+		while (*p == ' ')
+			p++;
+		for (size_t i = 0; i < ARRAY_SIZE(known); i++)
+			if (strncmp(p, known[i].name, 2) == 0)
+				flags |= known[i].flag;
+		while (*p && *p != ' ')
+			p++;
+	}
+	return flags;
+}
+
+static int vmflags_find(struct reader *r, uintptr_t addr, uint32_t *flags)
+{
+	static const char head[] = "VmFlags:";
+	struct sys_vma vma;
+	char line[192];
+	int ret;
+
+	ret = text_find(r, addr, false, &vma);
+	if (ret)
+		return ret;
+	while ((ret = reader_line(r, line, sizeof(line))) > 0)
+		if (starts_with(line, head)) {
+			*flags = parse_vmflags(line + sizeof(head) - 1);
+			return 0;
+		}
+	return ret ? ret : -ENOENT;
+}
+
+/* ---------------------------------------------------------------- entry points */
+
+int sys_maps_open(void)
+{
+	return (int)sys_ret(open("/proc/self/maps", O_RDONLY | O_CLOEXEC));
+}
+
+int sys_pagemap_open(void)
+{
+	return (int)sys_ret(open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+}
+
+int sys_vma_find(int maps_fd, uintptr_t addr, struct sys_vma *vma)
+{
+	if (sys_cap(CAP_PROCMAP_QUERY))
+		return vma_find_query(maps_fd, addr, vma);
+	return vma_find_text(maps_fd, addr, vma);
+}
+
+int sys_vma_vmflags(uintptr_t addr, uint32_t *flags)
+{
+	struct reader r;
+	int ret;
+
+	r.fd = (int)sys_ret(open("/proc/self/smaps", O_RDONLY | O_CLOEXEC));
+	if (r.fd < 0)
+		return r.fd;
+	r.pos = 0;
+	r.at = r.len = 0;
+	ret = vmflags_find(&r, addr, flags);
+	close(r.fd);
+	return ret;
+}
+
+int sys_page_states(int pagemap_fd, uintptr_t start, size_t nr_pages, uint8_t *states)
+{
+	if (sys_cap(CAP_PAGEMAP_SCAN))
+		return states_scan(pagemap_fd, start, nr_pages, states);
+	return states_read(pagemap_fd, start, nr_pages, states);
+}

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The only place that talks to the kernel: one thin function per system call or
+ * ioctl. Each returns 0, a count or a descriptor, or a negative errno; errno itself
+ * is read here and nowhere else. None of them allocates, uses stdio, or touches
+ * memory that could be away other than what it is given, unless it says so.
+ *
+ * Mapping calls carry a cookie in an argument register that the kernel ignores, so
+ * that the seccomp filter of a STRICT mm (seccomp.c) lets the library's own through.
+ */
+#ifndef UHMM_SYS_H
+#define UHMM_SYS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <time.h>
+
+#include "sys/uapi.h"
+
+#define BIT(n)		(1ULL << (n))
+#define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
+
+/* ---------------------------------------------------------------- caps.c */
+
+/* Capabilities of this kernel and this user. The order is that of `uhmm doctor`. */
+enum sys_cap {
+	CAP_UFFD,		/* userfaultfd at all, MISSING + COPY */
+	CAP_UFFD_KERNEL,	/* ... serving faults of system calls too */
+	CAP_UFFD_WP,		/* write protection that is really delivered */
+	CAP_UFFD_EVENTS,	/* UNMAP, REMAP, REMOVE events */
+	CAP_FORK_EVENT,		/* EVENT_FORK: needs CAP_SYS_PTRACE */
+	CAP_THREAD_ID,
+	CAP_DONTUNMAP,		/* mremap(MREMAP_DONTUNMAP) */
+	CAP_POPULATE,		/* MADV_POPULATE_READ/WRITE */
+	CAP_MOVE,		/* UFFDIO_MOVE */
+	CAP_POISON,		/* UFFDIO_POISON */
+	CAP_PAGEMAP_SCAN,
+	CAP_PROCMAP_QUERY,
+	CAP_SECCOMP_NOTIFY,	/* user notification with CONTINUE */
+	CAP_SECCOMP_KILLABLE,	/* WAIT_KILLABLE_RECV */
+	CAP_SECCOMP_SYNC_WAKE,
+	CAP_PROCESS_VM,		/* process_vm_readv/writev on oneself */
+	CAP_MEMBARRIER,		/* PRIVATE_EXPEDITED */
+	CAP_RWP,		/* userfaultfd read-write protection */
+	CAP_NR
+};
+
+struct sys_cap_desc {
+	const char *name;	/* "uffdio-move": what UHMM_CAPS=-name masks */
+	const char *since;	/* first mainline release, for the message only */
+	const char *without;	/* what the user loses */
+	const char *fix;	/* one line a user can run, or NULL */
+	int (*probe)(void);	/* 1 yes, 0 no, negative: could not tell */
+};
+
+/* The table's line; NULL out of range. */
+const struct sys_cap_desc *sys_cap_desc(enum sys_cap cap);
+
+/*
+ * Have it? Probed once per process by trying the thing itself on scratch memory, at
+ * the first call of any sys_cap*(), which must not be on a fault path (it maps
+ * memory). UHMM_CAPS="-uffdio-move,-pagemap-scan" masks. An unknown name in it is
+ * reported by sys_caps_unknown().
+ */
+bool sys_cap(enum sys_cap cap);
+
+/* Present on this machine, masked or not. */
+bool sys_cap_unmasked(enum sys_cap cap);
+
+/* First unknown name in UHMM_CAPS, or NULL. */
+const char *sys_caps_unknown(void);
+
+/* ---------------------------------------------------------------- uffd.c */
+
+/*
+ * Open and shake hands, O_CLOEXEC | O_NONBLOCK. Tries the system call, then
+ * /dev/userfaultfd, then, if @user_only, USER_MODE_ONLY. @features are those of
+ * UFFDIO_API to request; @have gets the kernel's full mask. -EPERM when only
+ * privilege is missing.
+ */
+int sys_uffd_open(uint64_t features, bool user_only, uint64_t *have);
+
+#define SYS_UFFD_MISSING	BIT(0)
+#define SYS_UFFD_WP		BIT(1)
+int sys_uffd_register(int fd, uintptr_t start, size_t len, uint64_t mode);
+int sys_uffd_unregister(int fd, uintptr_t start, size_t len);
+int sys_uffd_wake(int fd, uintptr_t start, size_t len);
+
+/*
+ * Fill calls: *done gets the bytes filled, also when an error is returned. 0 means
+ * all of it; -EAGAIN with *done > 0 is a short fill.
+ */
+#define SYS_UFFD_DONTWAKE	BIT(0)
+#define SYS_UFFD_HOLES		BIT(1)	/* move: holes of the source count as moved */
+int sys_uffd_copy(int fd, uintptr_t dst, const void *src, size_t len, unsigned int flags,
+		  size_t *done);
+int sys_uffd_zeropage(int fd, uintptr_t dst, size_t len, unsigned int flags, size_t *done);
+int sys_uffd_move(int fd, uintptr_t dst, uintptr_t src, size_t len, unsigned int flags,
+		  size_t *done);
+int sys_uffd_poison(int fd, uintptr_t start, size_t len);
+int sys_uffd_writeprotect(int fd, uintptr_t start, size_t len, bool protect);
+
+/* Up to @nr messages; 0 when there is none; never blocks. */
+int sys_uffd_read(int fd, struct uffd_msg *msgs, unsigned int nr);
+
+/* ---------------------------------------------------------------- mem.c */
+
+/* Private anonymous memory, PROT_NONE | NORESERVE. @align is a power of two. */
+int sys_reserve(size_t len, size_t align, void **out);
+int sys_map_fixed(void *addr, size_t len, int prot);	/* fresh anonymous memory, over what is there */
+int sys_map_anon(size_t len, void **out);		/* RW, NORESERVE, where the kernel likes */
+int sys_munmap(void *addr, size_t len);
+int sys_mprotect(void *addr, size_t len, int prot);
+int sys_madvise(void *addr, size_t len, int advice);
+
+/* Move the pages of [src, src+len) to @dst (replacing it), leaving src mapped and empty. */
+int sys_mremap_dontunmap(uintptr_t src, size_t len, uintptr_t dst);
+
+/*
+ * Fault pages in for reading or writing: MADV_POPULATE_*, or before 5.14 a guarded
+ * touch. 0; -EFAULT (gap, no permission, fault failed), -ENOMEM.
+ */
+int sys_populate(uintptr_t start, size_t len, bool write);
+
+/* Guarded copies on this very process: bytes copied (may be short), or -EFAULT. */
+ssize_t sys_copy_from(void *dst, uintptr_t addr, size_t len);
+ssize_t sys_copy_to(uintptr_t addr, const void *src, size_t len);
+
+size_t sys_page_size(void);
+uintptr_t sys_task_size(void);	/* first address beyond user space (47-bit layout) */
+
+/* ---------------------------------------------------------------- procmap.c */
+
+#define SYS_VMA_READ	BIT(0)
+#define SYS_VMA_WRITE	BIT(1)
+#define SYS_VMA_EXEC	BIT(2)
+#define SYS_VMA_SHARED	BIT(3)
+#define SYS_VMA_FILE	BIT(4)	/* has an inode: files, memfd, shared anonymous, hugetlb */
+#define SYS_VMA_STACK	BIT(5)	/* named [stack] */
+#define SYS_VMA_SPECIAL	BIT(6)	/* [vdso], [vvar], [vsyscall] ... */
+
+struct sys_vma {
+	uintptr_t start, end;
+	uint32_t flags;		/* SYS_VMA_* */
+	uint64_t offset;	/* of a file mapping */
+	uint64_t inode;
+};
+
+/* /proc/self/maps and /proc/self/pagemap, O_CLOEXEC. */
+int sys_maps_open(void);
+int sys_pagemap_open(void);
+
+/* The mapping that holds @addr, or else the next above it. -ENOENT: there is none. */
+int sys_vma_find(int maps_fd, uintptr_t addr, struct sys_vma *vma);
+
+/* From smaps, slowly: is the mapping of @addr mlocked; is it under any userfaultfd? */
+#define SYS_VMFLAG_LOCKED	BIT(0)
+#define SYS_VMFLAG_UFFD		BIT(1)
+#define SYS_VMFLAG_NOHUGEPAGE	BIT(2)
+int sys_vma_vmflags(uintptr_t addr, uint32_t *flags);
+
+/* What the CPU's page table says, one byte per page. */
+#define SYS_PAGE_PRESENT	0x01
+#define SYS_PAGE_ZERO		0x02	/* the zero page */
+#define SYS_PAGE_HUGE		0x04	/* mapped by a PMD */
+#define SYS_PAGE_FILE		0x08	/* of a file or shared memory, not a private copy */
+#define SYS_PAGE_SWAPPED	0x10	/* swap, or a marker */
+int sys_page_states(int pagemap_fd, uintptr_t start, size_t nr_pages, uint8_t *states);
+
+/* ---------------------------------------------------------------- thread.c */
+
+int sys_futex_wait(_Atomic uint32_t *word, uint32_t expected, const struct timespec *timeout);
+int sys_futex_wake(_Atomic uint32_t *word, int nr);
+uint32_t sys_gettid(void);
+int sys_pin_to_cpu(unsigned int cpu);	/* this thread */
+unsigned int sys_cpus(unsigned int *cpus, unsigned int max);	/* allowed; returns how many */
+bool sys_thread_is_ours(uint32_t tid);	/* a thread of this process */
+int sys_kill_thread(uint32_t tid, int sig, uintptr_t addr);	/* as a fault at addr would */
+uint64_t sys_now_ns(void);
+int sys_membarrier_register(void);
+int sys_membarrier(void);
+
+/*
+ * Calls @fn with an address inside each thread's control block (get_robust_list), and
+ * whether it is the main thread's.
+ * Reads /proc/self/task with raw system calls.
+ */
+int sys_for_each_tcb(void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx);
+
+int sys_eventfd(void);
+int sys_eventfd_signal(int fd);
+void sys_eventfd_clear(int fd);
+int sys_poll2(int fd_a, int fd_b, int timeout_ms, bool *a, bool *b);	/* readable? */
+void sys_close(int fd);
+void sys_write_stderr(const char *line);	/* with a newline, in one write */
+
+#endif

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Threads, waiting and waking.
+ */
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <linux/membarrier.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+#include "sys/internal.h"
+#include "sys/sys.h"
+
+/* As getdents64(2) writes it; libc has the struct only behind its own readdir. */
+struct dirent_raw {
+	uint64_t ino;
+	int64_t off;
+	uint16_t reclen;
+	uint8_t type;
+	char name[];
+};
+
+/* One bit per CPU; the kernel's largest configuration has 8192. */
+#define CPU_WORDS	128
+
+int sys_futex_wait(_Atomic uint32_t *word, uint32_t expected, const struct timespec *timeout)
+{
+	return (int)sys_ret(syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, timeout, NULL, 0));
+}
+
+int sys_futex_wake(_Atomic uint32_t *word, int nr)
+{
+	return (int)sys_ret(syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, nr, NULL, NULL, 0));
+}
+
+uint32_t sys_gettid(void)
+{
+	return (uint32_t)syscall(SYS_gettid);
+}
+
+int sys_pin_to_cpu(unsigned int cpu)
+{
+	uint64_t mask[CPU_WORDS] = { 0 };
+
+	if (cpu >= CPU_WORDS * 64)
+		return -EINVAL;
+	mask[cpu / 64] = BIT(cpu % 64);
+	return (int)sys_ret(syscall(SYS_sched_setaffinity, 0, sizeof(mask), mask));
+}
+
+unsigned int sys_cpus(unsigned int *cpus, unsigned int max)
+{
+	uint64_t mask[CPU_WORDS] = { 0 };
+	unsigned int nr = 0;
+
+	if (syscall(SYS_sched_getaffinity, 0, sizeof(mask), mask) < 0)
+		return 0;
+	for (unsigned int cpu = 0; cpu < CPU_WORDS * 64 && nr < max; cpu++)
+		if (mask[cpu / 64] & BIT(cpu % 64))
+			cpus[nr++] = cpu;
+	return nr;
+}
+
+bool sys_thread_is_ours(uint32_t tid)
+{
+	return syscall(SYS_tgkill, getpid(), (pid_t)tid, 0) == 0;
+}
+
+int sys_kill_thread(uint32_t tid, int sig, uintptr_t addr)
+{
+	siginfo_t info;
+	long ret;
+
+	memset(&info, 0, sizeof(info));
+	info.si_signo = sig;
+	/* The first code of SIGBUS that names an address, and SIGSEGV's no mapping. */
+	info.si_code = sig == SIGBUS ? BUS_ADRERR : SEGV_MAPERR;
+	info.si_addr = (void *)addr;
+	ret = sys_ret(syscall(SYS_rt_tgsigqueueinfo, getpid(), (pid_t)tid, sig, &info));
+	/* The queue may be full (RLIMIT_SIGPENDING): then without the address. */
+	if (ret == -EPERM || ret == -EAGAIN || ret == -ENOSYS)
+		ret = sys_ret(syscall(SYS_tgkill, getpid(), (pid_t)tid, sig));
+	return (int)ret;
+}
+
+uint64_t sys_now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+int sys_membarrier_register(void)
+{
+	return (int)sys_ret(syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0));
+}
+
+int sys_membarrier(void)
+{
+	return (int)sys_ret(syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0));
+}
+
+/* 0 for "." and ".." */
+static long parse_tid(const char *name)
+{
+	long tid = 0;
+
+	for (; *name >= '0' && *name <= '9'; name++)
+		tid = tid * 10 + (*name - '0');
+	return tid;
+}
+
+static void tell_tcb(long tid, void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx)
+{
+	uintptr_t head = 0;
+	size_t len;
+
+	/* It may have ended meanwhile, or never have told the kernel of a list. */
+	if (syscall(SYS_get_robust_list, tid, &head, &len) == 0 && head)
+		fn(head, tid == getpid(), ctx);
+}
+
+int sys_for_each_tcb(void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx)
+{
+	_Alignas(struct dirent_raw) char buf[2048];
+	const struct dirent_raw *entry;
+	long got;
+	long tid;
+	int fd;
+
+	fd = (int)sys_ret(open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+	if (fd < 0)
+		return fd;
+	while ((got = sys_ret(syscall(SYS_getdents64, fd, buf, sizeof(buf)))) > 0) {
+		for (long at = 0; at < got; at += entry->reclen) {
+			entry = (const struct dirent_raw *)(buf + at);
+			tid = parse_tid(entry->name);
+			if (tid)
+				tell_tcb(tid, fn, ctx);
+		}
+	}
+	close(fd);
+	return (int)got;
+}
+
+int sys_eventfd(void)
+{
+	return (int)sys_ret(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+}
+
+int sys_eventfd_signal(int fd)
+{
+	uint64_t one = 1;
+	long ret;
+
+	do {
+		ret = sys_ret(write(fd, &one, sizeof(one)));
+	} while (ret == -EINTR);
+	/* -EAGAIN: the counter is at its maximum, which is a signal as well. */
+	return ret == -EAGAIN || ret > 0 ? 0 : (int)ret;
+}
+
+void sys_eventfd_clear(int fd)
+{
+	uint64_t count;
+
+	while (sys_ret(read(fd, &count, sizeof(count))) == -EINTR)
+		;
+}
+
+static int left_ms(uint64_t deadline_ns)
+{
+	uint64_t now = sys_now_ns();
+
+	return now >= deadline_ns ? 0 : (int)((deadline_ns - now + 999999) / 1000000);
+}
+
+int sys_poll2(int fd_a, int fd_b, int timeout_ms, bool *a, bool *b)
+{
+	struct pollfd fds[2] = {
+		{ .fd = fd_a, .events = POLLIN },
+		{ .fd = fd_b, .events = POLLIN },
+	};
+	uint64_t deadline_ns = 0;
+	int ret;
+
+	if (timeout_ms > 0)
+		deadline_ns = sys_now_ns() + (uint64_t)timeout_ms * 1000000u;
+	for (;;) {
+		ret = (int)sys_ret(poll(fds, 2, timeout_ms));
+		if (ret != -EINTR)
+			break;
+		if (timeout_ms > 0)
+			timeout_ms = left_ms(deadline_ns);
+	}
+	if (ret < 0)
+		return ret;
+	/* An error or hang-up is for the reader to find: it would wait for ever else. */
+	*a = fds[0].revents != 0;
+	*b = fds[1].revents != 0;
+	return ret;
+}
+
+void sys_close(int fd)
+{
+	if (fd >= 0)
+		close(fd);
+}
+
+void sys_write_stderr(const char *line)
+{
+	size_t len = strlen(line);
+	struct iovec parts[2] = {
+		{ .iov_base = (void *)line, .iov_len = len },
+		{ .iov_base = "\n", .iov_len = len && line[len - 1] == '\n' ? 0 : 1 },
+	};
+	ssize_t ignored;
+
+	/* Nowhere to report that standard error cannot be written to. */
+	ignored = writev(STDERR_FILENO, parts, 2);
+	(void)ignored;
+}
