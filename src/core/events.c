@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Userfaultfd's messages.
+ *
+ * Whoever holds the mm lock may read them. Changes are acted on at once; faults are
+ * put in the ring for the handlers. In a strict mm there are no events but faults:
+ * changes come by seccomp, before they are made. Without it an event tells of a
+ * change that has been made, and what keeps that sound is that the kernel refuses
+ * every MOVE and COPY (EAGAIN) from before the change until its event has been read:
+ *
+ *	program				migrator, holding the mm lock
+ *	-------				-----------------------------
+ *	munmap A
+ *	mmap at A again			MOVE from A: EAGAIN
+ *	(its event is still unread)	mm_drain(): UNMAP, drop A's entries
+ *					MOVE from A: the new life's page
+ *
+ * so an entry that an event drops is always of the old life. (DONTNEED is the
+ * exception that uhmm.h names: its event is read before the pages are zapped.)
+ */
+#include "core/devmem.h"
+
+#define DRAIN_BATCH 16
+
+static void ring_push(struct hmm_mm *mm, const struct uffd_msg *msg)
+{
+	uintptr_t addr = msg->arg.pagefault.address & ~(mm->page - 1);
+
+	if (mm->ring_tail - mm->ring_head == FAULT_RING) {
+		sys_uffd_wake(mm->uffd, addr, mm->page);	/* it will fault again */
+		return;
+	}
+	mm->ring[mm->ring_tail++ % FAULT_RING] = (struct fault){
+		.addr = addr,
+		.tid = msg->arg.pagefault.feat.ptid,
+		.write = msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE,
+	};
+}
+
+/* Is every entry of the range in a flight that is taking by mremap: our own event? */
+static bool own_taking(struct hmm_mm *mm, uintptr_t addr)
+{
+	uint64_t e = directory_get(&mm->dir, addr);
+
+	return entry_state(e) == PAGE_ISOLATED && mm->isolations[entry_isolation(e)]->taking;
+}
+
+static void on_unmap(struct hmm_mm *mm, enum hmm_event_type type, uintptr_t start, uintptr_t end)
+{
+	if (arena_holds(start) || end <= start)
+		return;
+	mm_invalidate(mm, type, start, end, NULL);
+	mm_drop(mm, start, end);
+	mm->stats.changes++;
+}
+
+static void on_remap(struct hmm_mm *mm, uintptr_t from, uintptr_t to, size_t len)
+{
+	if (arena_holds(to) || arena_holds(from) || own_taking(mm, from))
+		return;
+	mm_invalidate(mm, HMM_EVENT_UNMAP, from, from + len, NULL);
+	mm_rekey(mm, from, to, len);
+	mm->stats.changes++;
+}
+
+static void handle(struct hmm_mm *mm, const struct uffd_msg *msg)
+{
+	switch (msg->event) {
+	case UFFD_EVENT_PAGEFAULT:
+		ring_push(mm, msg);
+		break;
+	case UFFD_EVENT_FORK:
+		fork_serve(mm, (int)msg->arg.fork.ufd);
+		break;
+	case UFFD_EVENT_REMAP:
+		on_remap(mm, msg->arg.remap.from, msg->arg.remap.to, msg->arg.remap.len);
+		break;
+	case UFFD_EVENT_REMOVE:
+		on_unmap(mm, HMM_EVENT_CLEAR, msg->arg.remove.start, msg->arg.remove.end);
+		break;
+	case UFFD_EVENT_UNMAP:
+		on_unmap(mm, HMM_EVENT_UNMAP, msg->arg.remove.start, msg->arg.remove.end);
+		break;
+	}
+}
+
+void mm_drain(struct hmm_mm *mm)
+{
+	struct uffd_msg msgs[DRAIN_BATCH];
+	uint32_t before = mm->ring_tail;
+	int nr;
+
+	lock_assert_held(&mm->lock);
+	do {
+		nr = sys_uffd_read(mm->uffd, msgs, DRAIN_BATCH);
+		for (int i = 0; i < nr; i++)
+			handle(mm, &msgs[i]);
+		/* A full batch may hide an event: read returns faults first. */
+	} while (nr == DRAIN_BATCH);
+	if (mm->ring_tail != before && !thread_state.on_handler)
+		handlers_kick(mm);
+}

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * fork().
+ *
+ * The child of a local mm must not depend on its parent's life: a parent that dies
+ * would take the child's pages with it, as zeros. So everything comes home before the
+ * process forks, and nothing leaves until it has: libc's fork by pthread_atfork(), a
+ * raw clone in a strict mm by its notification (strict.c). What is left is a raw
+ * clone in an mm that is not strict: the kernel hands us the child's userfaultfd
+ * (where we may have EVENT_FORK), and we fill the child while the mm lock keeps every
+ * page as it was at the fork; the kernel has kept MOVE and COPY from changing one
+ * since (see events.c).
+ */
+#include <pthread.h>
+#include <string.h>
+
+#include "core/devmem.h"
+
+static pthread_once_t watch_once = PTHREAD_ONCE_INIT;
+static int watch_error;
+
+/* Are all bytes where a fork copies them? Lock held. */
+static bool all_home(struct hmm_mm *mm)
+{
+	uint64_t away = 0;
+
+	exclusive_restore(mm, 0, sys_task_size(), NULL);
+	for (unsigned int s = PAGE_ISOLATED; s < PAGE_LOST; s++)
+		away += mm->dir.count[s];
+	return !away;
+}
+
+void fork_gate_close(struct hmm_mm *mm)
+{
+	bool home;
+
+	lock_acquire(&mm->lock);
+	mm->fork_gate++;
+	lock_release(&mm->lock);
+	do {
+		mm_evict(mm, 0, sys_task_size(), NULL, true);
+		lock_acquire(&mm->lock);
+		home = all_home(mm);
+		if (!home)
+			isolation_wait(mm);
+		lock_release(&mm->lock);
+	} while (!home);
+	lock_acquire(&mm->lock);
+	mm_invalidate(mm, HMM_EVENT_FORK, 0, sys_task_size(), NULL);
+	mm->stats.forks++;
+	lock_release(&mm->lock);
+}
+
+void fork_gate_open(struct hmm_mm *mm)
+{
+	lock_acquire(&mm->lock);
+	mm->fork_gate--;
+	lock_release(&mm->lock);
+}
+
+/* The mm, which will not go away before mm_unuse(). */
+struct hmm_mm *mm_use(void)
+{
+	struct process *process = process_peek();
+	struct hmm_mm *mm;
+
+	if (!process)
+		return NULL;
+	lock_acquire(&process->lock);
+	mm = process->mm && process->mm->alive == MM_ALIVE ? process->mm : NULL;
+	if (mm)
+		mm->users++;
+	lock_release(&process->lock);
+	return mm;
+}
+
+void mm_unuse(struct hmm_mm *mm)
+{
+	struct process *process = mm->process;
+
+	lock_acquire(&process->lock);
+	mm->users--;
+	lock_release(&process->lock);
+}
+
+static void before_fork(void)
+{
+	struct hmm_mm *mm = mm_use();
+
+	if (mm)
+		fork_gate_close(mm);
+}
+
+static void after_fork(void)
+{
+	struct process *process = process_peek();
+	struct hmm_mm *mm = process ? process->mm : NULL;
+
+	if (!mm || !mm->fork_gate)
+		return;
+	fork_gate_open(mm);
+	mm_unuse(mm);
+}
+
+static void watch(void)
+{
+	watch_error = -pthread_atfork(before_fork, after_fork, NULL);
+}
+
+int fork_watch(void)
+{
+	pthread_once(&watch_once, watch);
+	return watch_error;
+}
+
+/* ---------------------------------------------------------------- raw clone, not strict */
+
+/* The page's bytes as they were at the fork. NULL: a hole, or lost. Lock held. */
+static const void *bytes_of(struct hmm_mm *mm, uint64_t e, void *buffer)
+{
+	struct hmm_copy_run run = { buffer, 0, 1 };
+
+	if (entry_state(e) == PAGE_EXCLUSIVE)
+		return exclusive_bytes(mm, entry_exclusive_slot(e));
+	if (entry_state(e) == PAGE_ISOLATED) {
+		struct isolation *iso = mm->isolations[entry_isolation(e)];
+		uint32_t slot = entry_slot(e);
+
+		if (iso->kind[slot] == SLOT_HOLE || iso->kind[slot] == SLOT_NONE)
+			return NULL;
+		if (iso->kind[slot] != SLOT_DEVICE)
+			return isolation_bytes(iso, slot);
+		e = iso->origin[slot];
+	} else if (entry_state(e) != PAGE_DEVICE) {
+		return NULL;
+	}
+	run.index = entry_index(e);
+	return devmem_copy_from(devmem_find(mm, entry_devmem(e)), &run, 1) ? NULL : buffer;
+}
+
+void fork_serve(struct hmm_mm *mm, int child_uffd)
+{
+	const uintptr_t end = sys_task_size();
+	void *buffer = arena_alloc(mm->page);
+
+	lock_assert_held(&mm->lock);
+	mm_invalidate(mm, HMM_EVENT_FORK, 0, end, NULL);
+	for (uintptr_t a = directory_next(&mm->dir, 0, end); buffer && a < end;
+	     a = directory_next(&mm->dir, a + mm->page, end)) {
+		uint64_t e = directory_get(&mm->dir, a);
+		const void *bytes = bytes_of(mm, e, buffer);
+		size_t done;
+
+		if (bytes)
+			sys_uffd_copy(child_uffd, a, bytes, mm->page, 0, &done);
+		else if ((entry_state(e) == PAGE_DEVICE || entry_state(e) == PAGE_LOST) &&
+			 mm->can_poison)
+			sys_uffd_poison(child_uffd, a, mm->page);
+	}
+	mm->stats.forks++;
+	arena_free(buffer, mm->page);
+	sys_close(child_uffd);
+}

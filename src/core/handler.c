@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The threads that serve CPU faults: one pinned to each CPU, since a blocked thread on
+ * the faulter's own CPU is woken five times faster than one elsewhere, and following
+ * the faulter around loses. All wait in poll; whoever gets the mm lock first reads.
+ *
+ * This is the fault-safe domain: what runs here touches the arena, static data and its
+ * own stack, and nothing else.
+ */
+#include <signal.h>
+
+#include "core/devmem.h"
+#include "core/thread.h"
+
+#define ZERO_WINDOW_MAX	64u
+
+struct handler_thread {
+	struct hmm_mm *mm;
+	struct thread *thread;
+	unsigned int cpu;
+	bool pinned;
+};
+
+void handlers_kick(struct hmm_mm *mm)
+{
+	sys_eventfd_signal(mm->stop_fd);
+}
+
+/* How many pages from @addr on may be filled with zeros at once. */
+static uint32_t zero_window(struct hmm_mm *mm, uintptr_t addr)
+{
+	uintptr_t end;
+
+	if (addr == mm->zero_next)
+		mm->zero_window = mm->zero_window < ZERO_WINDOW_MAX ? mm->zero_window * 2 :
+								      ZERO_WINDOW_MAX;
+	else
+		mm->zero_window = 1;
+	end = directory_next(&mm->dir, addr + mm->page, addr + mm->zero_window * mm->page);
+	if (end > block_base(addr) + arena_chunk_bytes())
+		end = block_base(addr) + arena_chunk_bytes();
+	return (uint32_t)((end - addr) / mm->page);
+}
+
+/* A hole was touched. What is ahead of a sequential toucher is filled with it. */
+static void fill_hole(struct hmm_mm *mm, const struct fault *f)
+{
+	uint32_t nr = zero_window(mm, f->addr);
+	size_t done = 0;
+	int ret;
+
+	directory_block_set_huge(&mm->dir, f->addr, false);
+	ret = sys_uffd_zeropage(mm->uffd, f->addr, nr * mm->page, 0, &done);
+	if (!done && ret != -EAGAIN && nr > 1)	/* the window reached beyond the mapping */
+		ret = sys_uffd_zeropage(mm->uffd, f->addr, mm->page, 0, &done);
+	mm->stats.zero_fills += done / mm->page;
+	mm->zero_next = f->addr + done;
+	if (done)
+		return;
+	if (ret == -EAGAIN) {
+		mm_drain(mm);
+		sys_uffd_wake(mm->uffd, f->addr, mm->page);	/* faults again */
+		return;
+	}
+	/* There already, or unmapped meanwhile: the CPU will see for itself. */
+	sys_uffd_wake(mm->uffd, f->addr, mm->page);
+}
+
+/* Serve one fault. Lock held; dropped while a device copies. */
+static void resolve(struct hmm_mm *mm, const struct fault *f)
+{
+	uint64_t e = directory_get(&mm->dir, f->addr);
+
+	switch (entry_state(e)) {
+	case PAGE_ISOLATED:
+		mm->isolations[entry_isolation(e)]->waiters = true;
+		mm->stats.fault_waits++;
+		break;
+	case PAGE_DEVICE:
+		mm->stats.cpu_faults++;
+		devmem_fault(mm, devmem_find(mm, entry_devmem(e)), f);
+		break;
+	case PAGE_EXCLUSIVE:
+		mm->stats.cpu_faults++;
+		exclusive_restore(mm, f->addr, f->addr + mm->page, NULL);
+		break;
+	case PAGE_LOST:
+		sys_kill_thread(f->tid, SIGBUS, f->addr);
+		break;
+	default:
+		fill_hole(mm, f);
+	}
+}
+
+static void serve(struct hmm_mm *mm)
+{
+	lock_acquire(&mm->lock);
+	mm_drain(mm);
+	while (mm->ring_head != mm->ring_tail) {
+		struct fault f = mm->ring[mm->ring_head++ % FAULT_RING];
+
+		resolve(mm, &f);
+	}
+	lock_release(&mm->lock);
+}
+
+static void *handler_main(void *arg)
+{
+	struct handler_thread *h = arg;
+	struct hmm_mm *mm = h->mm;
+
+	thread_state.on_handler = true;
+	if (h->pinned)
+		sys_pin_to_cpu(h->cpu);
+	for (;;) {
+		bool faults, kicked;
+
+		if (sys_poll2(mm->uffd, mm->stop_fd, -1, &faults, &kicked) < 0)
+			continue;
+		if (kicked)
+			sys_eventfd_clear(mm->stop_fd);
+		/* acquire: pairs with handlers_stop() */
+		if (atomic_load_explicit(&mm->stopping, memory_order_acquire)) {
+			sys_eventfd_signal(mm->stop_fd);	/* for the others */
+			return NULL;
+		}
+		serve(mm);
+	}
+}
+
+int handlers_start(struct hmm_mm *mm, uint32_t nr)
+{
+	unsigned int cpus[256];
+	unsigned int nr_cpus = sys_cpus(cpus, ARRAY_SIZE(cpus));
+
+	if (!nr)
+		nr = nr_cpus < HANDLERS_MAX ? nr_cpus : HANDLERS_MAX;
+	if (!nr)
+		nr = 1;
+	mm->handlers = arena_alloc(nr * sizeof(*mm->handlers));
+	if (!mm->handlers)
+		return -ENOMEM;
+	for (mm->nr_handlers = 0; mm->nr_handlers < nr; mm->nr_handlers++) {
+		struct handler_thread *h = &mm->handlers[mm->nr_handlers];
+		int ret;
+
+		h->mm = mm;
+		h->pinned = nr_cpus > 0 && nr >= nr_cpus;
+		h->cpu = nr_cpus ? cpus[mm->nr_handlers % nr_cpus] : 0;
+		ret = thread_start(handler_main, h, &h->thread);
+		if (ret) {
+			handlers_stop(mm);
+			return ret;
+		}
+	}
+	return 0;
+}
+
+void handlers_stop(struct hmm_mm *mm)
+{
+	atomic_store_explicit(&mm->stopping, true, memory_order_release);
+	sys_eventfd_signal(mm->stop_fd);
+	for (uint32_t i = 0; i < mm->nr_handlers; i++)
+		thread_join(mm->handlers[i].thread);
+	arena_free(mm->handlers, mm->nr_handlers * sizeof(*mm->handlers));
+	mm->handlers = NULL;
+	mm->nr_handlers = 0;
+}

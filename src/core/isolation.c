@@ -1,0 +1,638 @@
+/* SPDX-License-Identifier: MIT */
+#include "core/isolation.h"
+
+#include <string.h>
+
+#include "core/devmem.h"
+
+int isolations_init(struct hmm_mm *mm)
+{
+	mm->isolations_free = ISOLATIONS;
+	return 0;
+}
+
+static void isolation_destroy(struct hmm_mm *mm, struct isolation *iso)
+{
+	if (iso)
+		arena_free(iso->bounce, BOUNCE_PAGES * mm->page);
+	arena_free(iso, sizeof(*iso));
+}
+
+void isolations_fini(struct hmm_mm *mm)
+{
+	for (uint32_t i = 0; i < ISOLATIONS; i++)
+		isolation_destroy(mm, mm->isolations[i]);
+}
+
+static struct isolation *isolation_make(struct hmm_mm *mm, uint32_t id)
+{
+	struct isolation *iso = arena_alloc(sizeof(*iso));
+
+	if (!iso)
+		return NULL;
+	iso->id = id;
+	iso->bounce = arena_alloc(BOUNCE_PAGES * mm->page);
+	if (!iso->bounce) {
+		isolation_destroy(mm, iso);
+		return NULL;
+	}
+	return mm->isolations[id] = iso;
+}
+
+static struct isolation *isolation_pick(struct hmm_mm *mm)
+{
+	if (mm->isolations_free <= (thread_state.on_handler ? 0 : ISOLATIONS_RESERVED))
+		return NULL;
+	for (uint32_t i = 0; i < ISOLATIONS; i++) {
+		struct isolation *iso = mm->isolations[i];
+
+		if (!iso)
+			iso = isolation_make(mm, i);
+		if (iso && !iso->in_use)
+			return iso;
+	}
+	return NULL;
+}
+
+void isolation_wait(struct hmm_mm *mm)
+{
+	const struct timespec tick = { .tv_nsec = 2 * 1000 * 1000 };
+	/* The epoch is bumped under the lock we hold: no wake-up can be missed. */
+	uint32_t epoch = atomic_load_explicit(&mm->epoch, memory_order_relaxed);
+
+	atomic_fetch_add_explicit(&mm->epoch_waiters, 1, memory_order_relaxed);
+	lock_release(&mm->lock);
+	sys_futex_wait(&mm->epoch, epoch, &tick);
+	lock_acquire(&mm->lock);
+	atomic_fetch_sub_explicit(&mm->epoch_waiters, 1, memory_order_relaxed);
+}
+
+struct isolation *isolation_get(struct hmm_mm *mm, uintptr_t addr, bool wait)
+{
+	struct isolation *iso;
+
+	lock_assert_held(&mm->lock);
+	while (!(iso = isolation_pick(mm))) {
+		if (!wait)
+			return NULL;
+		isolation_wait(mm);
+	}
+	iso->in_use = true;
+	iso->base = block_base(addr);
+	iso->nr = 0;
+	iso->chunk = NULL;
+	iso->buffer = 0;
+	iso->owner = NULL;
+	iso->waiters = iso->taking = iso->huge = false;
+	mm->isolations_free--;
+	return iso;
+}
+
+/* Who met one of the pages waits at the block, or where mremap carried the page. */
+static void wake_waiters(struct hmm_mm *mm, struct isolation *iso)
+{
+	sys_uffd_wake(mm->uffd, iso->base, arena_chunk_bytes());
+	for (uint32_t i = 0; i < BLOCK_PAGES; i++)
+		if (iso->where[i] && block_base(iso->where[i]) != iso->base)
+			sys_uffd_wake(mm->uffd, iso->where[i], mm->page);
+}
+
+void isolation_put(struct hmm_mm *mm, struct isolation *iso)
+{
+	lock_assert_held(&mm->lock);
+	if (iso->waiters)
+		wake_waiters(mm, iso);
+	iso->in_use = false;
+	mm->isolations_free++;
+	atomic_fetch_add_explicit(&mm->epoch, 1, memory_order_relaxed);
+	if (atomic_load_explicit(&mm->epoch_waiters, memory_order_relaxed))
+		sys_futex_wake(&mm->epoch, INT32_MAX);
+}
+
+void isolation_forget(struct hmm_mm *mm, uint64_t entry)
+{
+	mm->isolations[entry_isolation(entry)]->where[entry_slot(entry)] = 0;
+}
+
+void isolation_follow(struct hmm_mm *mm, uint64_t entry, uintptr_t to)
+{
+	mm->isolations[entry_isolation(entry)]->where[entry_slot(entry)] = to;
+}
+
+static uint32_t slot_of(const struct hmm_mm *mm, const struct isolation *iso, uintptr_t addr)
+{
+	return (uint32_t)((addr - iso->base) / mm->page);
+}
+
+/* Slot i is in use from now on; its page's entry says so. */
+static void slot_enter(struct hmm_mm *mm, struct isolation *iso, uintptr_t addr)
+{
+	uint32_t i = slot_of(mm, iso, addr);
+
+	iso->origin[i] = directory_get(&mm->dir, addr);
+	iso->where[i] = addr;
+	iso->kind[i] = SLOT_NONE;
+	iso->reason[i] = HMM_REASON_BUSY;
+	directory_set(&mm->dir, addr, entry_isolated(iso->id, i));
+}
+
+/* Slot i is not, and its page is again what it was. */
+static void slot_revert(struct hmm_mm *mm, struct isolation *iso, uint32_t i)
+{
+	struct free_run run = { 0 };
+
+	if (iso->where[i]) {
+		directory_set(&mm->dir, iso->where[i], iso->origin[i]);
+	} else if (iso->origin[i]) {
+		devmem_unbind(devmem_find(mm, entry_devmem(iso->origin[i])),
+			      entry_index(iso->origin[i]), &run);
+		free_run_flush(&run);
+	}
+	iso->kind[i] = SLOT_NONE;
+}
+
+void isolation_take_device(struct hmm_mm *mm, struct isolation *iso, uintptr_t addr)
+{
+	slot_enter(mm, iso, addr);
+	iso->kind[slot_of(mm, iso, addr)] = SLOT_DEVICE;
+	iso->nr++;
+}
+
+/* ---------------------------------------------------------------- taking */
+
+enum tried {
+	TRIED_NOT,	/* not reached */
+	TRIED_PASSED,	/* taken, or nothing was there to take */
+	TRIED_BUSY,	/* copy-on-write shared, merged, or pinned */
+};
+
+/*
+ * UFFDIO_MOVE of slots [first, first + nr) from @from to @to, slot 0's addresses. What
+ * it says it did is a hint (the count can be short of the truth); sort_out() looks.
+ * Returns 0 or the error that ended it.
+ */
+static int move_slots(struct hmm_mm *mm, uintptr_t to, uintptr_t from, uint32_t first, uint32_t nr,
+		      uint8_t *tried)
+{
+	uint32_t i = first, end = first + nr, stuck = 0;
+
+	while (i < end) {
+		size_t done = 0;
+		int ret = sys_uffd_move(mm->uffd, to + i * mm->page, from + i * mm->page,
+					(end - i) * mm->page, SYS_UFFD_HOLES | SYS_UFFD_DONTWAKE,
+					&done);
+
+		memset(tried + i, TRIED_PASSED, done / mm->page);
+		i += (uint32_t)(done / mm->page);
+		if (!ret)
+			break;
+		if (ret == -EAGAIN) {
+			if (!done && ++stuck > 64)
+				return ret;
+			mm_drain(mm);
+		} else if (ret == -EBUSY || ret == -EEXIST) {
+			tried[i++] = ret == -EBUSY ? TRIED_BUSY : TRIED_PASSED;
+		} else {
+			return ret;
+		}
+	}
+	mm->stats.moved_runs++;
+	return 0;
+}
+
+/* From what the chunk really holds now: which slots were taken, and what they are. */
+static void sort_out(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr,
+		     const uint8_t *tried, enum hmm_reason reason)
+{
+	uint8_t states[BLOCK_PAGES] = { 0 };
+	struct chunk *c = iso->chunk;
+
+	if (sys_page_states(mm->pagemap_fd, c->addr + first * mm->page, nr, states))
+		memset(states, SYS_PAGE_PRESENT, nr);
+	if (nr == BLOCK_PAGES && (states[0] & SYS_PAGE_HUGE))
+		iso->huge = c->huge = true;
+	else
+		c->has_table = true;
+	for (uint32_t i = first; i < first + nr; i++) {
+		uint8_t state = states[i - first];
+		bool present = state & (SYS_PAGE_PRESENT | SYS_PAGE_SWAPPED);
+
+		if (present && !chunk_has(c, i))
+			chunk_set(c, i, 1, true);
+		if (present)
+			iso->kind[i] = state & SYS_PAGE_ZERO ? SLOT_ZERO : SLOT_CONTENT;
+		else if (tried[i] == TRIED_PASSED)
+			iso->kind[i] = SLOT_HOLE;
+		if (iso->kind[i] != SLOT_NONE) {
+			iso->nr++;
+			continue;
+		}
+		iso->reason[i] = tried[i] == TRIED_BUSY ? HMM_REASON_PINNED : reason;
+		slot_revert(mm, iso, i);
+	}
+}
+
+static void enter_run(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr)
+{
+	for (uint32_t i = first; i < first + nr; i++)
+		slot_enter(mm, iso, iso->base + i * mm->page);
+}
+
+/* Why a move of a mapping that looked right was refused. */
+static enum hmm_reason refusal(const struct sys_vma *vma, int error)
+{
+	uint32_t flags;
+
+	if (error == -EINVAL && !sys_vma_vmflags(vma->start, &flags) &&
+	    (flags & SYS_VMFLAG_LOCKED))
+		return HMM_REASON_LOCKED;
+	return error == -EINVAL ? HMM_REASON_KERNEL : HMM_REASON_BUSY;
+}
+
+static void take_by_move(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
+			 uint32_t first, uint32_t nr)
+{
+	uint8_t tried[BLOCK_PAGES] = { 0 };
+	int ret;
+
+	enter_run(mm, iso, first, nr);
+	ret = move_slots(mm, iso->chunk->addr, iso->base, first, nr, tried);
+	sort_out(mm, iso, first, nr, tried, ret ? refusal(vma, ret) : HMM_REASON_BUSY);
+	if (iso->huge)
+		mm->stats.moved_huge++;
+}
+
+/*
+ * The pages in [first, first + nr) that a move called busy: a write fault gives the
+ * program its own copy of what fork, KSM or the like share; what is busy after that is
+ * pinned. The fault may need our own handlers, so the lock is dropped around it.
+ */
+static void take_unshared(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr)
+{
+	uint32_t i = first, end = first + nr, j;
+
+	for (; i < end; i = j) {
+		uintptr_t addr = iso->base + i * mm->page;
+		struct sys_vma vma;
+
+		j = i + 1;
+		if (iso->kind[i] != SLOT_NONE || iso->reason[i] != HMM_REASON_PINNED)
+			continue;
+		while (j < end && iso->kind[j] == SLOT_NONE &&
+		       iso->reason[j] == HMM_REASON_PINNED)
+			j++;
+		lock_release(&mm->lock);
+		sys_populate(addr, (j - i) * mm->page, true);
+		lock_acquire(&mm->lock);
+		if (mm->fork_gate || mm_vma(mm, addr, &vma) || vma.start > addr ||
+		    vma.end < iso->base + j * mm->page || mm_vma_reason(&vma) ||
+		    mm_vma_register(mm, &vma))
+			continue;
+		if (directory_next(&mm->dir, addr, iso->base + j * mm->page) ==
+		    iso->base + j * mm->page) {
+			/* A mirror may have looked at the pages meanwhile. */
+			mm_invalidate(mm, HMM_EVENT_MIGRATE, addr, iso->base + j * mm->page,
+				      iso->owner);
+			take_by_move(mm, iso, &vma, i, j - i);
+		}
+	}
+}
+
+/*
+ * mremap(DONTUNMAP) takes what MOVE cannot: read-only mappings, and everything before
+ * Linux 6.8. It is atomic, but knows nothing of pins. Without STRICT its events are
+ * our own to read, so the lock is dropped around it; the entries hold the place.
+ */
+static int remap_slots(struct hmm_mm *mm, struct isolation *iso, uintptr_t to, uintptr_t from,
+		       uint32_t first, uint32_t nr)
+{
+	bool strict = mm->flags & HMM_MM_STRICT;
+	int ret;
+
+	iso->taking = true;
+	if (!strict)
+		lock_release(&mm->lock);
+	ret = sys_mremap_dontunmap(from + first * mm->page, nr * mm->page, to + first * mm->page);
+	if (!strict)
+		lock_acquire(&mm->lock);
+	iso->taking = false;
+	if (!ret)
+		mm->stats.remapped_runs++;
+	return ret;
+}
+
+static void take_by_remap(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr)
+{
+	uint8_t tried[BLOCK_PAGES] = { 0 };
+	enum hmm_reason reason = HMM_REASON_KERNEL;
+	int ret = -EOPNOTSUPP;
+
+	enter_run(mm, iso, first, nr);
+	if (mm->can_remap) {
+		iso->chunk->remapped = true;
+		ret = remap_slots(mm, iso, iso->chunk->addr, iso->base, first, nr);
+		reason = HMM_REASON_BUSY;
+	}
+	if (!ret)
+		memset(tried + first, TRIED_PASSED, nr);
+	sort_out(mm, iso, first, nr, tried, reason);
+}
+
+void isolation_take_system(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
+			   uintptr_t start, uintptr_t end)
+{
+	uint32_t first = slot_of(mm, iso, start), nr = (uint32_t)((end - start) / mm->page);
+	enum hmm_reason reason = mm_vma_register(mm, vma);
+
+	lock_assert_held(&mm->lock);
+	if (reason != HMM_REASON_NONE) {
+		for (uint32_t i = first; i < first + nr; i++)
+			iso->reason[i] = (uint16_t)reason;
+		return;
+	}
+	if (mm->can_move && (vma->flags & SYS_VMA_WRITE) && !(vma->flags & SYS_VMA_EXEC)) {
+		take_by_move(mm, iso, vma, first, nr);
+		take_unshared(mm, iso, first, nr);
+	} else {
+		take_by_remap(mm, iso, first, nr);
+	}
+}
+
+/* ---------------------------------------------------------------- committing */
+
+void isolation_commit(struct hmm_mm *mm, struct isolation *iso, uint32_t i, uint32_t id,
+		      uint64_t index)
+{
+	struct hmm_devmem *d = devmem_find(mm, id), *from = NULL;
+	enum page_state was = entry_state(iso->origin[i]);
+	struct free_run run = { 0 };
+
+	lock_assert_held(&mm->lock);
+	if (was == PAGE_DEVICE || was == PAGE_COHERENT) {
+		from = devmem_find(mm, entry_devmem(iso->origin[i]));
+		devmem_unbind(from, entry_index(iso->origin[i]), &run);
+		free_run_flush(&run);
+	}
+	if (!iso->where[i]) {
+		devmem_unbind(d, index, &run);
+		free_run_flush(&run);
+		iso->kind[i] = SLOT_NONE;
+		iso->nr--;
+		return;
+	}
+	devmem_rebind(d, index, iso->where[i]);
+	mm->stats.pages_between += from != NULL;
+	mm->stats.pages_to_device += from == NULL;
+	if (d->flags & HMM_DEVMEM_COHERENT) {
+		/* The CPU keeps the bytes: isolation_give() puts them back under this entry. */
+		iso->origin[i] = entry_device(PAGE_COHERENT, id, index);
+		if (iso->kind[i] == SLOT_FILLED || iso->kind[i] == SLOT_ZERO)
+			iso->kind[i] = SLOT_CONTENT;
+		return;
+	}
+	directory_set(&mm->dir, iso->where[i], entry_device(PAGE_DEVICE, id, index));
+	iso->kind[i] = SLOT_NONE;
+	iso->nr--;
+}
+
+/* ---------------------------------------------------------------- giving */
+
+/* The slot's bytes are where the program has them, or nobody wants them any more. */
+static void slot_settle(struct hmm_mm *mm, struct isolation *iso, uint32_t i, struct free_run *run)
+{
+	bool home = iso->kind[i] == SLOT_FILLED;
+
+	if (iso->where[i])
+		directory_set(&mm->dir, iso->where[i], home ? PAGE_SYSTEM : iso->origin[i]);
+	if (home || (!iso->where[i] && iso->origin[i]))
+		devmem_unbind(devmem_find(mm, entry_devmem(iso->origin[i])),
+			      entry_index(iso->origin[i]), run);
+	if (home && iso->where[i])
+		mm->stats.pages_to_system++;
+	iso->kind[i] = SLOT_NONE;
+	iso->nr--;
+}
+
+/* The CPU has a page where ours should go: what came first can only be the CPU's. */
+static void slot_collide(struct hmm_mm *mm, struct isolation *iso, uint32_t i,
+			 struct free_run *run)
+{
+	mm->stats.lost_pages++;
+	slot_settle(mm, iso, i, run);
+}
+
+/* Slots from @first on with bytes to give at consecutive addresses. */
+static uint32_t give_run_length(const struct hmm_mm *mm, const struct isolation *iso, uint32_t first)
+{
+	uint32_t n = 0;
+
+	while (first + n < BLOCK_PAGES) {
+		uint8_t kind = iso->kind[first + n];
+
+		if (kind != SLOT_CONTENT && kind != SLOT_ZERO && kind != SLOT_FILLED)
+			break;
+		if (iso->where[first + n] != iso->where[first] + n * mm->page)
+			break;
+		n++;
+	}
+	return n;
+}
+
+/*
+ * Fill @nr pages of the program from slot @i on, by MOVE where it pays and may, else
+ * by COPY. Returns how many are there; *error says why no more.
+ */
+static uint32_t give_some(struct hmm_mm *mm, struct isolation *iso, uint32_t i, uint32_t nr,
+			  int *error)
+{
+	uintptr_t from = (uintptr_t)isolation_bytes(iso, i);
+	size_t done = 0;
+
+	if (nr >= BOUNCE_PAGES && mm->can_move && iso->chunk && !iso->chunk->remapped) {
+		*error = sys_uffd_move(mm->uffd, iso->where[i], from, nr * mm->page,
+				       SYS_UFFD_HOLES, &done);
+		if (done) {
+			chunk_set(iso->chunk, i, (uint32_t)(done / mm->page), false);
+			iso->chunk->has_table |= done != arena_chunk_bytes();
+			mm->stats.moved_runs++;
+			mm->stats.moved_huge += iso->huge && done == arena_chunk_bytes();
+		}
+		if (!*error || done || *error == -EAGAIN)
+			return (uint32_t)(done / mm->page);
+	}
+	*error = sys_uffd_copy(mm->uffd, iso->where[i], (void *)from, nr * mm->page, 0, &done);
+	mm->stats.copied_pages += done / mm->page;
+	return (uint32_t)(done / mm->page);
+}
+
+/* A move that was counted short: has the page of slot @i gone over after all? */
+static bool slot_moved(struct hmm_mm *mm, struct isolation *iso, uint32_t i)
+{
+	uint8_t here = 0, there = 0;
+
+	if (!iso->chunk || iso->buffer != iso->chunk->addr ||
+	    sys_page_states(mm->pagemap_fd, (uintptr_t)isolation_bytes(iso, i), 1, &here) ||
+	    sys_page_states(mm->pagemap_fd, iso->where[i], 1, &there))
+		return false;
+	if (here || !there)
+		return false;
+	chunk_set(iso->chunk, i, 1, false);
+	return true;
+}
+
+/* Slot @i was refused with @error: make it so that going on makes sense. */
+static void give_refused(struct hmm_mm *mm, struct isolation *iso, uint32_t i, int error,
+			 struct free_run *run)
+{
+	struct sys_vma vma;
+	uintptr_t addr = iso->where[i];
+
+	if (error == -EAGAIN) {
+		mm_drain(mm);		/* may change where[] */
+		return;
+	}
+	if (error == -EEXIST) {
+		if (slot_moved(mm, iso, i))
+			slot_settle(mm, iso, i, run);
+		else
+			slot_collide(mm, iso, i, run);
+		return;
+	}
+	/* Unmapped, or a mapping that has lost its registration. */
+	if (!mm_vma(mm, addr, &vma) && vma.start <= addr && !mm_vma_reason(&vma) &&
+	    !mm_vma_register(mm, &vma) && error != -EFAULT)
+		return;
+	directory_set(&mm->dir, addr, PAGE_SYSTEM);
+	iso->where[i] = 0;
+	slot_settle(mm, iso, i, run);
+}
+
+/* Everything of one run of slots, however often the kernel stops half-way. */
+static void give_slots(struct hmm_mm *mm, struct isolation *iso, uint32_t i, struct free_run *run)
+{
+	uint32_t stuck = 0;
+
+	while (i < BLOCK_PAGES && iso->kind[i] != SLOT_NONE) {
+		uint32_t nr, done;
+		int error = 0;
+
+		if (!iso->where[i]) {
+			slot_settle(mm, iso, i++, run);
+			continue;
+		}
+		nr = give_run_length(mm, iso, i);
+		if (!nr)
+			return;
+		done = give_some(mm, iso, i, nr, &error);
+		for (uint32_t end = i + done; i < end; i++)
+			slot_settle(mm, iso, i, run);
+		if (!error || done == nr)
+			continue;
+		if (!done && error == -EAGAIN && ++stuck > 16) {
+			/* An event whose sender has not run yet: let it. */
+			isolation_wait(mm);
+		}
+		give_refused(mm, iso, i, error, run);
+	}
+}
+
+void isolation_give(struct hmm_mm *mm, struct isolation *iso)
+{
+	struct free_run run = { 0 };
+
+	lock_assert_held(&mm->lock);
+	for (uint32_t i = 0; i < BLOCK_PAGES && iso->nr; i++) {
+		switch (iso->kind[i]) {
+		case SLOT_NONE:
+			break;
+		case SLOT_HOLE:
+		case SLOT_DEVICE:
+			if (!iso->where[i]) {
+				slot_settle(mm, iso, i, &run);
+				break;
+			}
+			slot_revert(mm, iso, i);
+			iso->nr--;
+			break;
+		default:
+			give_slots(mm, iso, i, &run);
+		}
+	}
+	free_run_flush(&run);
+	if (!directory_block_used(&mm->dir, iso->base))
+		mm_vma_release(mm, iso->base);
+}
+
+/* ---------------------------------------------------------------- filling */
+
+#define FILL_RUNS 64
+
+/* The SLOT_DEVICE slots from *@next on that one call can copy. Returns runs. */
+static size_t fill_batch(const struct isolation *iso, uint32_t *next, struct hmm_copy_run *runs,
+			 uint32_t *devmem_id)
+{
+	size_t nr = 0;
+	uint32_t i;
+
+	for (i = *next; i < BLOCK_PAGES; i++) {
+		struct hmm_copy_run *last = nr ? &runs[nr - 1] : NULL;
+		uint64_t index = entry_index(iso->origin[i]);
+
+		if (iso->kind[i] != SLOT_DEVICE)
+			continue;
+		if (nr && entry_devmem(iso->origin[i]) != *devmem_id)
+			break;
+		*devmem_id = entry_devmem(iso->origin[i]);
+		if (last && iso->kind[i - 1] == SLOT_DEVICE && index == last->index + last->nr_pages) {
+			last->nr_pages++;
+			continue;
+		}
+		if (nr == FILL_RUNS)
+			break;
+		runs[nr++] = (struct hmm_copy_run){ isolation_bytes(iso, i), index, 1 };
+	}
+	*next = i;
+	return nr;
+}
+
+/* After a failed batch: which pages is it that cannot be read? */
+static uint32_t fill_singly(struct hmm_devmem *d, struct isolation *iso, uint32_t first,
+			    uint32_t end)
+{
+	uint32_t failed = 0;
+
+	for (uint32_t i = first; i < end; i++) {
+		struct hmm_copy_run run = { isolation_bytes(iso, i), entry_index(iso->origin[i]), 1 };
+
+		if (iso->kind[i] != SLOT_DEVICE || entry_devmem(iso->origin[i]) != d->id)
+			continue;
+		if (devmem_copy_from(d, &run, 1) && devmem_copy_from(d, &run, 1))
+			failed++;
+		else
+			iso->kind[i] = SLOT_FILLED;
+	}
+	return failed;
+}
+
+uint32_t isolation_fill(struct hmm_mm *mm, struct isolation *iso)
+{
+	struct hmm_copy_run runs[FILL_RUNS];
+	uint32_t next = 0, failed = 0;
+
+	while (next < BLOCK_PAGES) {
+		uint32_t first = next, id = 0;
+		size_t nr = fill_batch(iso, &next, runs, &id);
+		struct hmm_devmem *d = devmem_find(mm, id);
+
+		if (!nr)
+			break;
+		if (devmem_copy_from(d, runs, nr)) {
+			failed += fill_singly(d, iso, first, next);
+			continue;
+		}
+		for (uint32_t i = first; i < next; i++)
+			if (iso->kind[i] == SLOT_DEVICE)
+				iso->kind[i] = SLOT_FILLED;
+	}
+	return failed;
+}

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * An isolation: up to a block's pages on their way, out of the CPU's reach.
+ *
+ * It is the userspace form of the kernel's migration entry and page lock. While a
+ * page's entry is PAGE_ISOLATED, a CPU that touches it waits; its bytes are the
+ * isolation's: in the staging chunk, in the device memory it comes from, or nowhere
+ * (a hole). Slot i stands for the page that was at base + i pages.
+ *
+ * The program goes on meanwhile. What it does to an address under way is followed:
+ *
+ *	migration				program
+ *	---------				-------
+ *	slot i: where[i] = A, entry(A) = ISOLATED
+ *	mm lock dropped, bytes are copied
+ *						mremap A -> B: entry moves,
+ *						  where[i] = B
+ *						or munmap A: entry dropped,
+ *						  where[i] = 0
+ *	mm lock
+ *	commit or give at where[i]; 0: free the copy
+ *
+ * so that neither side ever waits for the other, and
+ *
+ *	entry(where[i]) == (ISOLATED, this, i)	for each slot in use with where[i] != 0
+ *
+ * Everything here is under the mm's lock, but the bytes, which belong to the thread
+ * that got the isolation.
+ */
+#ifndef UHMM_CORE_ISOLATION_H
+#define UHMM_CORE_ISOLATION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/directory.h"
+#include "core/staging.h"
+
+#define ISOLATIONS		64u
+#define ISOLATIONS_RESERVED	16u	/* of them for fault handlers */
+#define BOUNCE_PAGES		8u	/* fewer pages than a move pays for go by copy */
+
+enum slot_kind {
+	SLOT_NONE,		/* not in use */
+	SLOT_CONTENT,		/* bytes in the chunk */
+	SLOT_ZERO,		/* ... and they are the zero page */
+	SLOT_HOLE,		/* nothing populated */
+	SLOT_DEVICE,		/* bytes in origin[i]'s device memory */
+	SLOT_FILLED,		/* ... and by now in the chunk or bounce buffer too */
+};
+
+struct isolation {
+	uint32_t id;			/* immutable */
+	uint32_t nr;			/* slots in use */
+	uintptr_t base;
+	struct chunk *chunk;		/* or NULL */
+	uintptr_t buffer;		/* address of slot 0's bytes: the chunk's, or bounce */
+	const void *owner;		/* of the MIGRATE events of the taking */
+	bool waiters;			/* a fault met one of the pages */
+	bool taking;			/* we are taking by mremap: its events are our own */
+	bool in_use;
+	bool huge;			/* taken as one 2 MiB page */
+	void *bounce;			/* BOUNCE_PAGES pages, always there */
+	uint8_t kind[BLOCK_PAGES];
+	uint16_t reason[BLOCK_PAGES];	/* why a slot is SLOT_NONE again */
+	uintptr_t where[BLOCK_PAGES];
+	uint64_t origin[BLOCK_PAGES];	/* DEVICE, COHERENT: the entry it had */
+};
+
+static inline uintptr_t block_base(uintptr_t addr)
+{
+	return addr & ~(arena_chunk_bytes() - 1);
+}
+
+/* The slot's bytes. */
+static inline void *isolation_bytes(const struct isolation *iso, uint32_t slot)
+{
+	return (void *)(iso->buffer + slot * sys_page_size());
+}
+
+int isolations_init(struct hmm_mm *mm);
+void isolations_fini(struct hmm_mm *mm);
+
+/*
+ * An isolation for the block of @addr; @wait: sleep until one is free (the mm lock is
+ * dropped meanwhile), else NULL. Handlers may use the reserved ones.
+ */
+struct isolation *isolation_get(struct hmm_mm *mm, uintptr_t addr, bool wait);
+
+/* Nothing is in use any more. Wakes who waited. The chunk, if any, is the caller's to put. */
+void isolation_put(struct hmm_mm *mm, struct isolation *iso);
+
+/* Sleep until some isolation has ended. The mm lock is dropped meanwhile. */
+void isolation_wait(struct hmm_mm *mm);
+
+/*
+ * Take the pages of [start, end), inside one mapping and the isolation's block, whose
+ * entries are PAGE_SYSTEM or PAGE_COHERENT. iso->chunk is empty there. What cannot be
+ * taken gets its reason. May drop and retake the mm lock.
+ */
+struct sys_vma;
+void isolation_take_system(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
+			   uintptr_t start, uintptr_t end);
+
+/* Take a page that is PAGE_DEVICE: from now on the bytes are ours to read. */
+void isolation_take_device(struct hmm_mm *mm, struct isolation *iso, uintptr_t addr);
+
+/* Slot i becomes page @index of @id, which is bound for it; freed if its address is gone. */
+void isolation_commit(struct hmm_mm *mm, struct isolation *iso, uint32_t slot, uint32_t devmem_id,
+		      uint64_t index);
+
+/*
+ * Put the slots' bytes back where the program has them, and PAGE_SYSTEM. SLOT_DEVICE
+ * slots stay device pages. May drop and retake the mm lock.
+ */
+void isolation_give(struct hmm_mm *mm, struct isolation *iso);
+
+/*
+ * Copy SLOT_DEVICE slots into the buffer (SLOT_FILLED). Those that the device cannot
+ * read any more stay SLOT_DEVICE, and their count comes back. No lock held.
+ */
+uint32_t isolation_fill(struct hmm_mm *mm, struct isolation *iso);
+
+/* The page of an isolated entry is leaving, or moving. */
+void isolation_forget(struct hmm_mm *mm, uint64_t entry);
+void isolation_follow(struct hmm_mm *mm, uint64_t entry, uintptr_t to);
+
+#endif

@@ -1,0 +1,511 @@
+/* SPDX-License-Identifier: MIT */
+#include "core/mm.h"
+
+#include <string.h>
+#include <unistd.h>
+
+#include "core/devmem.h"
+#include "core/opts.h"
+
+#define STAGING_DEFAULT	((uint64_t)64 << 20)
+#define STAGING_MAX	((uint64_t)1 << 30)
+#define MM_FLAGS	(HMM_MM_STRICT | HMM_MM_USER_FAULTS_ONLY)
+#define OPTS_OLDEST	offsetof(struct hmm_mm_opts, staging_bytes)
+
+void mm_invalidate(struct hmm_mm *mm, enum hmm_event_type type, uintptr_t start, uintptr_t end,
+		   const void *owner)
+{
+	const struct hmm_event event = { type, start, end, owner };
+
+	lock_assert_held(&mm->lock);
+	mm->stats.invalidations += notifier_tree_invalidate(&mm->notifiers, &event);
+}
+
+/* ---------------------------------------------------------------- mappings */
+
+/* What of a control block lies beyond the robust list's head that we are shown. */
+#define TCB_REST	2048u
+
+struct tcb_search {
+	size_t page;
+	const struct sys_vma *vma;
+	uintptr_t start, end;		/* where to look */
+	uintptr_t low, high;		/* the lowest found there; low == high: none */
+	bool in_vma;
+};
+
+/*
+ * A thread that is not the main one has its stack below its control block, from where
+ * the mapping starts (at the stack's guard); above, the kernel may have merged the
+ * program's own memory with it. The main thread's block is where the loader put it.
+ */
+static void tcb_look(uintptr_t addr, bool main, void *ctx)
+{
+	struct tcb_search *s = ctx;
+	uintptr_t low = main ? (addr - s->page) & ~(s->page - 1) : s->vma->start;
+	uintptr_t high = (addr + TCB_REST + s->page - 1) & ~(s->page - 1);
+
+	if (addr < s->vma->start || addr >= s->vma->end)
+		return;
+	s->in_vma = true;
+	low = low > s->start ? low : s->start;
+	high = high < s->end ? high : s->end;
+	if (low < high && (s->low == s->high || low < s->low)) {
+		s->low = low;
+		s->high = high;
+	}
+}
+
+/*
+ * The first part of [*start, *end) of the mapping that is a thread's. The kernel's own
+ * stores to a control block (robust list, the tid cleared at exit, rseq) are dropped in
+ * silence when its page is away. Mappings without one are remembered, since looking
+ * costs a system call per thread.
+ */
+static bool reserved(struct hmm_mm *mm, const struct sys_vma *vma, uintptr_t *start,
+		     uintptr_t *end)
+{
+	struct tcb_search s = { .page = mm->page, .vma = vma, .start = *start, .end = *end };
+	struct vma_cache *c = &mm->vma_cache;
+
+	for (unsigned int i = 0; i < VMA_CACHE; i++)
+		if (c->start[i] == vma->start && c->end[i] == vma->end)
+			return false;
+	if (sys_for_each_tcb(tcb_look, &s))
+		return true;	/* cannot tell: all of it */
+	if (!s.in_vma) {
+		c->start[c->next % VMA_CACHE] = vma->start;
+		c->end[c->next++ % VMA_CACHE] = vma->end;
+	}
+	if (s.low == s.high)
+		return false;
+	*start = s.low;
+	*end = s.high;
+	return true;
+}
+
+int mm_vma(struct hmm_mm *mm, uintptr_t addr, struct sys_vma *vma)
+{
+	int ret = sys_vma_find(mm->maps_fd, addr, vma);
+	struct sys_vma whole;
+	uintptr_t from, to;
+
+	lock_assert_held(&mm->lock);
+	if (ret || (vma->flags & (SYS_VMA_FILE | SYS_VMA_STACK | SYS_VMA_SPECIAL)))
+		return ret;
+	whole = *vma;
+	if (addr < whole.start)
+		addr = whole.start;
+	for (from = whole.start, to = whole.end; reserved(mm, &whole, &from, &to);
+	     from = to, to = whole.end) {
+		if (addr < from) {
+			vma->end = from;
+			break;
+		}
+		if (addr < to) {
+			vma->start = from;
+			vma->end = to;
+			vma->flags |= SYS_VMA_STACK;
+			break;
+		}
+		vma->start = to;
+	}
+	return 0;
+}
+
+enum hmm_reason mm_vma_reason(const struct sys_vma *vma)
+{
+	if (vma->flags & SYS_VMA_SHARED)
+		return HMM_REASON_SHARED;
+	if (vma->flags & SYS_VMA_FILE)
+		return HMM_REASON_FILE;
+	if ((vma->flags & (SYS_VMA_STACK | SYS_VMA_SPECIAL)) || arena_owns(vma->start, vma->end))
+		return HMM_REASON_RESERVED;
+	if (!(vma->flags & SYS_VMA_READ))
+		return HMM_REASON_PROT;
+	return HMM_REASON_NONE;
+}
+
+enum hmm_reason mm_vma_register(struct hmm_mm *mm, const struct sys_vma *vma)
+{
+	switch (sys_uffd_register(mm->uffd, vma->start, vma->end - vma->start, SYS_UFFD_MISSING)) {
+	case 0:
+		return HMM_REASON_NONE;
+	case -EBUSY:
+		return HMM_REASON_FOREIGN;
+	case -ENOMEM:
+		return HMM_REASON_NOMEM;
+	default:
+		return HMM_REASON_BUSY;	/* changed since we looked, or cannot be trapped */
+	}
+}
+
+void mm_vma_release(struct hmm_mm *mm, uintptr_t addr)
+{
+	struct sys_vma vma;
+
+	if (mm_vma(mm, addr, &vma) || vma.start > addr)
+		return;
+	if (directory_next(&mm->dir, vma.start, vma.end) == vma.end)
+		sys_uffd_unregister(mm->uffd, vma.start, vma.end - vma.start);
+}
+
+bool mm_vma_foreign(struct hmm_mm *mm, const struct sys_vma *vma)
+{
+	if (mm_vma_register(mm, vma) == HMM_REASON_FOREIGN)
+		return true;
+	mm_vma_release(mm, vma->start);
+	return false;
+}
+
+void mm_poison(struct hmm_mm *mm, uintptr_t addr)
+{
+	uint64_t e = directory_get(&mm->dir, addr);
+	int ret = -EOPNOTSUPP;
+
+	lock_assert_held(&mm->lock);
+	mm->stats.lost_pages++;
+	mm->stats.poisoned_pages++;
+	/* The entry stays until the marker is there, so that no fault finds a hole. */
+	while (mm->can_poison && directory_get(&mm->dir, addr) == e) {
+		ret = sys_uffd_poison(mm->uffd, addr, mm->page);
+		if (ret != -EAGAIN)
+			break;
+		mm_drain(mm);
+	}
+	if (directory_get(&mm->dir, addr) != e)
+		return;
+	directory_set(&mm->dir, addr, ret ? PAGE_LOST : PAGE_SYSTEM);
+	sys_uffd_wake(mm->uffd, addr, mm->page);
+}
+
+/* ---------------------------------------------------------------- life */
+
+static uint64_t uffd_features(uint64_t flags)
+{
+	uint64_t features = 0;
+
+	if (sys_cap(CAP_THREAD_ID))
+		features |= UFFD_FEATURE_THREAD_ID;
+	if (flags & HMM_MM_STRICT)
+		return features;	/* changes are announced by seccomp, before */
+	if (sys_cap(CAP_UFFD_EVENTS))
+		features |= UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_REMOVE |
+			    UFFD_FEATURE_EVENT_UNMAP;
+	if (sys_cap(CAP_FORK_EVENT))
+		features |= UFFD_FEATURE_EVENT_FORK;
+	return features;
+}
+
+static int open_uffd(struct hmm_mm *mm)
+{
+	uint64_t have;
+	bool user_only = mm->flags & HMM_MM_USER_FAULTS_ONLY;
+
+	mm->uffd = sys_uffd_open(uffd_features(mm->flags), user_only, &have);
+	if (mm->uffd >= 0)
+		return 0;
+	if (mm->uffd == -EPERM || mm->uffd == -EACCES) {
+		core_log(mm, HMM_LOG_WARN,
+			 "HMM-042 no userfaultfd that serves faults of system calls for this "
+			 "user; `uhmm doctor` says what would help");
+		return -EPERM;
+	}
+	return mm->uffd == -ENOSYS || mm->uffd == -EINVAL ? -EOPNOTSUPP : mm->uffd;
+}
+
+static int open_files(struct hmm_mm *mm)
+{
+	int ret = open_uffd(mm);
+
+	if (ret)
+		return ret;
+	mm->maps_fd = sys_maps_open();
+	if (mm->maps_fd < 0) {
+		ret = mm->maps_fd;
+		goto err_uffd;
+	}
+	mm->pagemap_fd = sys_pagemap_open();
+	if (mm->pagemap_fd < 0) {
+		ret = mm->pagemap_fd;
+		goto err_maps;
+	}
+	mm->stop_fd = sys_eventfd();
+	if (mm->stop_fd < 0) {
+		ret = mm->stop_fd;
+		goto err_pagemap;
+	}
+	return 0;
+
+err_pagemap:
+	sys_close(mm->pagemap_fd);
+err_maps:
+	sys_close(mm->maps_fd);
+err_uffd:
+	sys_close(mm->uffd);
+	return ret;
+}
+
+static void close_files(struct hmm_mm *mm)
+{
+	sys_close(mm->stop_fd);
+	sys_close(mm->pagemap_fd);
+	sys_close(mm->maps_fd);
+	sys_close(mm->uffd);
+}
+
+static int claim_process(struct hmm_mm *mm)
+{
+	int ret = 0;
+
+	lock_acquire(&mm->process->lock);
+	if (mm->process->mm)
+		ret = -EBUSY;
+	else
+		mm->process->mm = mm;
+	lock_release(&mm->process->lock);
+	return ret;
+}
+
+static void leave_process(struct hmm_mm *mm)
+{
+	lock_acquire(&mm->process->lock);
+	mm->process->mm = NULL;
+	lock_release(&mm->process->lock);
+}
+
+static void fill_in(struct hmm_mm *mm, const struct hmm_mm_opts *opts, struct process *process)
+{
+	mm->process = process;
+	mm->flags = opts->flags;
+	mm->log = opts->log;
+	mm->log_ctx = opts->log_ctx;
+	mm->page = sys_page_size();
+	mm->can_move = sys_cap(CAP_MOVE);
+	mm->can_remap = sys_cap(CAP_DONTUNMAP);
+	mm->can_poison = sys_cap(CAP_POISON);
+	lock_init(&mm->lock, RANK_MM);
+}
+
+/* What an mm is made of, in the order it is taken down again. */
+static int build(struct hmm_mm *mm, const struct hmm_mm_opts *opts)
+{
+	int ret = open_files(mm);
+
+	if (ret)
+		return ret;
+	ret = directory_init(&mm->dir, mm->process, mm);
+	if (ret)
+		goto err_files;
+	ret = isolations_init(mm);
+	if (!ret)
+		ret = staging_init(&mm->staging, mm,
+				   opts->staging_bytes ? opts->staging_bytes : STAGING_DEFAULT);
+	if (ret)
+		goto err_directory;
+	ret = handlers_start(mm, opts->nr_handlers);
+	if (ret)
+		goto err_staging;
+	mm->alive = MM_ALIVE;
+	if (mm->flags & HMM_MM_STRICT)
+		ret = strict_start(mm);
+	if (ret)
+		goto err_handlers;
+	return 0;
+
+err_handlers:
+	mm->alive = 0;
+	handlers_stop(mm);
+err_staging:
+	staging_fini(&mm->staging);
+err_directory:
+	directory_fini(&mm->dir);
+err_files:
+	close_files(mm);
+	return ret;
+}
+
+static int check_opts(const struct hmm_mm_opts *opts)
+{
+	int ret = opts_check(opts, opts->size, sizeof(*opts), OPTS_OLDEST);
+
+	if (ret)
+		return ret;
+	if ((opts->flags & ~MM_FLAGS) || opts->reserved || opts->nr_handlers > 64 ||
+	    (opts->size >= offsetof(struct hmm_mm_opts, log) && opts->staging_bytes > STAGING_MAX))
+		return -EINVAL;
+	return 0;
+}
+
+int hmm_mm_create(const struct hmm_mm_opts *user, struct hmm_mm **out)
+{
+	struct hmm_mm_opts opts = { .size = sizeof(opts) };
+	struct process *process;
+	struct hmm_mm *mm;
+	int ret = user ? check_opts(user) : 0;
+
+	if (!out || ret)
+		return ret ? ret : -EINVAL;
+	if (user)
+		memcpy(&opts, user, user->size < sizeof(opts) ? user->size : sizeof(opts));
+	process = process_get();
+	mm = process ? arena_alloc(sizeof(*mm)) : NULL;
+	if (!mm)
+		return -ENOMEM;
+	fill_in(mm, &opts, process);
+	if (sys_caps_unknown())
+		core_log(mm, HMM_LOG_WARN, "HMM-010 UHMM_CAPS: no capability is called \"%s\"",
+			 sys_caps_unknown());
+	ret = fork_watch();
+	if (!ret)
+		ret = claim_process(mm);
+	if (ret)
+		goto err_free;
+	ret = build(mm, &opts);
+	if (ret)
+		goto err_leave;
+	*out = mm;
+	return 0;
+
+err_leave:
+	leave_process(mm);
+err_free:
+	arena_free(mm, sizeof(*mm));
+	return ret;
+}
+
+/* Nobody may subscribe, migrate or be told any more. */
+static void release_notifiers(struct hmm_mm *mm)
+{
+	lock_acquire(&mm->lock);
+	mm_invalidate(mm, HMM_EVENT_RELEASE, 0, sys_task_size(), NULL);
+	while (mm->notifiers.root) {
+		struct hmm_notifier *n = mm->notifiers.root;
+
+		notifier_tree_remove(&mm->notifiers, n);
+		arena_free(n, sizeof(*n));
+	}
+	exclusive_restore(mm, 0, sys_task_size(), NULL);
+	lock_release(&mm->lock);
+}
+
+int hmm_mm_destroy(struct hmm_mm *mm)
+{
+	uint64_t lost;
+	int ret;
+
+	if (!mm)
+		return 0;
+	ret = mm_enter(mm);
+	if (ret)
+		return ret;
+	lock_acquire(&mm->lock);
+	ret = mm->nr_devmems ? -EBUSY : 0;
+	lock_release(&mm->lock);
+	if (ret)
+		return ret;
+	lost = mm->stats.lost_pages;
+	release_notifiers(mm);
+	leave_process(mm);
+	strict_stop(mm);
+	handlers_stop(mm);
+	mm->alive = 0;
+	lost = mm->stats.lost_pages - lost;
+	staging_fini(&mm->staging);
+	isolations_fini(mm);
+	if (mm->exclusive_pages)
+		exclusive_close(mm);
+	directory_fini(&mm->dir);
+	close_files(mm);
+	arena_free(mm, sizeof(*mm));
+	return lost ? -EIO : 0;
+}
+
+/* ---------------------------------------------------------------- the small calls */
+
+uint64_t hmm_mm_flags(const struct hmm_mm *mm)
+{
+	return mm && mm->alive == MM_ALIVE ? mm->flags : 0;
+}
+
+size_t hmm_page_size(void)
+{
+	return sys_page_size();
+}
+
+const char *hmm_version(void)
+{
+	return HMM_VERSION_STRING;
+}
+
+const char *hmm_reason_name(enum hmm_reason reason)
+{
+	static const char *const names[] = {
+		[HMM_REASON_NONE] = "none",	    [HMM_REASON_PINNED] = "pinned",
+		[HMM_REASON_SHARED] = "shared",	    [HMM_REASON_FILE] = "file",
+		[HMM_REASON_LOCKED] = "locked",	    [HMM_REASON_FOREIGN] = "foreign",
+		[HMM_REASON_RESERVED] = "reserved", [HMM_REASON_PROT] = "prot",
+		[HMM_REASON_GAP] = "gap",	    [HMM_REASON_BUSY] = "busy",
+		[HMM_REASON_NOMEM] = "nomem",	    [HMM_REASON_DEVICE] = "device",
+		[HMM_REASON_COPY] = "copy",	    [HMM_REASON_KERNEL] = "kernel",
+	};
+	_Static_assert(ARRAY_SIZE(names) == HMM_REASONS, "name every reason");
+
+	return (unsigned int)reason < HMM_REASONS ? names[reason] : "?";
+}
+
+static uint64_t metadata_bytes(struct hmm_mm *mm)
+{
+	uint64_t bytes = directory_bytes(&mm->dir, mm->pagemap_fd);
+
+	for (uint32_t id = 1; id < DEVMEMS; id++)
+		if (devmem_find(mm, id))
+			bytes += devmem_bytes(devmem_find(mm, id), mm->pagemap_fd);
+	return bytes;
+}
+
+int hmm_mm_stats(struct hmm_mm *mm, struct hmm_stats *stats)
+{
+	struct hmm_stats s;
+	uint64_t size;
+	int ret = mm_enter(mm);
+
+	if (ret)
+		return ret;
+	if (!stats || stats->size < sizeof(size) || stats->size > OPTS_SIZE_MAX)
+		return -EINVAL;
+	lock_acquire(&mm->lock);
+	s = mm->stats;
+	s.device_pages = mm->dir.count[PAGE_DEVICE] + mm->dir.count[PAGE_COHERENT];
+	s.exclusive_pages = mm->dir.count[PAGE_EXCLUSIVE];
+	s.metadata_bytes = metadata_bytes(mm);
+	lock_release(&mm->lock);
+	size = stats->size;
+	s.size = size;
+	memset(stats, 0, size);
+	memcpy(stats, &s, size < sizeof(s) ? size : sizeof(s));
+	return 0;
+}
+
+static int copy_args(const struct hmm_mm *mm, const void *p, uintptr_t addr, size_t len)
+{
+	int ret = mm_enter(mm);
+
+	if (ret)
+		return ret;
+	return p && len <= PTRDIFF_MAX && addr <= UINTPTR_MAX - len ? 0 : -EINVAL;
+}
+
+int64_t hmm_copy_from_user(struct hmm_mm *mm, void *dst, uintptr_t addr, size_t len)
+{
+	int ret = copy_args(mm, dst, addr, len);
+
+	return ret ? ret : len ? sys_copy_from(dst, addr, len) : 0;
+}
+
+int64_t hmm_copy_to_user(struct hmm_mm *mm, uintptr_t addr, const void *src, size_t len)
+{
+	int ret = copy_args(mm, src, addr, len);
+
+	return ret ? ret : len ? sys_copy_to(addr, src, len) : 0;
+}

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One address space. What its files share; the model is in the header of each:
+ *
+ *	directory	where each page is
+ *	notifier	who wants to know of changes
+ *	isolation	pages in flight		staging		the RAM they fly through
+ *	events		userfaultfd's messages	handler		threads that serve them
+ *	change		a change of mappings as one transaction; strict: announced by seccomp
+ *	migrate, evict, exclusive, range, devmem, fork
+ *
+ * A thread that holds the mm lock may read the event stream, move, fill and protect
+ * pages, and call invalidate() and page_free(). It may not touch managed memory,
+ * populate, copy for a device, or call madvise on a registered range.
+ */
+#ifndef UHMM_CORE_MM_H
+#define UHMM_CORE_MM_H
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <sys/types.h>
+
+#include <uhmm/driver.h>
+
+#include "core/directory.h"
+#include "core/isolation.h"
+#include "core/lock.h"
+#include "core/log.h"
+#include "core/notifier.h"
+#include "core/staging.h"
+
+#define HANDLERS_MAX	8u
+#define FAULT_RING	1024u		/* faults read and not yet served; a power of two */
+#define EXCLUSIVE_MAX	8192u		/* exclusive pages of an mm */
+#define VMA_CACHE	8u
+
+struct fault {
+	uintptr_t addr;
+	uint32_t tid;
+	bool write;
+};
+
+/* Mappings known to hold no thread's control block. */
+struct vma_cache {
+	uintptr_t start[VMA_CACHE], end[VMA_CACHE];
+	uint32_t next;
+};
+
+struct handler_thread;
+
+struct hmm_mm {
+	uint64_t alive;			/* MM_ALIVE; 0 in a forked child */
+	struct process *process;	/* immutable, as all up to lock */
+	uint64_t flags;
+	int uffd, maps_fd, pagemap_fd, stop_fd;
+	bool can_move, can_remap, can_poison;
+	hmm_log_fn log;
+	void *log_ctx;
+	size_t page;			/* bytes */
+	struct handler_thread *handlers;
+	uint32_t nr_handlers;
+	_Atomic bool stopping;		/* release in handlers_stop(): handlers end */
+
+	struct hmm_lock lock;		/* RANK_MM: all that follows */
+	struct directory dir;
+	struct notifier_tree notifiers;
+	struct isolation *isolations[ISOLATIONS];
+	uint32_t isolations_free;
+	struct fault ring[FAULT_RING];
+	uint32_t ring_head, ring_tail;	/* tail - head faults wait */
+	struct vma_cache vma_cache;
+	uintptr_t zero_next;		/* where a sequential toucher of holes will be */
+	uint32_t zero_window;		/* pages filled at once there */
+	uint32_t nr_devmems;
+	uint32_t fork_gate;		/* forks under way: nothing may be taken */
+	uint32_t users;			/* strict's threads at work in here */
+	void *exclusive_pages;		/* EXCLUSIVE_MAX pages, reserved at the first use */
+	uint64_t exclusive_used[EXCLUSIVE_MAX / 64];
+	const void *exclusive_owner;	/* of the last begin, for messages */
+	struct hmm_stats stats;		/* the counters; gauges are computed */
+
+	_Atomic uint32_t epoch;		/* futex: bumped when an isolation ends */
+	_Atomic uint32_t epoch_waiters;
+	struct staging staging;		/* has a lock of its own */
+};
+
+#define MM_ALIVE	0x75686d6d2d6d6d21ULL
+
+/* Head of every public call: 0, -EINVAL (NULL), -ECHILD, -EDEADLK (from a callback). */
+static inline int mm_enter(const struct hmm_mm *mm)
+{
+	if (!mm)
+		return -EINVAL;
+	if (mm->alive != MM_ALIVE)
+		return -ECHILD;
+	return thread_state.in_callback ? -EDEADLK : 0;
+}
+
+static inline bool mm_range_ok(uintptr_t start, uintptr_t end)
+{
+	return !((start | end) & (sys_page_size() - 1)) && start < end && end <= sys_task_size();
+}
+
+/* Tell the notifiers; counts. Lock held. */
+void mm_invalidate(struct hmm_mm *mm, enum hmm_event_type type, uintptr_t start, uintptr_t end,
+		   const void *owner);
+
+/*
+ * The mapping at @addr or the next above; -ENOENT. Where a thread's stack or control
+ * block lies in a mapping of the program's (the kernel merges neighbours), it counts
+ * as one of its own, SYS_VMA_STACK: it is neither taken nor trapped, so that a thread
+ * that holds the mm lock never faults on its stack. Lock held.
+ */
+int mm_vma(struct hmm_mm *mm, uintptr_t addr, struct sys_vma *vma);
+
+/* May pages of this mapping be taken? HMM_REASON_NONE: yes. */
+enum hmm_reason mm_vma_reason(const struct sys_vma *vma);
+
+/* The mapping has a page away from now on: trap its holes. 0, or why not. Lock held. */
+enum hmm_reason mm_vma_register(struct hmm_mm *mm, const struct sys_vma *vma);
+
+/* Does another userfaultfd hold the mapping? Lock held. */
+bool mm_vma_foreign(struct hmm_mm *mm, const struct sys_vma *vma);
+
+/* A page came home: stop trapping if it was the mapping's last. Lock held. */
+void mm_vma_release(struct hmm_mm *mm, uintptr_t addr);
+
+/* events.c: read what the kernel has to tell; faults go to the ring. Lock held. */
+void mm_drain(struct hmm_mm *mm);
+
+/* handler.c */
+int handlers_start(struct hmm_mm *mm, uint32_t nr);
+void handlers_stop(struct hmm_mm *mm);
+void handlers_kick(struct hmm_mm *mm);		/* the ring has faults */
+
+/* change.c: what a change of mappings does to the tables. Lock held. */
+void mm_drop(struct hmm_mm *mm, uintptr_t start, uintptr_t end);
+void mm_rekey(struct hmm_mm *mm, uintptr_t from, uintptr_t to, size_t len);
+
+/* strict.c */
+int strict_start(struct hmm_mm *mm);
+void strict_stop(struct hmm_mm *mm);
+
+/* fork.c */
+struct hmm_mm *mm_use(void);			/* the process's, kept from going away */
+void mm_unuse(struct hmm_mm *mm);
+void fork_serve(struct hmm_mm *mm, int child_uffd);	/* lock held */
+int fork_watch(void);
+void fork_gate_close(struct hmm_mm *mm);		/* everything home, and stays */
+void fork_gate_open(struct hmm_mm *mm);
+
+/*
+ * evict.c: bring device pages of [start, end) home; only those of @devmem unless
+ * NULL. @wait: for pages in flight too. Returns pages, or -EIO. No lock held.
+ */
+int64_t mm_evict(struct hmm_mm *mm, uintptr_t start, uintptr_t end, struct hmm_devmem *devmem,
+		 bool wait);
+
+/* exclusive.c: give back all exclusive pages of [start, end). Lock held. Returns pages. */
+uint64_t exclusive_restore(struct hmm_mm *mm, uintptr_t start, uintptr_t end, const void *owner);
+void exclusive_drop(struct hmm_mm *mm, uint32_t slot);
+void exclusive_close(struct hmm_mm *mm);		/* the slots' memory is let go */
+void *exclusive_bytes(const struct hmm_mm *mm, uint32_t slot);
+
+/* The program gets SIGBUS there from now on. Lock held. */
+void mm_poison(struct hmm_mm *mm, uintptr_t addr);
+
+#endif

@@ -1,0 +1,328 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * hmm_range_fault(): look at every page under the mm lock; what is wanted and not
+ * there is faulted in without it, and then looked at again.
+ */
+#include "core/devmem.h"
+
+#include "core/opts.h"
+
+#define RANGE_BATCH	BLOCK_PAGES	/* pages looked at under one hold of the lock */
+#define RANGE_ROUNDS	64u		/* faults of one page before it counts as a collision */
+
+/* What a look at one page found. */
+enum look {
+	LOOK_DONE,	/* its entry is right */
+	LOOK_FAULT,	/* to be populated */
+	LOOK_EVICT,	/* in the memory of another's device */
+	LOOK_WAIT,	/* in flight */
+	LOOK_EXCLUSIVE,	/* some device's alone */
+};
+
+struct looker {
+	struct hmm_mm *mm;
+	struct hmm_range *range;
+	struct sys_vma vma;		/* the mapping of addr, or the next above it */
+	bool have_vma;
+	bool foreign;			/* another userfaultfd holds it */
+	size_t written;			/* entries below may hold results */
+};
+
+/* An entry with a result keeps its request here, for the case that the call fails. */
+#define KEPT_SHIFT	(62 - 41)
+#define KEPT_MASK	((HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE) >> KEPT_SHIFT)
+
+static uint64_t wants(const struct hmm_range *r, size_t i)
+{
+	return ((r->pfns[i] & r->pfn_flags_mask) | r->default_flags) &
+	       (HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE);
+}
+
+/* May the mapping be touched directly until the next invalidation? */
+static bool direct(struct looker *l)
+{
+	return (l->mm->flags & HMM_MM_STRICT) && !l->foreign;
+}
+
+/* The mapping of @addr. Lock held. */
+static bool find_vma(struct looker *l, uintptr_t addr)
+{
+	if (!l->have_vma || addr >= l->vma.end) {
+		l->have_vma = true;
+		l->foreign = false;
+		if (mm_vma(l->mm, addr, &l->vma))
+			l->vma = (struct sys_vma){ .start = UINTPTR_MAX, .end = UINTPTR_MAX };
+		else if (l->mm->flags & HMM_MM_STRICT)
+			l->foreign = mm_vma_foreign(l->mm, &l->vma);
+	}
+	return addr >= l->vma.start;
+}
+
+static uint64_t device_pfn(const struct sys_vma *vma, uint64_t e)
+{
+	return HMM_PFN_VALID | HMM_PFN_DEVICE | (vma->flags & SYS_VMA_WRITE ? HMM_PFN_WRITE : 0) |
+	       (uint64_t)entry_devmem(e) << HMM_PFN_DEVMEM_SHIFT | entry_index(e);
+}
+
+static enum look look_device(struct looker *l, uint64_t e, uint64_t want, uint64_t *pfn)
+{
+	if (devmem_find(l->mm, entry_devmem(e))->owner == l->range->owner) {
+		*pfn = device_pfn(&l->vma, e);
+		return LOOK_DONE;
+	}
+	*pfn = 0;
+	return want ? LOOK_EVICT : LOOK_DONE;
+}
+
+static enum look look_system(struct looker *l, uint8_t state, uint64_t want, uint64_t *pfn)
+{
+	bool writable = (l->vma.flags & SYS_VMA_WRITE) && !(state & SYS_PAGE_ZERO);
+
+	*pfn = 0;
+	if (!(state & SYS_PAGE_PRESENT))
+		return want ? LOOK_FAULT : LOOK_DONE;
+	if ((want & HMM_PFN_REQ_WRITE) && !writable)
+		return LOOK_FAULT;
+	*pfn = HMM_PFN_VALID;
+	if (writable)
+		*pfn |= HMM_PFN_WRITE;
+	if (state & SYS_PAGE_ZERO)
+		*pfn |= HMM_PFN_ZERO;
+	if (state & SYS_PAGE_HUGE)
+		*pfn |= (uint64_t)__builtin_ctz(BLOCK_PAGES) << HMM_PFN_ORDER_SHIFT;
+	if (!direct(l))
+		*pfn |= HMM_PFN_GUARDED;
+	return LOOK_DONE;
+}
+
+/* One page. Negative: the call fails with it. */
+static int look_page(struct looker *l, uintptr_t addr, uint8_t state, uint64_t want, uint64_t *pfn)
+{
+	uint64_t e;
+
+	if (!find_vma(l, addr) || !(l->vma.flags & SYS_VMA_READ)) {
+		*pfn = HMM_PFN_ERROR;
+		return want ? -EFAULT : LOOK_DONE;
+	}
+	if ((want & HMM_PFN_REQ_WRITE) && !(l->vma.flags & SYS_VMA_WRITE))
+		return -EPERM;
+	e = directory_get(&l->mm->dir, addr);
+	switch (entry_state(e)) {
+	case PAGE_DEVICE:
+	case PAGE_COHERENT:
+		return (int)look_device(l, e, want, pfn);
+	case PAGE_ISOLATED:
+		*pfn = 0;
+		return want ? LOOK_WAIT : LOOK_DONE;
+	case PAGE_EXCLUSIVE:
+		*pfn = 0;
+		return want ? LOOK_EXCLUSIVE : LOOK_DONE;
+	case PAGE_LOST:
+		*pfn = HMM_PFN_ERROR;
+		return want ? -EFAULT : LOOK_DONE;
+	default:
+		return (int)look_system(l, state, want, pfn);
+	}
+}
+
+/*
+ * Pages [first, end) of the range. Returns LOOK_DONE, or what the page at *@at needs,
+ * with *@until the end of the run that needs the same; or an error. Lock held.
+ */
+static int look(struct looker *l, size_t first, size_t end, size_t *at, size_t *until)
+{
+	struct hmm_range *r = l->range;
+	uint8_t states[RANGE_BATCH];
+	uintptr_t start = r->start + first * l->mm->page;
+	int need = LOOK_DONE;
+
+	if (sys_page_states(l->mm->pagemap_fd, start, end - first, states))
+		return -ENOMEM;
+	l->have_vma = false;
+	for (size_t i = first; i < end; i++) {
+		uint64_t want = wants(r, i), pfn = 0;
+		int ret = look_page(l, r->start + i * l->mm->page, states[i - first], want, &pfn);
+
+		if (ret < 0)
+			return need == LOOK_DONE ? ret : need;
+		if (need == LOOK_DONE && ret != LOOK_DONE) {
+			*at = i;
+			need = ret;
+		} else if (need != LOOK_DONE && ret != need) {
+			return need;
+		}
+		if (need != LOOK_DONE) {
+			*until = i + 1;
+			continue;
+		}
+		r->pfns[i] = pfn | ((r->pfns[i] & (HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE)) >>
+				    KEPT_SHIFT);
+		l->written = i + 1;
+	}
+	return need;
+}
+
+/* Make pages [at, until) what is wanted of the first of them. No lock held. */
+static int satisfy(struct looker *l, int need, size_t at, size_t until)
+{
+	struct hmm_mm *mm = l->mm;
+	uintptr_t start = l->range->start + at * mm->page;
+	uintptr_t end = l->range->start + until * mm->page;
+	int64_t ret = 0;
+
+	switch (need) {
+	case LOOK_FAULT:
+		return sys_populate(start, end - start,
+				    wants(l->range, at) & HMM_PFN_REQ_WRITE);
+	case LOOK_EVICT:
+		ret = mm_evict(mm, start, end, NULL, true);
+		return ret < 0 ? -EFAULT : 0;
+	case LOOK_EXCLUSIVE:
+	case LOOK_WAIT:
+		lock_acquire(&mm->lock);
+		if (need == LOOK_EXCLUSIVE)
+			exclusive_restore(mm, start, end, NULL);
+		else if (entry_state(directory_get(&mm->dir, start)) == PAGE_ISOLATED)
+			isolation_wait(mm);
+		lock_release(&mm->lock);
+	}
+	return 0;
+}
+
+/* The requests of a run of like pages end where the request changes. */
+static size_t same_request(const struct hmm_range *r, size_t at, size_t until)
+{
+	size_t i = at + 1;
+
+	while (i < until && wants(r, i) == wants(r, at))
+		i++;
+	return i;
+}
+
+static int fault_pages(struct looker *l, size_t nr)
+{
+	struct hmm_range *r = l->range;
+	size_t first = 0;
+	uint32_t rounds = 0;
+
+	while (first < nr) {
+		size_t end = nr - first < RANGE_BATCH ? nr : first + RANGE_BATCH;
+		size_t at = first, until = first;
+		int ret;
+
+		lock_acquire(&l->mm->lock);
+		ret = look(l, first, end, &at, &until);
+		lock_release(&l->mm->lock);
+		if (ret < 0)
+			return ret;
+		if (r->notifier && hmm_notifier_read_retry(r->notifier, r->seq))
+			return -EBUSY;
+		if (ret == LOOK_DONE) {
+			first = end;
+			rounds = 0;
+			continue;
+		}
+		if (at == first && ++rounds > RANGE_ROUNDS)
+			return -EBUSY;
+		first = at;
+		ret = satisfy(l, ret, at, same_request(r, at, until));
+		if (ret)
+			return ret;
+	}
+	return 0;
+}
+
+static int check_range(const struct hmm_mm *mm, const struct hmm_range *r)
+{
+	int ret = mm_enter(mm);
+
+	if (ret)
+		return ret;
+	if (!r)
+		return -EINVAL;
+	ret = opts_check(r, r->size, sizeof(*r), sizeof(*r));
+	if (ret)
+		return ret;
+	return r->pfns && mm_range_ok(r->start, r->end) ? 0 : -EINVAL;
+}
+
+int hmm_range_fault(struct hmm_mm *mm, struct hmm_range *range)
+{
+	struct looker l = { .mm = mm, .range = range };
+	int ret = check_range(mm, range);
+
+	if (ret)
+		return ret;
+	ret = fault_pages(&l, (range->end - range->start) / mm->page);
+	for (size_t i = 0; i < l.written; i++) {
+		uint64_t kept = range->pfns[i] & KEPT_MASK;
+
+		range->pfns[i] = ret ? kept << KEPT_SHIFT : range->pfns[i] & ~KEPT_MASK;
+	}
+	return ret;
+}
+
+int hmm_range_fault_wait(struct hmm_mm *mm, struct hmm_range *range, uint32_t timeout_ms)
+{
+	uint64_t deadline = sys_now_ns() + timeout_ms * 1000000ULL;
+	int ret;
+
+	ret = check_range(mm, range);
+	if (ret)
+		return ret;
+	do {
+		if (range->notifier)
+			range->seq = hmm_notifier_read_begin(range->notifier);
+		ret = hmm_range_fault(mm, range);
+		if (ret == -EBUSY && timeout_ms && sys_now_ns() > deadline)
+			ret = -ETIMEDOUT;
+	} while (ret == -EBUSY);
+	return ret;
+}
+
+/* ---------------------------------------------------------------- residency */
+
+static uint8_t place_of(uint64_t e, uint8_t state)
+{
+	switch (entry_state(e)) {
+	case PAGE_ISOLATED:
+		return HMM_PLACE_FLIGHT;
+	case PAGE_DEVICE:
+	case PAGE_COHERENT:
+		return HMM_PLACE_DEVICE;
+	case PAGE_EXCLUSIVE:
+		return HMM_PLACE_EXCLUSIVE;
+	default:
+		return state & (SYS_PAGE_PRESENT | SYS_PAGE_SWAPPED) ? HMM_PLACE_SYSTEM :
+								       HMM_PLACE_HOLE;
+	}
+}
+
+int hmm_residency(struct hmm_mm *mm, uintptr_t start, uintptr_t end, uint8_t *places)
+{
+	struct looker l = { .mm = mm };
+	size_t i = 0;
+	int ret = mm_enter(mm);
+
+	if (ret)
+		return ret;
+	if (!places || !mm_range_ok(start, end))
+		return -EINVAL;
+	for (uintptr_t a = start; a < end; ) {
+		size_t nr = (end - a) / mm->page;
+		uint8_t states[RANGE_BATCH];
+
+		nr = nr < RANGE_BATCH ? nr : RANGE_BATCH;
+		lock_acquire(&mm->lock);
+		l.have_vma = false;
+		ret = sys_page_states(mm->pagemap_fd, a, nr, states);
+		for (size_t j = 0; j < nr && !ret; j++, a += mm->page)
+			places[i++] = find_vma(&l, a) ?
+				      place_of(directory_get(&mm->dir, a), states[j]) :
+				      HMM_PLACE_GAP;
+		lock_release(&mm->lock);
+		if (ret)
+			return ret;
+	}
+	return 0;
+}

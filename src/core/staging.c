@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: MIT */
+#include "core/staging.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "core/mm.h"
+
+static size_t chunk_bytes(void)
+{
+	return arena_chunk_bytes();
+}
+
+void chunk_set(struct chunk *c, uint32_t first, uint32_t nr, bool present)
+{
+	for (uint32_t i = first; i < first + nr; i++) {
+		if (chunk_has(c, i) == present)
+			continue;
+		c->present[i / 64] ^= BIT(i % 64);
+		c->nr_present += present ? 1 : -1u;
+	}
+	if (!c->nr_present)
+		c->huge = false;
+}
+
+/* How many of the slots are present. */
+static uint32_t chunk_count(const struct chunk *c, uint32_t first, uint32_t nr)
+{
+	uint32_t count = 0;
+
+	if (!c->nr_present)
+		return 0;
+	if (c->nr_present == BLOCK_PAGES)
+		return nr;
+	for (uint32_t i = first; i < first + nr; i++)
+		count += chunk_has(c, i);
+	return count;
+}
+
+static void chunk_unregister(struct staging *s, struct chunk *c)
+{
+	if (c->registered)
+		sys_uffd_unregister(s->mm->uffd, c->addr, chunk_bytes());
+	c->registered = false;
+}
+
+/*
+ * Back to nothing. Unregistered first, or the discard would raise an event at
+ * ourselves and wait for it to be read.
+ */
+static void chunk_clear(struct staging *s, struct chunk *c)
+{
+	chunk_unregister(s, c);
+	if (c->remapped) {
+		sys_map_fixed((void *)c->addr, chunk_bytes(), PROT_READ | PROT_WRITE);
+		sys_madvise((void *)c->addr, chunk_bytes(), MADV_DONTFORK);
+		sys_madvise((void *)c->addr, chunk_bytes(), MADV_NOHUGEPAGE);
+	} else if (c->nr_present) {
+		sys_madvise((void *)c->addr, chunk_bytes(), MADV_DONTNEED);
+	}
+	memset(c->present, 0, sizeof(c->present));
+	c->nr_present = 0;
+	c->remapped = c->huge = c->has_table = false;
+}
+
+int staging_init(struct staging *s, struct hmm_mm *mm, uint64_t bytes)
+{
+	memset(s, 0, sizeof(*s));
+	lock_init(&s->lock, RANK_STAGING);
+	s->mm = mm;
+	s->max = (uint32_t)(bytes / chunk_bytes());
+	if (s->max < 4)
+		s->max = 4;
+	if (s->max > STAGING_CHUNKS_MAX)
+		s->max = STAGING_CHUNKS_MAX;
+	s->chunks = arena_alloc(s->max * sizeof(*s->chunks));
+	return s->chunks ? 0 : -ENOMEM;
+}
+
+void staging_fini(struct staging *s)
+{
+	for (uint32_t i = 0; i < s->nr; i++) {
+		struct chunk *c = &s->chunks[i];
+
+		chunk_clear(s, c);
+		sys_mprotect((void *)c->addr, chunk_bytes(), PROT_NONE);
+		arena_chunks_put((void *)c->addr, 1);
+	}
+	arena_free(s->chunks, s->max * sizeof(*s->chunks));
+	s->chunks = NULL;
+}
+
+/* One more chunk, in use. Lock held. */
+static struct chunk *chunk_make(struct staging *s)
+{
+	struct chunk *c = &s->chunks[s->nr];
+	void *p;
+
+	if (s->nr == s->max || arena_chunks_get(1, &p))
+		return NULL;
+	if (sys_mprotect(p, chunk_bytes(), PROT_READ | PROT_WRITE)) {
+		arena_chunks_put(p, 1);
+		return NULL;
+	}
+	sys_madvise(p, chunk_bytes(), MADV_NOHUGEPAGE);
+	memset(c, 0, sizeof(*c));
+	c->addr = (uintptr_t)p;
+	c->in_use = true;
+	s->nr++;
+	return c;
+}
+
+enum want { WANT_ABSENT, WANT_ABSENT_WHOLE, WANT_PRESENT, WANT_HUGE };
+
+/* Smaller is better; negative: does not fit as it is, but can be cleared. */
+static int chunk_rank(const struct chunk *c, uint32_t first, uint32_t nr, enum want want)
+{
+	uint32_t have = chunk_count(c, first, nr);
+
+	if (c->remapped)
+		return -1;
+	switch (want) {
+	case WANT_ABSENT:
+		return have ? -1 : c->registered ? 0 : 1;
+	case WANT_ABSENT_WHOLE:
+		return have || c->has_table ? -1 : c->registered ? 0 : 1;
+	case WANT_PRESENT:
+		if (c->huge && nr < BLOCK_PAGES)
+			return -1;	/* keep it whole */
+		return have == nr ? 0 : have == 0 && !c->huge ? 2 : -1;
+	case WANT_HUGE:
+		return c->huge ? 0 : -1;
+	}
+	return -1;
+}
+
+/* The best idle chunk, in use from now on; *fits: as it is. */
+static struct chunk *chunk_pick(struct staging *s, uint32_t first, uint32_t nr, enum want want,
+				bool *fits)
+{
+	struct chunk *best = NULL, *victim = NULL;
+	int best_rank = 0;
+
+	lock_acquire(&s->lock);
+	for (uint32_t i = 0; i < s->nr && !(best && best_rank == 0); i++) {
+		struct chunk *c = &s->chunks[i];
+		int rank;
+
+		if (c->in_use)
+			continue;
+		rank = chunk_rank(c, first, nr, want);
+		if (rank >= 0 && (!best || rank < best_rank)) {
+			best = c;
+			best_rank = rank;
+		} else if (rank < 0 && (!victim || c->nr_present < victim->nr_present)) {
+			victim = c;
+		}
+	}
+	/* A fresh page is better than a first touch of a chunk that keeps others. */
+	if (!best)
+		best = chunk_make(s);
+	*fits = best != NULL;
+	if (!best)
+		best = victim;
+	if (best)
+		best->in_use = true;
+	lock_release(&s->lock);
+	return best;
+}
+
+struct chunk *staging_get_empty(struct staging *s, uint32_t first, uint32_t nr, bool whole)
+{
+	bool fits;
+	struct chunk *c = chunk_pick(s, first, nr, whole ? WANT_ABSENT_WHOLE : WANT_ABSENT, &fits);
+
+	if (!c)
+		return NULL;
+	if (!fits)
+		chunk_clear(s, c);
+	if (!c->registered) {
+		if (sys_uffd_register(s->mm->uffd, c->addr, chunk_bytes(), SYS_UFFD_MISSING)) {
+			staging_put(s, c);
+			return NULL;
+		}
+		c->registered = true;
+	}
+	return c;
+}
+
+struct chunk *staging_get_writable(struct staging *s, uint32_t first, uint32_t nr, bool huge)
+{
+	bool fits;
+	struct chunk *c = chunk_pick(s, first, nr, huge ? WANT_HUGE : WANT_PRESENT, &fits);
+
+	if (!c)
+		return NULL;
+	if (!fits || (huge && !c->huge))
+		chunk_clear(s, c);
+	if (chunk_count(c, first, nr) == nr)
+		return c;
+	chunk_unregister(s, c);
+	if (huge)
+		sys_madvise((void *)c->addr, chunk_bytes(), MADV_HUGEPAGE);
+	if (sys_populate(c->addr + first * sys_page_size(), nr * sys_page_size(), true)) {
+		staging_put(s, c);
+		return NULL;
+	}
+	if (huge)
+		sys_madvise((void *)c->addr, chunk_bytes(), MADV_NOHUGEPAGE);
+	chunk_set(c, first, nr, true);
+	c->huge = huge;
+	c->has_table = !huge;
+	return c;
+}
+
+void staging_put(struct staging *s, struct chunk *c)
+{
+	if (c->remapped)
+		chunk_clear(s, c);
+	lock_acquire(&s->lock);
+	c->in_use = false;
+	lock_release(&s->lock);
+}

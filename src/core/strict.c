@@ -1,0 +1,416 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A strict mm: the kernel announces every change of a mapping by seccomp user
+ * notification before it is made, and a listener makes it on the caller's behalf, as
+ * one transaction with the tables:
+ *
+ *	program				listener
+ *	-------				--------
+ *	munmap(A)			lock mm
+ *	  (stopped by the filter)	  invalidate [A): devices let go
+ *	  .				  munmap(A), with the cookie
+ *	  .				  drop [A) from the directory
+ *	  .				unlock
+ *	returns what it returned
+ *
+ * Start and end are both known and nothing is in between. The listeners are threads
+ * of the process: the call has the caller's descriptors, limits and credentials. What
+ * faults pages in (mlock) or copies the address space (fork) cannot be made under the
+ * lock, or for another: those get what they need first, and go on by themselves.
+ *
+ * The filter outlives the mm, so the listeners do too, answering for whoever has it.
+ * A process that ends leaves its children to the keeper (sys_seccomp_keeper()).
+ */
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <pthread.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/shm.h>
+#include <sys/syscall.h>
+
+#include "core/devmem.h"
+#include "core/thread.h"
+#include "sys/seccomp.h"
+
+#define LISTENERS	3
+
+/* The process's, made once; a forked child has the filter and not the listeners. */
+static struct {
+	struct process *made_by;	/* NULL: not made */
+	int listener;			/* published by ready */
+	_Atomic uint32_t ready;		/* futex: 1, listener is there; 2, it cannot be had */
+} strict;
+
+static uintptr_t page_up(const struct hmm_mm *mm, uintptr_t a)
+{
+	return (a + mm->page - 1) & ~(mm->page - 1);
+}
+
+/* [addr, addr + len) in whole pages; empty when it makes no sense (the call will say so). */
+static void span(const struct hmm_mm *mm, uint64_t addr, uint64_t len, uintptr_t *start,
+		 uintptr_t *end)
+{
+	*start = (uintptr_t)addr & ~(mm->page - 1);
+	*end = page_up(mm, (uintptr_t)(addr + len));
+	if (addr + len < addr || *end > sys_task_size() || *end < *start)
+		*start = *end = 0;
+}
+
+/* After a call that failed: what of the range is mapped no more? */
+static void drop_gaps(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
+{
+	uintptr_t a = directory_next(&mm->dir, start, end);
+
+	while (a < end) {
+		struct sys_vma vma;
+		uintptr_t stop = end;
+
+		if (!mm_vma(mm, a, &vma) && vma.start < end)
+			stop = vma.start > a ? vma.start : vma.end;
+		if (stop != vma.end || vma.start > a)
+			mm_drop(mm, a, stop);
+		a = directory_next(&mm->dir, stop, end);
+	}
+}
+
+static int64_t do_unmap(struct hmm_mm *mm, const struct sys_notif *n, uintptr_t start,
+			uintptr_t end)
+{
+	int64_t ret;
+
+	mm_invalidate(mm, HMM_EVENT_UNMAP, start, end, NULL);
+	ret = sys_seccomp_perform(n);
+	if (ret >= 0 || (n->nr == SYS_mmap && ret > -4096))
+		ret < 0 ? drop_gaps(mm, start, end) : mm_drop(mm, start, end);
+	else
+		drop_gaps(mm, start, end);
+	return ret;
+}
+
+static int64_t do_munmap(struct hmm_mm *mm, const struct sys_notif *n)
+{
+	uintptr_t start, end;
+
+	span(mm, n->args[0], n->args[1], &start, &end);
+	return do_unmap(mm, n, start, end);
+}
+
+static int64_t do_brk(struct hmm_mm *mm, const struct sys_notif *n)
+{
+	struct sys_notif query = { .nr = SYS_brk };
+	uintptr_t start = page_up(mm, n->args[0]), old, now;
+	int64_t ret;
+
+	old = page_up(mm, (uintptr_t)sys_seccomp_perform(&query));
+	if (start < old && n->args[0])
+		mm_invalidate(mm, HMM_EVENT_UNMAP, start, old, NULL);
+	ret = sys_seccomp_perform(n);
+	now = page_up(mm, (uintptr_t)ret);
+	if (now < old)
+		mm_drop(mm, now, old);
+	return ret;
+}
+
+static int64_t do_protect(struct hmm_mm *mm, const struct sys_notif *n)
+{
+	uintptr_t start, end;
+
+	span(mm, n->args[0], n->args[1], &start, &end);
+	mm_invalidate(mm, HMM_EVENT_PROTECT, start, end, NULL);
+	return sys_seccomp_perform(n);
+}
+
+/*
+ * Mapping by mapping, because what the kernel did before it failed is done: it zaps
+ * what is mapped and then says ENOMEM for a gap, or stops at a mapping it refuses.
+ */
+static int64_t do_zap_range(struct hmm_mm *mm, uintptr_t start, uintptr_t end, uint64_t advice)
+{
+	struct sys_notif part = { .nr = SYS_madvise, .args = { 0, 0, advice } };
+	int64_t result = 0;
+
+	mm_invalidate(mm, HMM_EVENT_CLEAR, start, end, NULL);
+	while (start < end) {
+		struct sys_vma vma;
+		uintptr_t stop;
+		int64_t ret;
+
+		if (mm_vma(mm, start, &vma) || vma.start >= end)
+			return -ENOMEM;
+		if (vma.start > start) {
+			result = -ENOMEM;
+			start = vma.start;
+		}
+		stop = vma.end < end ? vma.end : end;
+		part.args[0] = start;
+		part.args[1] = stop - start;
+		ret = sys_seccomp_perform(&part);
+		if (ret)
+			return ret;
+		mm_drop(mm, start, stop);
+		start = stop;
+	}
+	return result;
+}
+
+static int64_t do_madvise(struct hmm_mm *mm, const struct sys_notif *n)
+{
+	uintptr_t start, end;
+
+	span(mm, n->args[0], n->args[1], &start, &end);
+	/* Nothing to do, or nothing that makes sense: the kernel has the right error. */
+	if (start == end || n->args[0] != start)
+		return sys_seccomp_perform(n);
+	return do_zap_range(mm, start, end, n->args[2]);
+}
+
+/* What mremap left where it was, or put elsewhere. */
+static void remapped(struct hmm_mm *mm, const struct sys_notif *n, uintptr_t to)
+{
+	uintptr_t from = (uintptr_t)n->args[0];
+	size_t old_len = page_up(mm, n->args[1]), new_len = page_up(mm, n->args[2]);
+	size_t kept = old_len < new_len ? old_len : new_len;
+	struct sys_vma vma;
+
+	if (n->args[3] & UHMM_MREMAP_DONTUNMAP)
+		kept = old_len;
+	mm_drop(mm, from + kept, from + old_len);
+	if (to == from)
+		return;
+	mm_drop(mm, to, to + new_len);
+	mm_rekey(mm, from, to, kept);
+	/* The new place has lost the registration; nobody knows its address yet. */
+	if (directory_next(&mm->dir, to, to + kept) < to + kept && !mm_vma(mm, to, &vma))
+		mm_vma_register(mm, &vma);
+}
+
+static int64_t do_mremap(struct hmm_mm *mm, const struct sys_notif *n)
+{
+	uintptr_t start, end, fixed = 0, fixed_end = 0;
+	int64_t ret;
+
+	span(mm, n->args[0], n->args[1], &start, &end);
+	if (n->args[3] & MREMAP_FIXED)
+		span(mm, n->args[4], n->args[2], &fixed, &fixed_end);
+	mm_invalidate(mm, HMM_EVENT_UNMAP, start, end, NULL);
+	if (fixed != fixed_end)
+		mm_invalidate(mm, HMM_EVENT_UNMAP, fixed, fixed_end, NULL);
+	ret = sys_seccomp_perform(n);
+	if (ret < 0 && ret > -4096)
+		drop_gaps(mm, fixed, fixed_end);
+	else
+		remapped(mm, n, (uintptr_t)ret);
+	return ret;
+}
+
+/* Of shared memory only the address is given: what is mapped there, to its end. */
+static int64_t do_shm(struct hmm_mm *mm, const struct sys_notif *n)
+{
+	uintptr_t addr = (uintptr_t)n->args[n->nr == SYS_shmat ? 1 : 0];
+	struct sys_vma vma;
+
+	if (mm_vma(mm, addr, &vma) || vma.start > addr)
+		return sys_seccomp_perform(n);
+	return do_unmap(mm, n, vma.start, vma.end);
+}
+
+/* Changes that are made here, under the lock. */
+static int64_t transact(struct hmm_mm *mm, const struct sys_notif *n)
+{
+	mm->stats.changes++;
+	memset(&mm->vma_cache, 0, sizeof(mm->vma_cache));
+	switch (n->nr) {
+	case SYS_munmap:
+	case SYS_mmap:
+		return do_munmap(mm, n);
+	case SYS_brk:
+		return do_brk(mm, n);
+	case SYS_mremap:
+		return do_mremap(mm, n);
+	case SYS_madvise:
+		return do_madvise(mm, n);
+	case SYS_shmat:
+	case SYS_shmdt:
+		return do_shm(mm, n);
+	default:
+		return do_protect(mm, n);
+	}
+}
+
+/* ---------------------------------------------------------------- what goes on by itself */
+
+static void leave_to_caller(struct hmm_mm *mm, int listener, const struct sys_notif *n)
+{
+	uintptr_t start, end;
+
+	(void)mm;
+	if (n->nr == SYS_mlockall) {
+		start = 0;
+		end = sys_task_size();
+	} else {
+		span(mm, n->args[0], n->args[1], &start, &end);
+	}
+	/* It faults pages in, which our handlers serve, and locks them once they are home. */
+	if (start < end)
+		mm_evict(mm, start, end, NULL, true);
+	sys_seccomp_continue(listener, n->id);
+}
+
+static uint64_t clone_flags(const struct sys_notif *n)
+{
+	uint64_t flags = 0;
+
+	switch (n->nr) {
+	case SYS_clone:
+		return n->args[0];
+	case SYS_clone3:	/* the first member of what the caller points to */
+		if (sys_copy_from(&flags, (uintptr_t)n->args[0], sizeof(flags)) !=
+		    (ssize_t)sizeof(flags))
+			return CLONE_VM;	/* EFAULT is the kernel's to say */
+		return flags;
+	default:
+		return 0;
+	}
+}
+
+/*
+ * Home before, and held there until the caller is out of the call: only then has the
+ * kernel copied the address space.
+ */
+static void let_fork(struct hmm_mm *mm, int listener, const struct sys_notif *n)
+{
+	const struct timespec tick = { .tv_nsec = 50 * 1000 };
+	_Atomic uint32_t never = 0;
+
+	if (clone_flags(n) & CLONE_VM) {
+		sys_seccomp_continue(listener, n->id);
+		return;
+	}
+	fork_gate_close(mm);
+	if (!sys_seccomp_continue(listener, n->id))
+		while (sys_in_syscall(n->tid, n->nr))
+			sys_futex_wait(&never, 0, &tick);
+	fork_gate_open(mm);
+}
+
+static void answer(struct hmm_mm *mm, int listener, const struct sys_notif *n)
+{
+	int64_t ret;
+
+	switch (n->nr) {
+#ifdef SYS_fork
+	case SYS_fork:
+#endif
+	case SYS_clone:
+	case SYS_clone3:
+		let_fork(mm, listener, n);
+		return;
+	case SYS_mlock:
+	case SYS_mlock2:
+	case SYS_mlockall:
+		leave_to_caller(mm, listener, n);
+		return;
+	case SYS_process_madvise:
+		/* Of ranges in the caller's memory: as if all of it were discarded. */
+		mm_evict(mm, 0, sys_task_size(), NULL, true);
+		sys_seccomp_continue(listener, n->id);
+		return;
+	default:
+		lock_acquire(&mm->lock);
+		ret = transact(mm, n);
+		lock_release(&mm->lock);
+		sys_seccomp_answer(listener, n->id, ret);
+	}
+}
+
+static void *listen_main(void *arg)
+{
+	struct sys_notif n;
+	int listener, ret;
+
+	(void)arg;
+	/* acquire: pairs with publish() */
+	while (!(ret = (int)atomic_load_explicit(&strict.ready, memory_order_acquire)))
+		sys_futex_wait(&strict.ready, 0, NULL);
+	if (ret != 1)
+		return NULL;
+	listener = strict.listener;
+	while ((ret = sys_seccomp_recv(listener, &n)) != -ECANCELED) {
+		struct hmm_mm *mm;
+
+		if (ret)
+			continue;
+		mm = sys_shares_mm(n.tid) ? mm_use() : NULL;
+		if (mm && (mm->flags & HMM_MM_STRICT))
+			answer(mm, listener, &n);
+		else
+			sys_seccomp_continue(listener, n.id);
+		if (mm)
+			mm_unuse(mm);
+	}
+	return NULL;
+}
+
+/* ---------------------------------------------------------------- life */
+
+static void publish(int listener)
+{
+	strict.listener = listener;
+	/* release: pairs with listen_main() */
+	atomic_store_explicit(&strict.ready, listener < 0 ? 2 : 1, memory_order_release);
+	sys_futex_wake(&strict.ready, LISTENERS);
+}
+
+/*
+ * The listeners first: with the filter in place a malloc of this very thread may wait
+ * for one of them.
+ */
+static int listeners_start(struct thread **threads)
+{
+	int ret = 0;
+
+	for (int i = 0; i < LISTENERS && !ret; i++)
+		ret = thread_start(listen_main, NULL, &threads[i]);
+	return ret;
+}
+
+int strict_start(struct hmm_mm *mm)
+{
+	struct thread *threads[LISTENERS] = { NULL };
+	int ret;
+
+	if (strict.made_by == mm->process)
+		return 0;
+	if (!sys_cap(CAP_SECCOMP_NOTIFY))
+		return -EOPNOTSUPP;
+	memset(&strict, 0, sizeof(strict));
+	ret = listeners_start(threads);
+	if (!ret)
+		ret = sys_seccomp_listen();
+	publish(ret);
+	if (ret >= 0) {
+		strict.made_by = mm->process;
+		return 0;
+	}
+	for (int i = 0; i < LISTENERS; i++)
+		thread_join(threads[i]);
+	return ret;
+}
+
+void strict_stop(struct hmm_mm *mm)
+{
+	const struct timespec tick = { .tv_nsec = 50 * 1000 };
+	_Atomic uint32_t never = 0;
+	uint32_t users;
+
+	/* The process has no mm any more: whoever uses this one still does is the last. */
+	for (;;) {
+		lock_acquire(&mm->process->lock);
+		users = mm->users;
+		lock_release(&mm->process->lock);
+		if (!users)
+			return;
+		sys_futex_wait(&never, 0, &tick);
+	}
+}
