@@ -11,14 +11,16 @@
  *   invalidate          mm lock held; see struct hmm_notifier_ops
  *   page_free           mm lock may be held: as invalidate
  *   copy_*, migrate_to_ram
- *                       no core lock held. With HMM_DEVMEM_FAULT_SAFE on the very
+ *                       no core lock held, but for copy_from_device while a child made
+ *                       by a raw clone is served in an mm that is not STRICT. copy_*
+ *                       may call nothing of libuhmm but hmm_copy_done(). With HMM_DEVMEM_FAULT_SAFE on the very
  *                       thread that serves CPU faults: whatever the code touches
  *                       must never be away (static data, the stack it runs on,
  *                       hmm_safe_alloc()), and it must not malloc, use stdio, map
  *                       memory or wait for a thread that could take a CPU fault.
- *                       Without it on a thread of the devmem's own: it may use any
- *                       library, as long as what it waits for is not behind a page
- *                       of the same devmem.
+ *                       Without it on the thread that asked for the migration, or on
+ *                       one of the devmem's own: it may use any library, as long as
+ *                       what it waits for is not behind a page of the same devmem.
  */
 #ifndef UHMM_DRIVER_H
 #define UHMM_DRIVER_H
@@ -207,8 +209,9 @@ int64_t hmm_devmem_evict(struct hmm_devmem *devmem, uint64_t index,
  * hmm_devmem_poison() - these device pages are lost (ECC error, device reset)
  *
  * Each page's address is poisoned: its next reader gets SIGBUS (EFAULT in a system
- * call), where the kernel has UFFDIO_POISON (6.6) and by a signal to the reader
- * elsewhere. Never zeros. The pages are freed (page_free).
+ * call), where the kernel has UFFDIO_POISON (6.6). Elsewhere the reader is sent the
+ * signal, and a system call on the page waits until its thread is killed. Never zeros.
+ * The pages are freed (page_free).
  *
  * Return: pages poisoned; -EINVAL; -ECHILD; -EDEADLK.
  */
@@ -364,8 +367,10 @@ int64_t hmm_migrate_to_device(struct hmm_mm *mm, struct hmm_devmem *devmem, uint
  * Faults each page in for writing, traps the CPU's access, and tells the notifiers
  * EXCLUSIVE with @owner. The CPU's next touch tells them EXCLUSIVE without owner,
  * waits for their invalidate(), and ends it. So does anything else that changes the
- * page. The device's page table is to be filled as after hmm_range_fault(): under
- * the driver's lock, unless read_retry() says otherwise.
+ * page. The device's page table is to be filled under the driver's lock, unless the
+ * last event that invalidate() heard of the page is another than this call's own
+ * EXCLUSIVE with @owner: the notifier's sequence alone cannot tell, since that event
+ * (and perhaps a MIGRATE) moves it too.
  *
  * A page that is exclusive already changes hands. Kernel: make_device_exclusive().
  *

@@ -73,6 +73,12 @@ const char *hmm_version(void);
  *  - mprotect is not announced: a mirror learns of it at its next device fault;
  *  - a change of the mappings racing with fork() in another thread may hand the
  *    child zeros for pages that were away;
+ *  - a mapping that one thread moves by mremap to an address that another thread has
+ *    just unmapped can lose what it has in device memory (zeros): realloc and free
+ *    of large blocks in several threads do that, when such blocks are migrated;
+ *  - mremap(DONTUNMAP), which takes read-only pages and, before Linux 6.8, all pages,
+ *    can take what another thread maps at an address while it is being migrated;
+ *  - a notifier hears of a munmap or a discard soon after it, not before;
  *  - changes of mappings that are not private anonymous memory are not announced.
  *
  * so a program that does none of these from several threads at once needs no
@@ -125,7 +131,12 @@ struct hmm_mm_opts {
  *
  * fork(): the child has its own bytes of every page, wherever they were. The mm
  * and everything made from it stay the parent's: in the child every call with
- * them returns -ECHILD, and it may create an mm of its own.
+ * them returns -ECHILD, and it may create an mm of its own. For that every page comes
+ * home before the process forks, and none leaves until it has; a thread may not fork
+ * between its own hmm_migrate_setup() and hmm_migrate_finalize().
+ *
+ * Threads call into the library on their own stack, not on one that they have put in
+ * memory that is migrated (as coroutines may).
  *
  * Context: any thread; blocks.
  *
@@ -256,7 +267,9 @@ struct hmm_notifier_ops {
 	 * When this returns the device uses no translation in [start, end).
 	 *
 	 * The mm lock is held: it must be short, must not wait for a CPU fault on
-	 * managed memory to be served, and must call nothing of libuhmm. The lock
+	 * managed memory to be served, nor for another thread that could map, unmap or
+	 * allocate (STRICT announces that too), and must call nothing of libuhmm but
+	 * hmm_notifier_read_*(). The lock
 	 * it takes is one under which the driver neither allocates, frees nor maps
 	 * memory, nor touches memory that can be away: any of these may wait for
 	 * the very invalidation that wants the lock.
@@ -384,7 +397,8 @@ struct hmm_range {
  * Blocks.
  *
  * Return: 0, or
- *   -EINVAL   NULL, start or end not aligned, end <= start, beyond user space
+ *   -EINVAL   NULL, start or end not aligned, end <= start, beyond user space,
+ *             flags other than REQ_*
  *   -EPERM    write was wanted of a mapping that forbids it
  *   -EFAULT   a wanted page is not mapped, not readable, or its fault failed
  *   -EBUSY    the notifier's sequence moved: go round from read_begin()

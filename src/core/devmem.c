@@ -10,6 +10,29 @@
 #define DEVMEM_FLAGS		(HMM_DEVMEM_FAULT_SAFE | HMM_DEVMEM_COHERENT)
 #define OPS_OLDEST		sizeof(struct hmm_devmem_ops)
 
+struct hmm_devmem *devmem_use(struct hmm_mm *mm, uint32_t id)
+{
+	struct hmm_devmem *d;
+
+	lock_acquire(&mm->lock);
+	d = devmem_find(mm, id);
+	if (d && d->dying)
+		d = NULL;
+	if (d)
+		d->users++;
+	lock_release(&mm->lock);
+	return d;
+}
+
+void devmem_unuse(struct hmm_devmem *d)
+{
+	struct hmm_mm *mm = d->mm;
+
+	lock_acquire(&mm->lock);
+	d->users--;
+	lock_release(&mm->lock);
+}
+
 /* ---------------------------------------------------------------- binding */
 
 void devmem_bind(struct hmm_devmem *d, uint64_t index, uintptr_t addr)
@@ -74,25 +97,37 @@ static int copy_wait(struct hmm_copy *copy, int ret)
 int devmem_copy_to(struct hmm_devmem *d, const struct hmm_copy_run *runs, size_t nr)
 {
 	struct hmm_copy copy = { .error = 0 };
+	int ret;
 
-	return copy_wait(&copy, d->ops.copy_to_device(d, &copy, runs, nr));
+	thread_state.in_callback = true;
+	ret = d->ops.copy_to_device(d, &copy, runs, nr);
+	thread_state.in_callback = false;
+	return copy_wait(&copy, ret);
 }
 
 int devmem_copy_from(struct hmm_devmem *d, const struct hmm_copy_run *runs, size_t nr)
 {
 	struct hmm_copy copy = { .error = 0 };
+	int ret;
 
-	return copy_wait(&copy, d->ops.copy_from_device(d, &copy, runs, nr));
+	thread_state.in_callback = true;
+	ret = d->ops.copy_from_device(d, &copy, runs, nr);
+	thread_state.in_callback = false;
+	return copy_wait(&copy, ret);
 }
 
 int devmem_copy_peer(struct hmm_devmem *d, struct hmm_devmem *from,
 		     const struct hmm_peer_run *runs, size_t nr)
 {
 	struct hmm_copy copy = { .error = 0 };
+	int ret;
 
 	if (!d->ops.copy_peer)
 		return -EOPNOTSUPP;
-	return copy_wait(&copy, d->ops.copy_peer(d, from, &copy, runs, nr));
+	thread_state.in_callback = true;
+	ret = d->ops.copy_peer(d, from, &copy, runs, nr);
+	thread_state.in_callback = false;
+	return copy_wait(&copy, ret);
 }
 
 /* ---------------------------------------------------------------- faults */
@@ -172,11 +207,11 @@ static bool enqueue(struct hmm_devmem *d, const struct fault *f)
 void devmem_fault(struct hmm_mm *mm, struct hmm_devmem *d, const struct fault *f)
 {
 	if (!d->thread) {
-		d->serving++;
+		d->users++;
 		lock_release(&mm->lock);
 		serve(d, f);
 		lock_acquire(&mm->lock);
-		d->serving--;
+		d->users--;
 	} else if (!enqueue(d, f)) {
 		sys_uffd_wake(mm->uffd, f->addr, mm->page);	/* it will fault again */
 	}
@@ -325,9 +360,9 @@ int hmm_devmem_remove(struct hmm_devmem *d)
 	lock_release(&d->lock);
 	wake_thread(d);
 	thread_join(d->thread);
-	/* Handlers that look a device page up do so under the lock: none has one of ours. */
+	/* Who looks it up does so under the lock, and finds it dying or counts as a user. */
 	lock_acquire(&mm->lock);
-	while (d->serving)
+	while (d->users)
 		isolation_wait(mm);
 	unpublish(d);
 	lock_release(&mm->lock);

@@ -34,7 +34,7 @@ struct hmm_devmem {
 	uint32_t *place;		/* mm lock: [nr_pages] */
 	uint64_t nr_bound;
 	bool dying;			/* nothing is bound any more */
-	uint32_t serving;		/* handlers in migrate_to_ram */
+	uint32_t users;			/* threads in its operations without a bound page */
 
 	struct hmm_lock lock;		/* RANK_DEVMEM: */
 	struct fault queue[DEVMEM_QUEUE];
@@ -58,6 +58,10 @@ static inline struct hmm_devmem *devmem_find(const struct hmm_mm *mm, uint32_t i
 {
 	return mm->process->devmems[id & (DEVMEMS - 1)];
 }
+
+/* Keep it from being removed; NULL: there is none, or it is going. No lock held. */
+struct hmm_devmem *devmem_use(struct hmm_mm *mm, uint32_t id);
+void devmem_unuse(struct hmm_devmem *d);
 
 /* Lock held. */
 void devmem_bind(struct hmm_devmem *d, uint64_t index, uintptr_t addr);

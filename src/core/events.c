@@ -15,8 +15,10 @@
  *	(its event is still unread)	mm_drain(): UNMAP, drop A's entries
  *					MOVE from A: the new life's page
  *
- * so an entry that an event drops is always of the old life. (DONTNEED is the
- * exception that uhmm.h names: its event is read before the pages are zapped.)
+ * so an entry that an event drops is of the old life, but for the two exceptions that
+ * uhmm.h names: DONTNEED's event is read before the pages are zapped; and entries that
+ * a REMAP carries to an address can be met by the UNMAP of that address's old life,
+ * if the thread that unmapped it is that late.
  */
 #include "core/devmem.h"
 
@@ -59,6 +61,7 @@ static void on_remap(struct hmm_mm *mm, uintptr_t from, uintptr_t to, size_t len
 	if (arena_holds(to) || arena_holds(from) || own_taking(mm, from))
 		return;
 	mm_invalidate(mm, HMM_EVENT_UNMAP, from, from + len, NULL);
+	mm_invalidate(mm, HMM_EVENT_UNMAP, to, to + len, NULL);
 	mm_rekey(mm, from, to, len);
 	mm->stats.changes++;
 }

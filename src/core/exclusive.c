@@ -82,7 +82,6 @@ static void give_back(struct hmm_mm *mm, uintptr_t addr)
 {
 	for (;;) {
 		uint64_t e = directory_get(&mm->dir, addr);
-		struct sys_vma vma;
 		size_t done = 0;
 		int ret;
 
@@ -94,11 +93,7 @@ static void give_back(struct hmm_mm *mm, uintptr_t addr)
 			mm_drain(mm);
 			continue;
 		}
-		if (ret == -EEXIST)
-			mm->stats.lost_pages++;
-		else if (ret && !mm_vma(mm, addr, &vma) && vma.start <= addr &&
-			 !mm_vma_reason(&vma) && !mm_vma_register(mm, &vma))
-			continue;
+		mm->stats.lost_pages += ret == -EEXIST;
 		mm->stats.copied_pages += !ret;
 		exclusive_drop(mm, entry_exclusive_slot(e));
 		directory_set(&mm->dir, addr, PAGE_SYSTEM);
@@ -202,6 +197,7 @@ static int64_t begin_some(struct hmm_mm *mm, uintptr_t *at, uintptr_t end, const
 
 	*at = start + mm->page;
 	lock_acquire(&mm->lock);
+	mm->tcbs.valid = false;
 	ret = check_vma(mm, start, &vma);
 	lock_release(&mm->lock);
 	if (ret)

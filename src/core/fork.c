@@ -46,6 +46,7 @@ void fork_gate_close(struct hmm_mm *mm)
 		lock_release(&mm->lock);
 	} while (!home);
 	lock_acquire(&mm->lock);
+	mm_release_all(mm, false);	/* or the kernel would tell us of this fork too */
 	mm_invalidate(mm, HMM_EVENT_FORK, 0, sys_task_size(), NULL);
 	mm->stats.forks++;
 	lock_release(&mm->lock);
@@ -83,12 +84,38 @@ void mm_unuse(struct hmm_mm *mm)
 	lock_release(&process->lock);
 }
 
+/* The calling thread is, or is not, in libc's fork. */
+static void announce(struct hmm_mm *mm, uint32_t from, uint32_t to)
+{
+	lock_acquire(&mm->lock);
+	for (unsigned int i = 0; i < FORKERS_MAX; i++) {
+		if (mm->forkers[i] != from)
+			continue;
+		mm->forkers[i] = to;
+		break;
+	}
+	lock_release(&mm->lock);
+}
+
+bool fork_announced(struct hmm_mm *mm, uint32_t tid)
+{
+	bool found = false;
+
+	lock_acquire(&mm->lock);
+	for (unsigned int i = 0; i < FORKERS_MAX; i++)
+		found |= mm->forkers[i] == tid;
+	lock_release(&mm->lock);
+	return found;
+}
+
 static void before_fork(void)
 {
 	struct hmm_mm *mm = mm_use();
 
-	if (mm)
-		fork_gate_close(mm);
+	if (!mm)
+		return;
+	fork_gate_close(mm);
+	announce(mm, 0, sys_gettid());
 }
 
 static void after_fork(void)
@@ -98,6 +125,7 @@ static void after_fork(void)
 
 	if (!mm || !mm->fork_gate)
 		return;
+	announce(mm, sys_gettid(), 0);
 	fork_gate_open(mm);
 	mm_unuse(mm);
 }

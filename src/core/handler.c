@@ -85,7 +85,10 @@ static void resolve(struct hmm_mm *mm, const struct fault *f)
 		exclusive_restore(mm, f->addr, f->addr + mm->page, NULL);
 		break;
 	case PAGE_LOST:
-		sys_kill_thread(f->tid, SIGBUS, f->addr);
+		/* The kernel raises it by itself where it knows markers. */
+		if (!mm->can_poison || sys_uffd_poison(mm->uffd, f->addr, mm->page))
+			sys_kill_thread(f->tid, SIGBUS, f->addr);
+		sys_uffd_wake(mm->uffd, f->addr, mm->page);
 		break;
 	default:
 		fill_hole(mm, f);

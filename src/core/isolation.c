@@ -2,6 +2,7 @@
 #include "core/isolation.h"
 
 #include <string.h>
+#include <sys/mman.h>
 
 #include "core/devmem.h"
 
@@ -166,14 +167,26 @@ enum tried {
 	TRIED_BUSY,	/* copy-on-write shared, merged, or pinned */
 };
 
+/* Are the slots' pages still where they were, and so what we think they are? */
+static bool in_place(const struct hmm_mm *mm, const struct isolation *iso, uint32_t first,
+		     uint32_t end)
+{
+	for (uint32_t i = first; i < end; i++)
+		if (iso->where[i] != iso->base + i * mm->page)
+			return false;
+	return true;
+}
+
 /*
- * UFFDIO_MOVE of slots [first, first + nr) from @from to @to, slot 0's addresses. What
- * it says it did is a hint (the count can be short of the truth); sort_out() looks.
- * Returns 0 or the error that ended it.
+ * UFFDIO_MOVE of slots [first, first + nr) into the chunk. What it says it did is a
+ * hint (the count can be short of the truth); sort_out() looks. Events read on the way
+ * may tell that what is at the address now is something else, which is not ours to
+ * take. Returns 0 or the error that ended it.
  */
-static int move_slots(struct hmm_mm *mm, uintptr_t to, uintptr_t from, uint32_t first, uint32_t nr,
+static int move_slots(struct hmm_mm *mm, const struct isolation *iso, uint32_t first, uint32_t nr,
 		      uint8_t *tried)
 {
+	uintptr_t to = iso->chunk->addr, from = iso->base;
 	uint32_t i = first, end = first + nr, stuck = 0;
 
 	while (i < end) {
@@ -190,6 +203,8 @@ static int move_slots(struct hmm_mm *mm, uintptr_t to, uintptr_t from, uint32_t 
 			if (!done && ++stuck > 64)
 				return ret;
 			mm_drain(mm);
+			if (!in_place(mm, iso, i, end))
+				return ret;
 		} else if (ret == -EBUSY || ret == -EEXIST) {
 			tried[i++] = ret == -EBUSY ? TRIED_BUSY : TRIED_PASSED;
 		} else {
@@ -238,26 +253,29 @@ static void enter_run(struct hmm_mm *mm, struct isolation *iso, uint32_t first, 
 		slot_enter(mm, iso, iso->base + i * mm->page);
 }
 
-/* Why a move of a mapping that looked right was refused. */
-static enum hmm_reason refusal(const struct sys_vma *vma, int error)
+/* mlocked? Advice that does nothing to a page in use is refused only there. */
+static bool locked(uintptr_t addr)
 {
-	uint32_t flags;
-
-	if (error == -EINVAL && !sys_vma_vmflags(vma->start, &flags) &&
-	    (flags & SYS_VMFLAG_LOCKED))
-		return HMM_REASON_LOCKED;
-	return error == -EINVAL ? HMM_REASON_KERNEL : HMM_REASON_BUSY;
+	return sys_madvise((void *)addr, sys_page_size(), MADV_COLD) == -EINVAL;
 }
 
-static void take_by_move(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
-			 uint32_t first, uint32_t nr)
+/* Why a move of a mapping that looked right was refused. */
+static enum hmm_reason refusal(uintptr_t addr, int error)
+{
+	if (error != -EINVAL)
+		return HMM_REASON_BUSY;
+	return locked(addr) ? HMM_REASON_LOCKED : HMM_REASON_KERNEL;
+}
+
+static void take_by_move(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr)
 {
 	uint8_t tried[BLOCK_PAGES] = { 0 };
 	int ret;
 
 	enter_run(mm, iso, first, nr);
-	ret = move_slots(mm, iso->chunk->addr, iso->base, first, nr, tried);
-	sort_out(mm, iso, first, nr, tried, ret ? refusal(vma, ret) : HMM_REASON_BUSY);
+	ret = move_slots(mm, iso, first, nr, tried);
+	sort_out(mm, iso, first, nr, tried, ret ? refusal(iso->base + first * mm->page, ret) :
+							HMM_REASON_BUSY);
 	if (iso->huge)
 		mm->stats.moved_huge++;
 }
@@ -293,7 +311,7 @@ static void take_unshared(struct hmm_mm *mm, struct isolation *iso, uint32_t fir
 			/* A mirror may have looked at the pages meanwhile. */
 			mm_invalidate(mm, HMM_EVENT_MIGRATE, addr, iso->base + j * mm->page,
 				      iso->owner);
-			take_by_move(mm, iso, &vma, i, j - i);
+			take_by_move(mm, iso, i, j - i);
 		}
 	}
 }
@@ -328,7 +346,9 @@ static void take_by_remap(struct hmm_mm *mm, struct isolation *iso, uint32_t fir
 	int ret = -EOPNOTSUPP;
 
 	enter_run(mm, iso, first, nr);
-	if (mm->can_remap) {
+	if (locked(iso->base + first * mm->page)) {
+		reason = HMM_REASON_LOCKED;
+	} else if (mm->can_remap) {
 		iso->chunk->remapped = true;
 		ret = remap_slots(mm, iso, iso->chunk->addr, iso->base, first, nr);
 		reason = HMM_REASON_BUSY;
@@ -342,7 +362,7 @@ void isolation_take_system(struct hmm_mm *mm, struct isolation *iso, const struc
 			   uintptr_t start, uintptr_t end)
 {
 	uint32_t first = slot_of(mm, iso, start), nr = (uint32_t)((end - start) / mm->page);
-	enum hmm_reason reason = mm_vma_register(mm, vma);
+	enum hmm_reason reason = mm->fork_gate ? HMM_REASON_BUSY : mm_vma_register(mm, vma);
 
 	lock_assert_held(&mm->lock);
 	if (reason != HMM_REASON_NONE) {
@@ -351,7 +371,7 @@ void isolation_take_system(struct hmm_mm *mm, struct isolation *iso, const struc
 		return;
 	}
 	if (mm->can_move && (vma->flags & SYS_VMA_WRITE) && !(vma->flags & SYS_VMA_EXEC)) {
-		take_by_move(mm, iso, vma, first, nr);
+		take_by_move(mm, iso, first, nr);
 		take_unshared(mm, iso, first, nr);
 	} else {
 		take_by_remap(mm, iso, first, nr);
@@ -480,9 +500,12 @@ static bool slot_moved(struct hmm_mm *mm, struct isolation *iso, uint32_t i)
 	return true;
 }
 
-/* Slot @i was refused with @error: make it so that going on makes sense. */
+/*
+ * Slot @i was refused with @error: make it so that going on makes sense. The kernel
+ * fills only inside one mapping: *limit gets the pages up to the end of this one.
+ */
 static void give_refused(struct hmm_mm *mm, struct isolation *iso, uint32_t i, int error,
-			 struct free_run *run)
+			 uint32_t *limit, struct free_run *run)
 {
 	struct sys_vma vma;
 	uintptr_t addr = iso->where[i];
@@ -498,10 +521,15 @@ static void give_refused(struct hmm_mm *mm, struct isolation *iso, uint32_t i, i
 			slot_collide(mm, iso, i, run);
 		return;
 	}
-	/* Unmapped, or a mapping that has lost its registration. */
-	if (!mm_vma(mm, addr, &vma) && vma.start <= addr && !mm_vma_reason(&vma) &&
-	    !mm_vma_register(mm, &vma) && error != -EFAULT)
+	/*
+	 * Beyond one mapping; or none, or one that our userfaultfd does not hold, which
+	 * is a later one at the address: the page's is gone.
+	 */
+	if (!mm_vma(mm, addr, &vma) && vma.start <= addr &&
+	    *limit > (vma.end - addr) / mm->page) {
+		*limit = (uint32_t)((vma.end - addr) / mm->page);
 		return;
+	}
 	directory_set(&mm->dir, addr, PAGE_SYSTEM);
 	iso->where[i] = 0;
 	slot_settle(mm, iso, i, run);
@@ -510,7 +538,7 @@ static void give_refused(struct hmm_mm *mm, struct isolation *iso, uint32_t i, i
 /* Everything of one run of slots, however often the kernel stops half-way. */
 static void give_slots(struct hmm_mm *mm, struct isolation *iso, uint32_t i, struct free_run *run)
 {
-	uint32_t stuck = 0;
+	uint32_t stuck = 0, limit = BLOCK_PAGES;
 
 	while (i < BLOCK_PAGES && iso->kind[i] != SLOT_NONE) {
 		uint32_t nr, done;
@@ -523,25 +551,31 @@ static void give_slots(struct hmm_mm *mm, struct isolation *iso, uint32_t i, str
 		nr = give_run_length(mm, iso, i);
 		if (!nr)
 			return;
+		nr = nr < limit ? nr : limit;
 		done = give_some(mm, iso, i, nr, &error);
 		for (uint32_t end = i + done; i < end; i++)
 			slot_settle(mm, iso, i, run);
+		if (done)
+			limit = BLOCK_PAGES;
 		if (!error || done == nr)
 			continue;
 		if (!done && error == -EAGAIN && ++stuck > 16) {
 			/* An event whose sender has not run yet: let it. */
 			isolation_wait(mm);
 		}
-		give_refused(mm, iso, i, error, run);
+		give_refused(mm, iso, i, error, &limit, run);
 	}
 }
 
 void isolation_give(struct hmm_mm *mm, struct isolation *iso)
 {
 	struct free_run run = { 0 };
+	uintptr_t last = 0;
 
 	lock_assert_held(&mm->lock);
 	for (uint32_t i = 0; i < BLOCK_PAGES && iso->nr; i++) {
+		if (iso->kind[i] != SLOT_NONE && iso->where[i])
+			last = iso->where[i];
 		switch (iso->kind[i]) {
 		case SLOT_NONE:
 			break;
@@ -559,8 +593,8 @@ void isolation_give(struct hmm_mm *mm, struct isolation *iso)
 		}
 	}
 	free_run_flush(&run);
-	if (!directory_block_used(&mm->dir, iso->base))
-		mm_vma_release(mm, iso->base);
+	if (last && !directory_block_used(&mm->dir, last))
+		mm_vma_release(mm, last);
 }
 
 /* ---------------------------------------------------------------- filling */

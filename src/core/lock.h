@@ -7,10 +7,10 @@
 #ifndef UHMM_CORE_LOCK_H
 #define UHMM_CORE_LOCK_H
 
-#include <assert.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdlib.h>
 
 #include "sys/sys.h"
 
@@ -39,7 +39,7 @@ struct hmm_lock {
 /* Per thread; initial-exec, since other models may allocate on first use. */
 struct thread_state {
 	uint32_t ranks;		/* held, one bit each */
-	bool in_callback;	/* of a driver, under the mm lock */
+	bool in_callback;	/* of a driver, under the mm lock or copying */
 	bool on_handler;	/* serves CPU faults: must not wait for other handlers */
 };
 
@@ -66,14 +66,15 @@ static inline bool lock_held(struct hmm_lock *lock)
 
 static inline void lock_assert_held(struct hmm_lock *lock)
 {
-	if (HMM_DEBUG)
-		assert(lock_held(lock));
+	if (HMM_DEBUG && !lock_held(lock))
+		abort();
 }
 
 static inline void lock_taken(struct hmm_lock *lock)
 {
 	if (HMM_DEBUG) {
-		assert(thread_state.ranks < 1u << lock->rank);
+		if (thread_state.ranks >= 1u << lock->rank)
+			abort();
 		thread_state.ranks |= 1u << lock->rank;
 	}
 	atomic_store_explicit(&lock->owner, thread_self(), memory_order_relaxed);

@@ -57,48 +57,53 @@ static void refuse(struct hmm_mm *mm, struct hmm_migrate *m, uintptr_t start, ui
 		m->src[(a - m->start) / mm->page] = reason;
 }
 
-/* A page that is not PAGE_SYSTEM: what becomes of it. Lock held. */
+/*
+ * A page that is not PAGE_SYSTEM: what becomes of it. One of coherent memory is where
+ * the CPU has it, so it is taken like a system page; its entry is kept as origin.
+ */
 static enum hmm_reason take_tracked(struct hmm_mm *mm, struct hmm_migrate *m, struct isolation *iso,
-				    uintptr_t addr)
+				    const struct sys_vma *vma, uintptr_t addr)
 {
 	uint64_t e = directory_get(&mm->dir, addr);
+	enum page_state state = entry_state(e);
 	struct hmm_devmem *d;
 
-	if (entry_state(e) == PAGE_ISOLATED || entry_state(e) == PAGE_LOST)
+	if (state != PAGE_DEVICE && state != PAGE_COHERENT)
 		return HMM_REASON_BUSY;
 	d = devmem_find(mm, entry_devmem(e));
 	if (!(m->flags & HMM_MIGRATE_DEVICE) || (m->from_owner && d->owner != m->from_owner))
 		return HMM_REASON_DEVICE;
-	isolation_take_device(mm, iso, addr);
+	if (state == PAGE_COHERENT)
+		isolation_take_system(mm, iso, vma, addr, addr + mm->page);
+	else
+		isolation_take_device(mm, iso, addr);
 	return HMM_REASON_NONE;
 }
 
-/* The part of a block that one mapping covers. Lock held. */
-static void take_part(struct hmm_mm *mm, struct hmm_migrate *m, struct isolation *iso,
-		      const struct sys_vma *vma, uintptr_t start, uintptr_t end)
+/*
+ * What of [start, end) can be said while @vma is known to be right: up to the first
+ * step that may have dropped the lock. Returns how far that is. Lock held.
+ */
+static uintptr_t take_part(struct hmm_mm *mm, struct hmm_migrate *m, struct isolation *iso,
+			   const struct sys_vma *vma, uintptr_t start, uintptr_t end)
 {
 	enum hmm_reason reason = mm_vma_reason(vma);
-	uintptr_t a = start;
+	uintptr_t next;
 
-	if (reason == HMM_REASON_NONE && mm->fork_gate)
-		reason = HMM_REASON_BUSY;
 	if (reason != HMM_REASON_NONE) {
 		refuse(mm, m, start, end, reason);
-		return;
+		return end;
 	}
-	while (a < end) {
-		uintptr_t next = directory_next(&mm->dir, a, end);
-
-		/* Without the flag they are left, for no reason. */
-		if (next > a && (m->flags & HMM_MIGRATE_SYSTEM))
-			isolation_take_system(mm, iso, vma, a, next);
-		if (next < end) {
-			m->src[(next - m->start) / mm->page] =
-				(uint64_t)take_tracked(mm, m, iso, next);
-			next += mm->page;
-		}
-		a = next;
+	next = directory_next(&mm->dir, start, end);
+	if (next == start) {
+		reason = take_tracked(mm, m, iso, vma, start);
+		m->src[(start - m->start) / mm->page] = (uint64_t)reason;
+		return start + mm->page;
 	}
+	/* Without the flag they are left, for no reason. */
+	if (m->flags & HMM_MIGRATE_SYSTEM)
+		isolation_take_system(mm, iso, vma, start, next);
+	return next;
 }
 
 /* What src[] says of each slot of the block. */
@@ -150,6 +155,7 @@ static void take_block(struct hmm_mm *mm, struct hmm_migrate *m, struct isolatio
 		refuse(mm, m, start, end, HMM_REASON_NOMEM);
 		return;
 	}
+	mm->tcbs.valid = false;
 	mm_invalidate(mm, HMM_EVENT_MIGRATE, start, end, m->owner);
 	exclusive_restore(mm, start, end, NULL);
 	while (a < end) {
@@ -163,7 +169,7 @@ static void take_block(struct hmm_mm *mm, struct hmm_migrate *m, struct isolatio
 			refuse(mm, m, a, stop, HMM_REASON_GAP);
 		} else {
 			stop = vma.end < end ? vma.end : end;
-			take_part(mm, m, iso, &vma, a, stop);
+			stop = take_part(mm, m, iso, &vma, a, stop);
 			report_block(mm, m, iso, a, stop);
 			if (!(vma.flags & SYS_VMA_WRITE))
 				report_readonly(mm, m, a, stop);
@@ -261,7 +267,7 @@ int hmm_migrate_setup(struct hmm_mm *mm, struct hmm_migrate *m)
 struct batch {
 	struct hmm_mm *mm;
 	struct hmm_migrate *m;
-	struct hmm_devmem *devmem, *from;	/* from: peer copies */
+	struct hmm_devmem *devmem, *from;	/* used; from: of peer copies, bound to pages */
 	size_t first[COPY_RUNS], nr;		/* entries that run i begins with; runs */
 	struct hmm_copy_run runs[COPY_RUNS];
 	struct hmm_peer_run peers[COPY_RUNS];
@@ -371,14 +377,27 @@ static void copy_coherent(struct hmm_mm *mm, struct hmm_migrate *m, struct isola
 	}
 }
 
+/* The batch's devmem from now on, which it keeps from being removed. */
+static void batch_use(struct batch *b, uint32_t id)
+{
+	if (b->devmem && b->devmem->id == id)
+		return;
+	batch_flush(b);
+	if (b->devmem)
+		devmem_unuse(b->devmem);
+	b->devmem = devmem_use(b->mm, id);
+}
+
 static void copy_slot(struct batch *b, struct isolation *iso, uint32_t slot)
 {
 	size_t entry = entry_of(b->mm, b->m, iso, slot);
 	uint64_t src = b->m->src[entry], dst = b->m->dst[entry];
-	struct hmm_devmem *d = devmem_find(b->mm, hmm_src_devmem(dst)), *from = NULL;
+	struct hmm_devmem *d, *from = NULL;
 
 	if (!(src & HMM_SRC_MIGRATE) || !(dst & HMM_DST_VALID))
 		return;
+	batch_use(b, hmm_src_devmem(dst));
+	d = b->devmem;
 	if (!d || hmm_src_index(dst) >= d->nr_pages) {
 		batch_failed(b, entry, 1, -EINVAL);
 		return;
@@ -389,9 +408,8 @@ static void copy_slot(struct batch *b, struct isolation *iso, uint32_t slot)
 	}
 	if (src & HMM_SRC_DEVICE)
 		from = devmem_find(b->mm, hmm_src_devmem(src));
-	if (b->devmem != d || b->from != from || b->nr == COPY_RUNS) {
+	if (b->from != from || b->nr == COPY_RUNS) {
 		batch_flush(b);
-		b->devmem = d;
 		b->from = from;
 	}
 	if (from)
@@ -417,6 +435,8 @@ int hmm_migrate_copy(struct hmm_mm *mm, struct hmm_migrate *m)
 			if (mig->iso[n]->kind[i] != SLOT_NONE && slot_in(mm, m, mig->iso[n], i))
 				copy_slot(&b, mig->iso[n], i);
 	batch_flush(&b);
+	if (b.devmem)
+		devmem_unuse(b.devmem);
 	return b.error;
 }
 
@@ -428,7 +448,7 @@ static bool decide(struct hmm_mm *mm, const struct isolation *iso, uint32_t slot
 {
 	struct hmm_devmem *d = devmem_find(mm, hmm_src_devmem(dst));
 
-	*reason = iso->kind[slot] == SLOT_DEVICE ? HMM_REASON_DEVICE : HMM_REASON_COPY;
+	*reason = iso->origin[slot] ? HMM_REASON_DEVICE : HMM_REASON_COPY;
 	if (!(dst & HMM_DST_VALID) || !d || d->dying ||
 	    !devmem_index_free(d, hmm_src_index(dst)))
 		return false;

@@ -23,65 +23,99 @@ void mm_invalidate(struct hmm_mm *mm, enum hmm_event_type type, uintptr_t start,
 
 /* ---------------------------------------------------------------- mappings */
 
+/* Neighbours to each side that are trapped with a mapping. */
+#define RUN_NEIGHBOURS	8
+
 /* What of a control block lies beyond the robust list's head that we are shown. */
 #define TCB_REST	2048u
 
-struct tcb_search {
-	size_t page;
-	const struct sys_vma *vma;
-	uintptr_t start, end;		/* where to look */
-	uintptr_t low, high;		/* the lowest found there; low == high: none */
-	bool in_vma;
-};
+static void tcb_add(uintptr_t addr, bool main, void *ctx)
+{
+	struct tcb_list *list = ctx;
+
+	if (list->nr < TCBS_MAX)
+		list->tcb[list->nr++] = (struct tcb){ addr, main };
+	else
+		list->overflow = true;
+}
+
+/* Where the threads' control blocks are, once per operation. */
+static const struct tcb_list *tcbs(struct hmm_mm *mm)
+{
+	struct tcb_list *list = &mm->tcbs;
+
+	if (!list->valid) {
+		list->nr = 0;
+		list->overflow = sys_for_each_tcb(tcb_add, list) != 0;
+		list->valid = true;
+	}
+	return list;
+}
 
 /*
- * A thread that is not the main one has its stack below its control block, from where
- * the mapping starts (at the stack's guard); above, the kernel may have merged the
- * program's own memory with it. The main thread's block is where the loader put it.
+ * What of a mapping is a thread's. One that is not the main one has its stack below
+ * its control block, from where the mapping starts (at the stack's guard); above, the
+ * kernel may have merged the program's own memory with it. The main thread's block is
+ * where the loader put it.
  */
-static void tcb_look(uintptr_t addr, bool main, void *ctx)
+static bool tcb_span(const struct hmm_mm *mm, const struct tcb *t, const struct sys_vma *vma,
+		     uintptr_t *low, uintptr_t *high)
 {
-	struct tcb_search *s = ctx;
-	uintptr_t low = main ? (addr - s->page) & ~(s->page - 1) : s->vma->start;
-	uintptr_t high = (addr + TCB_REST + s->page - 1) & ~(s->page - 1);
-
-	if (addr < s->vma->start || addr >= s->vma->end)
-		return;
-	s->in_vma = true;
-	low = low > s->start ? low : s->start;
-	high = high < s->end ? high : s->end;
-	if (low < high && (s->low == s->high || low < s->low)) {
-		s->low = low;
-		s->high = high;
-	}
+	if (t->addr < vma->start || t->addr >= vma->end)
+		return false;
+	*low = t->main ? (t->addr - mm->page) & ~(mm->page - 1) : vma->start;
+	*high = (t->addr + TCB_REST + mm->page - 1) & ~(mm->page - 1);
+	if (*low < vma->start)
+		*low = vma->start;
+	if (*high > vma->end)
+		*high = vma->end;
+	return true;
 }
 
 /*
  * The first part of [*start, *end) of the mapping that is a thread's. The kernel's own
  * stores to a control block (robust list, the tid cleared at exit, rseq) are dropped in
- * silence when its page is away. Mappings without one are remembered, since looking
- * costs a system call per thread.
+ * silence when its page is away.
  */
 static bool reserved(struct hmm_mm *mm, const struct sys_vma *vma, uintptr_t *start,
 		     uintptr_t *end)
 {
-	struct tcb_search s = { .page = mm->page, .vma = vma, .start = *start, .end = *end };
+	const struct tcb_list *list = tcbs(mm);
+	uintptr_t low, high, best = *end, best_end = *end;
+
+	if (list->overflow)
+		return true;	/* cannot tell: all of it */
+	for (uint32_t i = 0; i < list->nr; i++) {
+		if (!tcb_span(mm, &list->tcb[i], vma, &low, &high))
+			continue;
+		low = low > *start ? low : *start;
+		if (low < high && low < best) {
+			best = low;
+			best_end = high < *end ? high : *end;
+		}
+	}
+	if (best == *end)
+		return false;
+	*start = best;
+	*end = best_end;
+	return true;
+}
+
+/* Mappings without a control block are remembered: looking costs a call per thread. */
+static bool known_free(const struct hmm_mm *mm, const struct sys_vma *vma)
+{
+	for (unsigned int i = 0; i < VMA_CACHE; i++)
+		if (mm->vma_cache.start[i] == vma->start && mm->vma_cache.end[i] == vma->end)
+			return true;
+	return false;
+}
+
+static void remember_free(struct hmm_mm *mm, const struct sys_vma *vma)
+{
 	struct vma_cache *c = &mm->vma_cache;
 
-	for (unsigned int i = 0; i < VMA_CACHE; i++)
-		if (c->start[i] == vma->start && c->end[i] == vma->end)
-			return false;
-	if (sys_for_each_tcb(tcb_look, &s))
-		return true;	/* cannot tell: all of it */
-	if (!s.in_vma) {
-		c->start[c->next % VMA_CACHE] = vma->start;
-		c->end[c->next++ % VMA_CACHE] = vma->end;
-	}
-	if (s.low == s.high)
-		return false;
-	*start = s.low;
-	*end = s.high;
-	return true;
+	c->start[c->next % VMA_CACHE] = vma->start;
+	c->end[c->next++ % VMA_CACHE] = vma->end;
 }
 
 int mm_vma(struct hmm_mm *mm, uintptr_t addr, struct sys_vma *vma)
@@ -91,9 +125,16 @@ int mm_vma(struct hmm_mm *mm, uintptr_t addr, struct sys_vma *vma)
 	uintptr_t from, to;
 
 	lock_assert_held(&mm->lock);
-	if (ret || (vma->flags & (SYS_VMA_FILE | SYS_VMA_STACK | SYS_VMA_SPECIAL)))
+	if (ret || (vma->flags & (SYS_VMA_FILE | SYS_VMA_STACK | SYS_VMA_SPECIAL)) ||
+	    known_free(mm, vma))
 		return ret;
 	whole = *vma;
+	from = whole.start;
+	to = whole.end;
+	if (!reserved(mm, &whole, &from, &to)) {
+		remember_free(mm, vma);
+		return 0;
+	}
 	if (addr < whole.start)
 		addr = whole.start;
 	for (from = whole.start, to = whole.end; reserved(mm, &whole, &from, &to);
@@ -115,9 +156,9 @@ int mm_vma(struct hmm_mm *mm, uintptr_t addr, struct sys_vma *vma)
 
 enum hmm_reason mm_vma_reason(const struct sys_vma *vma)
 {
-	if (vma->flags & SYS_VMA_SHARED)
+	if (vma->flags & SYS_VMA_SHMEM)
 		return HMM_REASON_SHARED;
-	if (vma->flags & SYS_VMA_FILE)
+	if (vma->flags & (SYS_VMA_FILE | SYS_VMA_SHARED))
 		return HMM_REASON_FILE;
 	if ((vma->flags & (SYS_VMA_STACK | SYS_VMA_SPECIAL)) || arena_owns(vma->start, vma->end))
 		return HMM_REASON_RESERVED;
@@ -126,9 +167,53 @@ enum hmm_reason mm_vma_reason(const struct sys_vma *vma)
 	return HMM_REASON_NONE;
 }
 
+/* Never the library's own: a thread that holds the mm lock may not fault on that. */
+bool mm_vma_anonymous(const struct sys_vma *vma)
+{
+	return !(vma->flags & (SYS_VMA_SHARED | SYS_VMA_FILE | SYS_VMA_SPECIAL)) &&
+	       !arena_owns(vma->start, vma->end);
+}
+
+/* Could the mapping become one with a private anonymous neighbour? */
+static bool mappings_merge(const struct sys_vma *vma)
+{
+	return mm_vma_anonymous(vma) && !(vma->flags & SYS_VMA_STACK);
+}
+
+/*
+ * The mapping and the private anonymous ones that touch it (some: a program may have
+ * thousands in a row). They are trapped together
+ * and let go together, because the kernel merges neighbours only if the same
+ * userfaultfd holds both: were one part of what the program sees as one mapping let
+ * go after an mprotect had split it, an mprotect back would not merge it again, and
+ * mremap over the whole would fail in a program that is right.
+ */
+static void mapping_run(struct hmm_mm *mm, const struct sys_vma *vma, uintptr_t *start,
+			uintptr_t *end)
+{
+	struct sys_vma next;
+
+	*start = vma->start;
+	*end = vma->end;
+	for (int i = 0; i < RUN_NEIGHBOURS && !mm_vma(mm, *end, &next) && next.start == *end &&
+			mappings_merge(&next); i++)
+		*end = next.end;
+	for (int i = 0; i < RUN_NEIGHBOURS && *start && !mm_vma(mm, *start - mm->page, &next) &&
+			next.end == *start && mappings_merge(&next); i++)
+		*start = next.start;
+}
+
 enum hmm_reason mm_vma_register(struct hmm_mm *mm, const struct sys_vma *vma)
 {
-	switch (sys_uffd_register(mm->uffd, vma->start, vma->end - vma->start, SYS_UFFD_MISSING)) {
+	uintptr_t start, end;
+	int ret;
+
+	mapping_run(mm, vma, &start, &end);
+	ret = sys_uffd_register(mm->uffd, start, end - start, SYS_UFFD_MISSING);
+	if (ret)	/* a neighbour may be another userfaultfd's */
+		ret = sys_uffd_register(mm->uffd, vma->start, vma->end - vma->start,
+					SYS_UFFD_MISSING);
+	switch (ret) {
 	case 0:
 		return HMM_REASON_NONE;
 	case -EBUSY:
@@ -143,39 +228,57 @@ enum hmm_reason mm_vma_register(struct hmm_mm *mm, const struct sys_vma *vma)
 void mm_vma_release(struct hmm_mm *mm, uintptr_t addr)
 {
 	struct sys_vma vma;
+	uintptr_t start, end;
 
-	if (mm_vma(mm, addr, &vma) || vma.start > addr)
+	mm->tcbs.valid = false;
+	if (mm_vma(mm, addr, &vma) || vma.start > addr || !mm_vma_anonymous(&vma))
 		return;
-	if (directory_next(&mm->dir, vma.start, vma.end) == vma.end)
+	mapping_run(mm, &vma, &start, &end);
+	if (directory_next(&mm->dir, start, end) != end)
+		return;
+	if (sys_uffd_unregister(mm->uffd, start, end - start))
 		sys_uffd_unregister(mm->uffd, vma.start, vma.end - vma.start);
+}
+
+void mm_release_all(struct hmm_mm *mm, bool lost_too)
+{
+	struct sys_vma vma;
+
+	lock_assert_held(&mm->lock);
+	for (uintptr_t a = 0; !sys_vma_find(mm->maps_fd, a, &vma); a = vma.end)
+		if (mm_vma_anonymous(&vma) &&
+		    (lost_too || directory_next(&mm->dir, vma.start, vma.end) == vma.end))
+			(void)sys_uffd_unregister(mm->uffd, vma.start, vma.end - vma.start);
 }
 
 bool mm_vma_foreign(struct hmm_mm *mm, const struct sys_vma *vma)
 {
-	if (mm_vma_register(mm, vma) == HMM_REASON_FOREIGN)
-		return true;
-	mm_vma_release(mm, vma->start);
-	return false;
+	size_t len = vma->end - vma->start;
+	int ret = sys_uffd_register(mm->uffd, vma->start, len, SYS_UFFD_MISSING);
+
+	if (!ret && !mm_vma_anonymous(vma))
+		sys_uffd_unregister(mm->uffd, vma->start, len);
+	else if (!ret)
+		mm_vma_release(mm, vma->start);
+	return ret == -EBUSY;
 }
 
 void mm_poison(struct hmm_mm *mm, uintptr_t addr)
 {
 	uint64_t e = directory_get(&mm->dir, addr);
-	int ret = -EOPNOTSUPP;
 
 	lock_assert_held(&mm->lock);
 	mm->stats.lost_pages++;
 	mm->stats.poisoned_pages++;
-	/* The entry stays until the marker is there, so that no fault finds a hole. */
+	/* The entry stays what it was until the marker is there: no fault finds a hole. */
 	while (mm->can_poison && directory_get(&mm->dir, addr) == e) {
-		ret = sys_uffd_poison(mm->uffd, addr, mm->page);
-		if (ret != -EAGAIN)
+		if (sys_uffd_poison(mm->uffd, addr, mm->page) != -EAGAIN)
 			break;
 		mm_drain(mm);
 	}
 	if (directory_get(&mm->dir, addr) != e)
 		return;
-	directory_set(&mm->dir, addr, ret ? PAGE_LOST : PAGE_SYSTEM);
+	directory_set(&mm->dir, addr, PAGE_LOST);
 	sys_uffd_wake(mm->uffd, addr, mm->page);
 }
 
@@ -408,6 +511,10 @@ int hmm_mm_destroy(struct hmm_mm *mm)
 	release_notifiers(mm);
 	leave_process(mm);
 	strict_stop(mm);
+	/* A handler that ends may unmap memory of its own: nobody would read of that. */
+	lock_acquire(&mm->lock);
+	mm_release_all(mm, true);
+	lock_release(&mm->lock);
 	handlers_stop(mm);
 	mm->alive = 0;
 	lost = mm->stats.lost_pages - lost;

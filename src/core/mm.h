@@ -33,6 +33,8 @@
 #define FAULT_RING	1024u		/* faults read and not yet served; a power of two */
 #define EXCLUSIVE_MAX	8192u		/* exclusive pages of an mm */
 #define VMA_CACHE	8u
+#define FORKERS_MAX	16u
+#define TCBS_MAX	1024u
 
 struct fault {
 	uintptr_t addr;
@@ -44,6 +46,16 @@ struct fault {
 struct vma_cache {
 	uintptr_t start[VMA_CACHE], end[VMA_CACHE];
 	uint32_t next;
+};
+
+/* The threads' control blocks, as of the operation under way. */
+struct tcb_list {
+	struct tcb {
+		uintptr_t addr;
+		bool main;
+	} tcb[TCBS_MAX];
+	uint32_t nr;
+	bool valid, overflow;
 };
 
 struct handler_thread;
@@ -69,11 +81,13 @@ struct hmm_mm {
 	struct fault ring[FAULT_RING];
 	uint32_t ring_head, ring_tail;	/* tail - head faults wait */
 	struct vma_cache vma_cache;
+	struct tcb_list tcbs;
 	uintptr_t zero_next;		/* where a sequential toucher of holes will be */
 	uint32_t zero_window;		/* pages filled at once there */
 	uint32_t nr_devmems;
 	uint32_t fork_gate;		/* forks under way: nothing may be taken */
-	uint32_t users;			/* strict's threads at work in here */
+	uint32_t forkers[FORKERS_MAX];	/* threads in libc's fork, 0: nobody */
+	uint32_t users;			/* process lock: strict's threads at work in here */
 	void *exclusive_pages;		/* EXCLUSIVE_MAX pages, reserved at the first use */
 	uint64_t exclusive_used[EXCLUSIVE_MAX / 64];
 	const void *exclusive_owner;	/* of the last begin, for messages */
@@ -116,6 +130,9 @@ int mm_vma(struct hmm_mm *mm, uintptr_t addr, struct sys_vma *vma);
 /* May pages of this mapping be taken? HMM_REASON_NONE: yes. */
 enum hmm_reason mm_vma_reason(const struct sys_vma *vma);
 
+/* Is it private anonymous memory of the program's, whatever its protection is by now? */
+bool mm_vma_anonymous(const struct sys_vma *vma);
+
 /* The mapping has a page away from now on: trap its holes. 0, or why not. Lock held. */
 enum hmm_reason mm_vma_register(struct hmm_mm *mm, const struct sys_vma *vma);
 
@@ -124,6 +141,9 @@ bool mm_vma_foreign(struct hmm_mm *mm, const struct sys_vma *vma);
 
 /* A page came home: stop trapping if it was the mapping's last. Lock held. */
 void mm_vma_release(struct hmm_mm *mm, uintptr_t addr);
+
+/* Everything is home: trap nothing, or nothing but lost pages. Lock held. */
+void mm_release_all(struct hmm_mm *mm, bool lost_too);
 
 /* events.c: read what the kernel has to tell; faults go to the ring. Lock held. */
 void mm_drain(struct hmm_mm *mm);
@@ -148,6 +168,7 @@ void fork_serve(struct hmm_mm *mm, int child_uffd);	/* lock held */
 int fork_watch(void);
 void fork_gate_close(struct hmm_mm *mm);		/* everything home, and stays */
 void fork_gate_open(struct hmm_mm *mm);
+bool fork_announced(struct hmm_mm *mm, uint32_t tid);	/* is it in libc's fork? */
 
 /*
  * evict.c: bring device pages of [start, end) home; only those of @devmem unless

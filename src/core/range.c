@@ -243,6 +243,8 @@ static int check_range(const struct hmm_mm *mm, const struct hmm_range *r)
 	ret = opts_check(r, r->size, sizeof(*r), sizeof(*r));
 	if (ret)
 		return ret;
+	if ((r->default_flags | r->pfn_flags_mask) & ~(HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE))
+		return -EINVAL;
 	return r->pfns && mm_range_ok(r->start, r->end) ? 0 : -EINVAL;
 }
 

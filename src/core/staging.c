@@ -56,7 +56,7 @@ static void chunk_clear(struct staging *s, struct chunk *c)
 		sys_map_fixed((void *)c->addr, chunk_bytes(), PROT_READ | PROT_WRITE);
 		sys_madvise((void *)c->addr, chunk_bytes(), MADV_DONTFORK);
 		sys_madvise((void *)c->addr, chunk_bytes(), MADV_NOHUGEPAGE);
-	} else if (c->nr_present) {
+	} else if (c->nr_present || c->has_table) {
 		sys_madvise((void *)c->addr, chunk_bytes(), MADV_DONTNEED);
 	}
 	memset(c->present, 0, sizeof(c->present));

@@ -35,6 +35,12 @@
 
 #define LISTENERS	3
 
+/*
+ * A thread that runs cannot be told from one that is still in fork(): how long it may
+ * take before we believe that it computes. Meanwhile nothing migrates.
+ */
+#define FORK_PATIENCE_NS	(3 * 1000000000ULL)
+
 /* The process's, made once; a forked child has the filter and not the listeners. */
 static struct {
 	struct process *made_by;	/* NULL: not made */
@@ -185,12 +191,26 @@ static void remapped(struct hmm_mm *mm, const struct sys_notif *n, uintptr_t to)
 		mm_vma_register(mm, &vma);
 }
 
+/*
+ * mremap works inside one mapping. Where the range is in parts because only some are
+ * trapped, the kernel merges them as soon as all are.
+ */
+static void heal(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
+{
+	struct sys_vma vma;
+
+	if (!mm_vma(mm, start, &vma) && vma.start <= start && vma.end < end &&
+	    mm_vma_anonymous(&vma))
+		(void)mm_vma_register(mm, &vma);
+}
+
 static int64_t do_mremap(struct hmm_mm *mm, const struct sys_notif *n)
 {
 	uintptr_t start, end, fixed = 0, fixed_end = 0;
 	int64_t ret;
 
 	span(mm, n->args[0], n->args[1], &start, &end);
+	heal(mm, start, end);
 	if (n->args[3] & MREMAP_FIXED)
 		span(mm, n->args[4], n->args[2], &fixed, &fixed_end);
 	mm_invalidate(mm, HMM_EVENT_UNMAP, start, end, NULL);
@@ -281,15 +301,17 @@ static uint64_t clone_flags(const struct sys_notif *n)
 static void let_fork(struct hmm_mm *mm, int listener, const struct sys_notif *n)
 {
 	const struct timespec tick = { .tv_nsec = 50 * 1000 };
+	uint64_t deadline = sys_now_ns() + FORK_PATIENCE_NS;
 	_Atomic uint32_t never = 0;
 
-	if (clone_flags(n) & CLONE_VM) {
+	/* libc's fork has closed the gate before it came here, and opens it. */
+	if ((clone_flags(n) & CLONE_VM) || fork_announced(mm, n->tid)) {
 		sys_seccomp_continue(listener, n->id);
 		return;
 	}
 	fork_gate_close(mm);
 	if (!sys_seccomp_continue(listener, n->id))
-		while (sys_in_syscall(n->tid, n->nr))
+		while (sys_in_syscall(n->tid, n->nr) && sys_now_ns() < deadline)
 			sys_futex_wait(&never, 0, &tick);
 	fork_gate_open(mm);
 }
@@ -391,6 +413,11 @@ int strict_start(struct hmm_mm *mm)
 	publish(ret);
 	if (ret >= 0) {
 		strict.made_by = mm->process;
+		ret = sys_seccomp_keeper(strict.listener);
+		if (ret)
+			core_log(mm, HMM_LOG_WARN,
+				 "HMM-051 no keeper (%s): children that outlive this process "
+				 "lose munmap, mremap and their like", errno_name(ret));
 		return 0;
 	}
 	for (int i = 0; i < LISTENERS; i++)

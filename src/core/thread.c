@@ -26,6 +26,26 @@ static int start_blocked(pthread_t *id, const pthread_attr_t *attr, void *(*fn)(
 	return ret;
 }
 
+/*
+ * glibc links the control blocks of threads with stacks of their own in a list, and in
+ * a forked child takes the caller out of it by writing to its neighbours: there our
+ * stacks must be something, if only zeros.
+ */
+static int stack_inherit(void *stack)
+{
+	int ret = sys_madvise(stack, arena_chunk_bytes(), MADV_DOFORK);
+
+	return ret ? ret : sys_madvise(stack, arena_chunk_bytes(), MADV_WIPEONFORK);
+}
+
+static void stack_disinherit(void *stack)
+{
+	sys_madvise(stack, arena_chunk_bytes(), MADV_DONTNEED);
+	sys_madvise(stack, arena_chunk_bytes(), MADV_KEEPONFORK);
+	sys_madvise(stack, arena_chunk_bytes(), MADV_DONTFORK);
+	sys_mprotect(stack, arena_chunk_bytes(), PROT_NONE);
+}
+
 int thread_start(void *(*fn)(void *), void *arg, struct thread **out)
 {
 	const size_t page = sys_page_size(), bytes = arena_chunk_bytes();
@@ -38,6 +58,8 @@ int thread_start(void *(*fn)(void *), void *arg, struct thread **out)
 	if (arena_chunks_get(1, &t->stack))
 		goto err_free;
 	ret = sys_mprotect((char *)t->stack + page, bytes - page, PROT_READ | PROT_WRITE);
+	if (!ret)
+		ret = stack_inherit(t->stack);
 	if (ret)
 		goto err_chunk;
 	pthread_attr_init(&attr);
@@ -50,6 +72,7 @@ int thread_start(void *(*fn)(void *), void *arg, struct thread **out)
 	return 0;
 
 err_chunk:
+	stack_disinherit(t->stack);
 	arena_chunks_put(t->stack, 1);
 err_free:
 	arena_free(t, sizeof(*t));
@@ -61,8 +84,7 @@ void thread_join(struct thread *t)
 	if (!t)
 		return;
 	pthread_join(t->id, NULL);
-	sys_madvise(t->stack, arena_chunk_bytes(), MADV_DONTNEED);
-	sys_mprotect(t->stack, arena_chunk_bytes(), PROT_NONE);
+	stack_disinherit(t->stack);
 	arena_chunks_put(t->stack, 1);
 	arena_free(t, sizeof(*t));
 }

@@ -28,14 +28,15 @@
  * string, and nothing that a compiler would put there by itself. Hence the attributes
  * (instrumentation calls home) and the volatile loops (others become memset).
  */
-#if defined(__clang__)
+#define KEEPER_QUIET	__attribute__((no_sanitize("address"), no_sanitize("thread"), \
+				       no_sanitize("undefined"), no_stack_protector, \
+				       no_profile_instrument_function))
+#ifdef __clang__
 #define KEEPER_TOOLS	__attribute__((disable_sanitizer_instrumentation, no_builtin))
 #else
-#define KEEPER_TOOLS	__attribute__((no_sanitize("address"), no_sanitize("thread"), \
-				       no_sanitize("undefined"), noipa))
+#define KEEPER_TOOLS	__attribute__((noipa))
 #endif
-#define KEEPER	__attribute__((section("uhmm_keeper"), noinline, used, no_stack_protector, \
-			       no_profile_instrument_function)) KEEPER_TOOLS
+#define KEEPER	__attribute__((section("uhmm_keeper"), noinline, used)) KEEPER_QUIET KEEPER_TOOLS
 
 extern const char image_start[] __asm__("__start_uhmm_keeper")
 	__attribute__((visibility("hidden")));

@@ -170,22 +170,36 @@ static int word_or_zero(uintptr_t addr)
 				    addr, op));
 }
 
+/* One page that nothing can read, for as long as the process lives; 0 without memory. */
+static uintptr_t unreadable(void)
+{
+	static _Atomic uintptr_t kept;
+	uintptr_t page = atomic_load_explicit(&kept, memory_order_relaxed);
+	void *mem;
+
+	if (page || sys_reserve(sys_page_size(), 0, &mem))
+		return page;
+	if (atomic_compare_exchange_strong_explicit(&kept, &page, (uintptr_t)mem,
+						    memory_order_relaxed, memory_order_relaxed))
+		return (uintptr_t)mem;
+	sys_munmap(mem, sys_page_size());
+	return page;
+}
+
 /*
  * process_vm_writev() pins its target for writing, and so faults it in, before it
  * looks at its source; from a source that cannot be read it then copies nothing.
  * A write of the old byte instead would lose what another thread stores meanwhile.
- * The source is a page of .bss large enough to contain one of any size; an address
- * that merely happens to be unmapped, NULL too, could be mapped by the program.
+ * The source is a mapping of ours: an address that merely happens to be unmapped
+ * could be mapped by the program, and a page of .bss is read by collectors.
  */
 static void fault_in_writable(uintptr_t addr)
 {
-	static char unreadable[2 * 65536];
-	size_t page = sys_page_size();
-	uintptr_t source = ((uintptr_t)unreadable + page - 1) & ~(uintptr_t)(page - 1);
+	uintptr_t source = unreadable();
 	struct iovec local = { .iov_base = (void *)source, .iov_len = 1 };
 	struct iovec remote = { .iov_base = (void *)addr, .iov_len = 1 };
 
-	if (sys_mprotect((void *)source, page, PROT_NONE) == 0)
+	if (source)
 		syscall(SYS_process_vm_writev, (long)getpid(), &local, 1L, &remote, 1L, 0L);
 }
 

@@ -45,7 +45,7 @@ static int reader_byte(struct reader *r, char *c)
 static int reader_line(struct reader *r, char *line, size_t size)
 {
 	size_t n = 0;
-	char c;
+	char c = '\0';
 	int ret;
 
 	while ((ret = reader_byte(r, &c)) > 0 && c != '\n')
@@ -109,9 +109,18 @@ static bool starts_with(const char *text, const char *head)
 /*
  * The kernel's own mappings have names in brackets and no inode. So have the heap,
  * the stack, and what a program named by prctl (anon:...), which are ordinary memory.
+ * Shared memory has an inode, and the name of no file that could be opened.
  */
-static uint32_t name_flags(const char *name)
+static uint32_t name_flags(const char *name, uint64_t inode)
 {
+	static const char *const of_no_file[] = { "/memfd:", "/dev/zero", "/SYSV", "/anon_hugepage" };
+
+	if (inode) {
+		for (size_t i = 0; i < ARRAY_SIZE(of_no_file); i++)
+			if (starts_with(name, of_no_file[i]))
+				return SYS_VMA_FILE | SYS_VMA_SHMEM;
+		return SYS_VMA_FILE;
+	}
 	if (strcmp(name, "[stack]") == 0)
 		return SYS_VMA_STACK;
 	if (name[0] != '[' || strcmp(name, "[heap]") == 0 || starts_with(name, "[anon"))
@@ -142,15 +151,12 @@ static bool parse_vma(const char *line, struct sys_vma *vma)
 	vma->inode = parse_dec(&p);
 	while (*p == ' ')
 		p++;
-	if (vma->inode)
-		vma->flags |= SYS_VMA_FILE;
-	else
-		vma->flags |= name_flags(p);
+	vma->flags |= name_flags(p, vma->inode);
 	return true;
 }
 
-/* The line of @r that holds @addr or, with @next, is above it. */
-static int text_find(struct reader *r, uintptr_t addr, bool next, struct sys_vma *vma)
+/* The line of @r that holds @addr, or the next above it. */
+static int text_find(struct reader *r, uintptr_t addr, struct sys_vma *vma)
 {
 	struct sys_vma found;
 	char line[192];
@@ -160,7 +166,7 @@ static int text_find(struct reader *r, uintptr_t addr, bool next, struct sys_vma
 		if (!parse_vma(line, &found) || found.end <= addr)
 			continue;
 		/* The vsyscall page is above user space and in no list of mappings. */
-		if ((found.start > addr && !next) || found.start >= sys_task_size())
+		if (found.start >= sys_task_size())
 			return -ENOENT;
 		*vma = found;
 		return 0;
@@ -177,7 +183,7 @@ static int vma_find_text(int maps_fd, uintptr_t addr, struct sys_vma *vma)
 	r.fd = own >= 0 ? own : maps_fd;
 	r.pos = 0;
 	r.at = r.len = 0;
-	ret = text_find(&r, addr, true, vma);
+	ret = text_find(&r, addr, vma);
 	sys_close(own);
 	return ret;
 }
@@ -220,10 +226,7 @@ static int vma_find_query(int maps_fd, uintptr_t addr, struct sys_vma *vma)
 	vma->offset = query.vma_offset;
 	vma->inode = query.inode;
 	vma->flags = query_flags(query.vma_flags);
-	if (query.inode)
-		vma->flags |= SYS_VMA_FILE;
-	else if (query.vma_name_size)
-		vma->flags |= name_flags(name);
+	vma->flags |= name_flags(query.vma_name_size ? name : "", query.inode);
 	return 0;
 }
 
@@ -242,6 +245,15 @@ static uint8_t scan_state(uint64_t categories)
 			 (categories & UHMM_PAGE_IS_HUGE ? SYS_PAGE_HUGE : 0) |
 			 (categories & UHMM_PAGE_IS_FILE ? SYS_PAGE_FILE : 0) |
 			 (categories & UHMM_PAGE_IS_SWAPPED ? SYS_PAGE_SWAPPED : 0));
+}
+
+/* Where every other page is a hole a call of memset per page is a fifth of the scan. */
+static void fill(uint8_t *states, size_t first, size_t end, uint8_t state)
+{
+	if (end - first == 1)
+		states[first] = state;
+	else if (end > first)
+		memset(states + first, state, end - first);
 }
 
 /*
@@ -272,13 +284,13 @@ static int states_scan(int fd, uintptr_t start, size_t nr_pages, uint8_t *states
 		for (long i = 0; i < nr; i++) {
 			first = (regions[i].start - start) >> shift;
 			end = (regions[i].end - start) >> shift;
-			memset(states + at, 0, first - at);
-			memset(states + first, scan_state(regions[i].categories), end - first);
+			fill(states, at, first, 0);
+			fill(states, first, end, scan_state(regions[i].categories));
 			at = end;
 		}
 		arg.start = arg.walk_end;
 	}
-	memset(states + at, 0, nr_pages - at);
+	fill(states, at, nr_pages, 0);
 	return 0;
 }
 
@@ -308,52 +320,6 @@ static int states_read(int fd, uintptr_t start, size_t nr_pages, uint8_t *states
 	return 0;
 }
 
-/* ---------------------------------------------------------------- smaps */
-
-static uint32_t parse_vmflags(const char *p)
-{
-	static const struct {
-		char name[3];
-		uint32_t flag;
-	} known[] = {
-		{ "lo", SYS_VMFLAG_LOCKED },
-		{ "um", SYS_VMFLAG_UFFD },
-		{ "uw", SYS_VMFLAG_UFFD },
-		{ "ui", SYS_VMFLAG_UFFD },
-		{ "nh", SYS_VMFLAG_NOHUGEPAGE },
-	};
-	uint32_t flags = 0;
-
-	while (*p) {
-		while (*p == ' ')
-			p++;
-		for (size_t i = 0; i < ARRAY_SIZE(known); i++)
-			if (strncmp(p, known[i].name, 2) == 0)
-				flags |= known[i].flag;
-		while (*p && *p != ' ')
-			p++;
-	}
-	return flags;
-}
-
-static int vmflags_find(struct reader *r, uintptr_t addr, uint32_t *flags)
-{
-	static const char head[] = "VmFlags:";
-	struct sys_vma vma;
-	char line[192];
-	int ret;
-
-	ret = text_find(r, addr, false, &vma);
-	if (ret)
-		return ret;
-	while ((ret = reader_line(r, line, sizeof(line))) > 0)
-		if (starts_with(line, head)) {
-			*flags = parse_vmflags(line + sizeof(head) - 1);
-			return 0;
-		}
-	return ret ? ret : -ENOENT;
-}
-
 /* ---------------------------------------------------------------- entry points */
 
 int sys_maps_open(void)
@@ -371,21 +337,6 @@ int sys_vma_find(int maps_fd, uintptr_t addr, struct sys_vma *vma)
 	if (sys_cap(CAP_PROCMAP_QUERY))
 		return vma_find_query(maps_fd, addr, vma);
 	return vma_find_text(maps_fd, addr, vma);
-}
-
-int sys_vma_vmflags(uintptr_t addr, uint32_t *flags)
-{
-	struct reader r;
-	int ret;
-
-	r.fd = (int)sys_ret(open("/proc/self/smaps", O_RDONLY | O_CLOEXEC));
-	if (r.fd < 0)
-		return r.fd;
-	r.pos = 0;
-	r.at = r.len = 0;
-	ret = vmflags_find(&r, addr, flags);
-	close(r.fd);
-	return ret;
 }
 
 int sys_page_states(int pagemap_fd, uintptr_t start, size_t nr_pages, uint8_t *states)

@@ -141,6 +141,7 @@ uintptr_t sys_task_size(void);	/* first address beyond user space (47-bit layout
 #define SYS_VMA_FILE	BIT(4)	/* has an inode: files, memfd, shared anonymous, hugetlb */
 #define SYS_VMA_STACK	BIT(5)	/* named [stack] */
 #define SYS_VMA_SPECIAL	BIT(6)	/* [vdso], [vvar], [vsyscall] ... */
+#define SYS_VMA_SHMEM	BIT(7)	/* FILE of no file: memfd, shared anonymous, SysV, hugetlb */
 
 struct sys_vma {
 	uintptr_t start, end;
@@ -155,12 +156,6 @@ int sys_pagemap_open(void);
 
 /* The mapping that holds @addr, or else the next above it. -ENOENT: there is none. */
 int sys_vma_find(int maps_fd, uintptr_t addr, struct sys_vma *vma);
-
-/* From smaps, slowly: is the mapping of @addr mlocked; is it under any userfaultfd? */
-#define SYS_VMFLAG_LOCKED	BIT(0)
-#define SYS_VMFLAG_UFFD		BIT(1)
-#define SYS_VMFLAG_NOHUGEPAGE	BIT(2)
-int sys_vma_vmflags(uintptr_t addr, uint32_t *flags);
 
 /* What the CPU's page table says, one byte per page. */
 #define SYS_PAGE_PRESENT	0x01
