@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A bare userfaultfd page server on raw system calls: the floor under cpu_fault, and
+ * with one thread the design that programs use today.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "bench.h"
+
+#define MAX_HANDLERS	8
+
+#ifndef USERFAULTFD_IOC_NEW
+#define USERFAULTFD_IOC_NEW	_IO(0xAA, 0x00)
+#endif
+
+struct bench_server {
+	int uffd, stop_fd;
+	uintptr_t start, len, store;
+	size_t granule;
+	unsigned int nr_handlers;
+	pthread_t handlers[MAX_HANDLERS];
+};
+
+static int open_uffd(void)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+
+	if (fd < 0) {
+		int dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+
+		if (dev >= 0) {
+			fd = ioctl(dev, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+			close(dev);
+		}
+	}
+	if (fd < 0)
+		return -EPERM;
+	if (ioctl(fd, UFFDIO_API, &api)) {
+		close(fd);
+		return -EOPNOTSUPP;
+	}
+	return fd;
+}
+
+/* A granule that another handler has filled already only needs its waiters woken. */
+static void serve(const struct bench_server *server, uintptr_t addr)
+{
+	uintptr_t offset = (addr - server->start) & ~(server->granule - 1);
+	struct uffdio_copy copy = {
+		.dst = server->start + offset,
+		.src = server->store + offset,
+		.len = server->granule,
+	};
+	struct uffdio_range range = { .start = copy.dst, .len = copy.len };
+
+	if (ioctl(server->uffd, UFFDIO_COPY, &copy))
+		(void)ioctl(server->uffd, UFFDIO_WAKE, &range);
+}
+
+static void *handler(void *arg)
+{
+	const struct bench_server *server = arg;
+	struct pollfd fds[2] = {
+		{ .fd = server->uffd, .events = POLLIN },
+		{ .fd = server->stop_fd, .events = POLLIN },
+	};
+	struct uffd_msg msg;
+
+	for (;;) {
+		if (poll(fds, 2, -1) < 0)
+			continue;
+		if (fds[1].revents)
+			return NULL;
+		while (read(server->uffd, &msg, sizeof(msg)) == (ssize_t)sizeof(msg))
+			if (msg.event == UFFD_EVENT_PAGEFAULT)
+				serve(server, (uintptr_t)msg.arg.pagefault.address);
+	}
+}
+
+static int start_handlers(struct bench_server *server, enum bench_placement placement)
+{
+	unsigned int want = 0;
+	cpu_set_t allowed;
+
+	if (placement == BENCH_ONE_THREAD) {
+		int ret = pthread_create(&server->handlers[0], NULL, handler, server);
+
+		server->nr_handlers = !ret;
+		return -ret;
+	}
+	if (sched_getaffinity(0, sizeof(allowed), &allowed))
+		return -EINVAL;
+	for (int cpu = 0; cpu < CPU_SETSIZE && want < MAX_HANDLERS; cpu++) {
+		cpu_set_t one;
+		int ret;
+
+		if (!CPU_ISSET(cpu, &allowed))
+			continue;
+		ret = pthread_create(&server->handlers[want], NULL, handler, server);
+		if (ret)
+			return -ret;
+		server->nr_handlers = ++want;
+		CPU_ZERO(&one);
+		CPU_SET(cpu, &one);
+		ret = pthread_setaffinity_np(server->handlers[want - 1], sizeof(one), &one);
+		if (ret)
+			return -ret;
+	}
+	return 0;
+}
+
+int bench_server_start(const struct bench_area *area, const struct bench_area *store,
+		       size_t granule, enum bench_placement placement,
+		       struct bench_server **out)
+{
+	struct uffdio_register reg = {
+		.range = { .start = (uintptr_t)area->base, .len = area->len },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	struct bench_server *server = calloc(1, sizeof(*server));
+	int ret;
+
+	if (!server)
+		return -ENOMEM;
+	server->start = (uintptr_t)area->base;
+	server->len = area->len;
+	server->store = (uintptr_t)store->base;
+	server->granule = granule;
+	server->stop_fd = eventfd(0, EFD_CLOEXEC);
+	server->uffd = open_uffd();
+	ret = server->uffd < 0 ? server->uffd : 0;
+	if (!ret && ioctl(server->uffd, UFFDIO_REGISTER, &reg))
+		ret = -errno;
+	if (!ret)
+		ret = start_handlers(server, placement);
+	if (ret) {
+		bench_server_stop(server);
+		return ret;
+	}
+	*out = server;
+	return 0;
+}
+
+void bench_server_stop(struct bench_server *server)
+{
+	uint64_t one = 1;
+
+	if (!server)
+		return;
+	if (write(server->stop_fd, &one, sizeof(one)) == (ssize_t)sizeof(one))
+		for (unsigned int i = 0; i < server->nr_handlers; i++)
+			pthread_join(server->handlers[i], NULL);
+	if (server->uffd >= 0)
+		close(server->uffd);
+	close(server->stop_fd);
+	free(server);
+}
+
+int bench_server_reset(struct bench_server *server)
+{
+	return madvise((void *)server->start, server->len, MADV_DONTNEED) ? -errno : 0;
+}

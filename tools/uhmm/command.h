@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The commands of uhmm. Each gets its own name as argv[0] and returns the exit
+ * status: 0 yes, 1 no, 2 wrong usage.
+ */
+#ifndef UHMM_COMMAND_H
+#define UHMM_COMMAND_H
+
+#include <stdbool.h>
+#include <stdio.h>
+
+#define EXIT_USAGE	2
+
+int doctor_main(int argc, char **argv);
+int devices_main(int argc, char **argv);
+
+/*
+ * The options of a command that only reports: --json and --help. Returns -1 to go
+ * on, or the status to exit with; @json is written when it is -1.
+ */
+int report_options(int argc, char **argv, const char *help, bool *json);
+
+/* A JSON string with its quotes, escaped; null for NULL. */
+void json_string(FILE *to, const char *text);
+
+/* What a trial of the library on this machine came to. */
+struct trial {
+	int err;		/* 0 or the negative errno */
+	char said[256];		/* the first line that the library logged, or empty */
+};
+
+/* Make an mm, and give it back. */
+void trial_mm(struct trial *trial);
+
+/* Make an mm and a soft device in it, and give both back. */
+void trial_soft(struct trial *trial);
+
+#endif
