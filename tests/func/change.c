@@ -1,0 +1,626 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Changes of mappings with pages away: munmap, mremap, mmap over them, madvise, brk,
+ * mprotect and mlock behave as if the pages had never left, and device memory that
+ * nobody maps any more is freed.
+ */
+#define _GNU_SOURCE
+#include "world.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define NR	32
+#define RW	(PROT_READ | PROT_WRITE)
+#define FROZEN	(MREMAP_MAYMOVE | MREMAP_FIXED)
+
+#ifndef MREMAP_DONTUNMAP
+#define MREMAP_DONTUNMAP 4
+#endif
+
+/* The frames of @nr pages and no more are in use, at last. */
+#define assert_used(dev, nr)	assert_true(eventually(testdev_used(dev) == (nr)))
+
+/* NR pages of the pattern @seed, all away. */
+static unsigned char *away(struct world *w, uint32_t seed)
+{
+	unsigned char *p = map_filled(NR, seed);
+
+	to_device(w, w->dev, p, NR);
+	return p;
+}
+
+/* munmap of everything frees every device page and copies none. */
+static void munmap_frees_device_pages(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = away(w, 1);
+
+	assert_int_equal(munmap(p, NR * page), 0);
+	assert_used(w->dev, 0);
+	assert_int_equal(w->dev->pages_from, 0);
+	assert_at(w, p, NR, HMM_PLACE_GAP);
+	assert_int_equal(stats_now(w).device_pages, 0);
+}
+
+/* munmap of the middle frees just that; both ends keep their bytes on the device. */
+static void munmap_of_the_middle(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = away(w, 2);
+
+	assert_int_equal(munmap(p + 8 * page, 8 * page), 0);
+	assert_used(w->dev, NR - 8);
+	assert_at(w, p, 8, HMM_PLACE_DEVICE);
+	assert_at(w, p + 8 * page, 8, HMM_PLACE_GAP);
+	assert_at(w, p + 16 * page, 16, HMM_PLACE_DEVICE);
+	assert_int_equal(touch_read(p + 8 * page), SIGSEGV);
+	assert_holds(p, 8, 2, 0);
+	assert_holds(p + 16 * page, 16, 2, 16);
+	munmap(p, NR * page);
+}
+
+/* munmap over two mappings with a gap between them, pages of both away. */
+static void munmap_over_two_mappings_and_a_gap(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(NR, 3);
+
+	assert_int_equal(munmap(p + 12 * page, 4 * page), 0);
+	to_device(w, w->dev, p, 12);
+	to_device(w, w->other, p + 16 * page, 16);
+	assert_int_equal(munmap(p + 4 * page, 20 * page), 0);
+	assert_used(w->dev, 4);
+	assert_used(w->other, 8);
+	assert_holds(p, 4, 3, 0);
+	assert_holds(p + 24 * page, 8, 3, 24);
+	munmap(p, NR * page);
+}
+
+/* What is mapped anew at an address whose pages were away is new: zeros. */
+static void address_reused_after_munmap_is_new(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = away(w, 4);
+
+	for (int round = 0; round < 50; round++) {
+		assert_int_equal(munmap(p, NR * page), 0);
+		assert_ptr_equal(mmap(p, NR * page, RW, MAP_PRIVATE | MAP_ANONYMOUS |
+				      MAP_FIXED_NOREPLACE, -1, 0), p);
+		assert_true(all_zero(p, NR * page));
+		fill(p, NR, 4);
+		to_device(w, w->dev, p, NR);
+	}
+	assert_used(w->dev, NR);
+	munmap(p, NR * page);
+}
+
+/* mmap(MAP_FIXED) over a part: new memory there, the old bytes around it. */
+static void map_fixed_over_a_part(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = away(w, 5);
+
+	assert_ptr_equal(mmap(p + 8 * page, 8 * page, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+			      -1, 0), p + 8 * page);
+	assert_used(w->dev, NR - 8);
+	assert_true(all_zero(p + 8 * page, 8 * page));
+	assert_holds(p, 8, 5, 0);
+	assert_holds(p + 16 * page, 16, 5, 16);
+	munmap(p, NR * page);
+}
+
+/* A file mapped over pages that are away shows the file. */
+static void file_mapped_over_a_part(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = away(w, 6);
+	int fd = memfd_create("over", MFD_CLOEXEC);
+
+	assert_true(fd >= 0);
+	assert_int_equal(pwrite(fd, "over", 4, 0), 4);
+	assert_int_equal(ftruncate(fd, (off_t)(4 * page)), 0);
+	assert_ptr_equal(mmap(p + 8 * page, 4 * page, RW, MAP_SHARED | MAP_FIXED, fd, 0),
+			 p + 8 * page);
+	assert_memory_equal(p + 8 * page, "over", 4);
+	assert_true(all_zero(p + 8 * page + 4, 4 * page - 4));
+	assert_used(w->dev, NR - 4);
+	assert_holds(p, 8, 6, 0);
+	assert_holds(p + 12 * page, 20, 6, 12);
+	close(fd);
+	munmap(p, NR * page);
+}
+
+/* MAP_FIXED with a bad descriptor fails as ever, and destroys nothing. */
+static void map_fixed_with_bad_descriptor_destroys_nothing(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = away(w, 7);
+
+	errno = 0;
+	assert_ptr_equal(mmap(p, NR * page, RW, MAP_PRIVATE | MAP_FIXED, 9999, 0), MAP_FAILED);
+	assert_int_equal(errno, EBADF);
+	assert_holds(p, NR, 7, 0);
+	munmap(p, NR * page);
+}
+
+/* mremap that shrinks frees the tail. */
+static void mremap_shrinks(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = away(w, 8);
+
+	assert_ptr_equal(mremap(p, NR * page, 10 * page, 0), p);
+	assert_used(w->dev, 10);
+	assert_at(w, p + 10 * page, NR - 10, HMM_PLACE_GAP);
+	assert_holds(p, 10, 8, 0);
+	munmap(p, 10 * page);
+}
+
+/* mremap that grows and moves takes the bytes along; the new tail is zeros. */
+static void mremap_grows_and_moves(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = away(w, 9), *q;
+
+	/* Something right behind keeps it from growing in place. */
+	if (mmap(p + NR * page, page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE,
+		 -1, 0) == MAP_FAILED)
+		assert_int_equal(errno, EEXIST);
+	q = mremap(p, NR * page, 2 * NR * page, MREMAP_MAYMOVE);
+	assert_ptr_not_equal(q, MAP_FAILED);
+	assert_ptr_not_equal(q, p);
+	assert_at(w, p, NR, HMM_PLACE_GAP);
+	assert_holds(q, NR, 9, 0);
+	assert_true(all_zero(q + NR * page, NR * page));
+	assert_used(w->dev, 0);
+	munmap(q, 2 * NR * page);
+}
+
+/* mremap that grows in place: old bytes, and zeros behind them. */
+static void mremap_grows_in_place(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_pages(2 * NR, RW, 0);
+
+	assert_int_equal(munmap(p + NR * page, NR * page), 0);
+	fill(p, NR, 10);
+	to_device(w, w->dev, p, NR);
+	assert_ptr_equal(mremap(p, NR * page, 2 * NR * page, 0), p);
+	assert_true(all_zero(p + NR * page, NR * page));
+	assert_holds(p, NR, 10, 0);
+	munmap(p, 2 * NR * page);
+}
+
+/* mremap of a mapping of which only the middle is away succeeds, as one mapping. */
+static void mremap_of_partly_migrated_mapping(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(NR, 11), *q;
+
+	to_device(w, w->dev, p + 10 * page, 7);
+	q = mremap(p, NR * page, 4 * NR * page, MREMAP_MAYMOVE);
+	assert_ptr_not_equal(q, MAP_FAILED);
+	assert_holds(q, NR, 11, 0);
+	assert_true(all_zero(q + NR * page, 3 * NR * page));
+	munmap(q, 4 * NR * page);
+}
+
+/* The same through realloc(): libc's own call, which no hook sees. */
+static void realloc_of_partly_migrated_block(void **state)
+{
+	struct world *w = *state;
+	size_t bytes = 4 << 20;
+	char *block = malloc(bytes), *base;
+
+	assert_non_null(block);
+	memset(block, 0x3c, bytes);
+	base = (char *)(((uintptr_t)block + (1 << 20)) & ~(page - 1));
+	to_device(w, w->dev, base, 64);
+	block = realloc(block, 4 * bytes);
+	assert_non_null(block);
+	for (size_t i = 0; i < bytes; i++)
+		if (block[i] != 0x3c)
+			fail_msg("byte %zu is %#x", i, block[i]);
+	free(block);
+	assert_used(w->dev, 0);
+}
+
+/* mremap of a part to another address: the rest stays, the part moves. */
+static void mremap_moves_a_part(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = away(w, 12);
+	unsigned char *q = map_pages(8, PROT_NONE, 0);
+
+	assert_ptr_equal(mremap(p + 8 * page, 8 * page, 8 * page, FROZEN, q), q);
+	assert_at(w, p + 8 * page, 8, HMM_PLACE_GAP);
+	assert_holds(q, 8, 12, 8);
+	assert_holds(p, 8, 12, 0);
+	assert_holds(p + 16 * page, 16, 12, 16);
+	munmap(p, NR * page);
+	munmap(q, 8 * page);
+}
+
+/* mremap(MREMAP_FIXED) onto pages that are away themselves frees those. */
+static void mremap_fixed_onto_migrated_pages(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = away(w, 13), *q = away(w, 14);
+
+	assert_ptr_equal(mremap(p, 8 * page, 8 * page, FROZEN, q + 4 * page), q + 4 * page);
+	assert_holds(q, 4, 14, 0);
+	assert_holds(q + 4 * page, 8, 13, 0);
+	assert_holds(q + 12 * page, NR - 12, 14, 12);
+	assert_holds(p + 8 * page, NR - 8, 13, 8);
+	assert_used(w->dev, 0);
+	munmap(p, NR * page);
+	munmap(q, NR * page);
+}
+
+/* Pages that moved with mremap can migrate again and be unmapped at the new place. */
+static void moved_pages_are_tracked_at_the_new_place(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = away(w, 15);
+	unsigned char *q = map_pages(NR, PROT_NONE, 0);
+
+	assert_ptr_equal(mremap(p, NR * page, NR * page, FROZEN, q), q);
+	IGNORE(try_device(w, w->dev, q, NR, NULL));
+	assert_at(w, q, NR, HMM_PLACE_DEVICE);
+	assert_at(w, p, NR, HMM_PLACE_GAP);
+	assert_used(w->dev, NR);
+	for (uint64_t i = 0; i < DEV_PAGES; i++) {
+		uintptr_t addr;
+
+		if (!hmm_devmem_lookup(w->dev->devmem, i, &addr))
+			assert_in_range(addr, (uintptr_t)q, (uintptr_t)q + (NR - 1) * page);
+	}
+	assert_int_equal(munmap(q, NR / 2 * page), 0);
+	assert_used(w->dev, NR / 2);
+	assert_holds(q + NR / 2 * page, NR / 2, 15, NR / 2);
+	munmap(q, NR * page);
+}
+
+/* MREMAP_DONTUNMAP: the new place has the bytes, the old one is empty but mapped. */
+static void mremap_dontunmap_leaves_an_empty_mapping(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = away(w, 16);
+	unsigned char *q = mremap(p, NR * page, NR * page, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, 0);
+
+	assert_ptr_not_equal(q, MAP_FAILED);
+	assert_true(all_zero(p, NR * page));
+	assert_holds(q, NR, 16, 0);
+	fill(p, NR, 17);
+	to_device(w, w->dev, p, NR);
+	assert_holds(p, NR, 17, 0);
+	assert_holds(q, NR, 16, 0);
+	munmap(p, NR * page);
+	munmap(q, NR * page);
+}
+
+/* An mremap that fails leaves pages, bytes and addresses as they were. */
+static void failed_mremap_changes_nothing(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = away(w, 18);
+
+	assert_ptr_equal(mremap(p, NR * page, (size_t)1 << 46, MREMAP_MAYMOVE), MAP_FAILED);
+	assert_int_equal(errno, ENOMEM);
+	assert_ptr_equal(mremap(p + 1, NR * page, NR * page, MREMAP_MAYMOVE), MAP_FAILED);
+	assert_int_equal(errno, EINVAL);
+	assert_holds(p, NR, 18, 0);
+	munmap(p, NR * page);
+}
+
+/* DONTNEED of a part: zeros there, frames free, neighbours untouched. */
+static void dontneed_of_a_part(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = away(w, 19);
+
+	assert_int_equal(madvise(p + 8 * page, 8 * page, MADV_DONTNEED), 0);
+	assert_true(all_zero(p + 8 * page, 8 * page));
+	assert_used(w->dev, NR - 8);
+	assert_at(w, p, 8, HMM_PLACE_DEVICE);
+	assert_holds(p, 8, 19, 0);
+	assert_holds(p + 16 * page, 16, 19, 16);
+	munmap(p, NR * page);
+}
+
+/* FREE: each page is old or zeros until it is written, and what is written stays. */
+static void free_then_write_keeps_the_write(void **state)
+{
+	struct world *w = *state;
+	uint64_t *p = (void *)away(w, 20);
+
+	assert_int_equal(madvise(p, NR * page, MADV_FREE), 0);
+	for (size_t i = 0; i < NR; i++) {
+		uint64_t seen = p[i * 512];
+
+		assert_true(!seen || seen == pattern(20, i, 0));
+		p[i * 512] = i + 1;
+	}
+	for (size_t i = 0; i < NR; i++)
+		assert_int_equal(p[i * 512], i + 1);
+	IGNORE(try_device(w, w->dev, p, NR, NULL));
+	for (size_t i = 0; i < NR; i++)
+		assert_int_equal(p[i * 512], i + 1);
+	munmap(p, NR * page);
+}
+
+/* brk that shrinks frees device pages; what grows there again is zeros. */
+static void brk_shrinks_over_migrated_pages(void **state)
+{
+	struct world *w = *state;
+	uintptr_t top = (uintptr_t)syscall(SYS_brk, 0), base = (top + page - 1) & ~(page - 1);
+
+	assert_int_equal(syscall(SYS_brk, base + NR * page), base + NR * page);
+	fill((void *)base, NR, 21);
+	to_device(w, w->dev, (void *)base, NR);
+	assert_int_equal(syscall(SYS_brk, base + 8 * page), base + 8 * page);
+	assert_used(w->dev, 8);
+	assert_int_equal(syscall(SYS_brk, base + NR * page), base + NR * page);
+	assert_true(all_zero((void *)(base + 8 * page), (NR - 8) * page));
+	assert_holds((void *)base, 8, 21, 0);
+	assert_int_equal(syscall(SYS_brk, top), top);
+}
+
+/* mprotect to read-only with pages away: reads see the bytes, writes are refused. */
+static void mprotect_readonly_and_back(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = away(w, 22);
+	char byte = 1;
+
+	assert_int_equal(mprotect(p, NR * page, PROT_READ), 0);
+	assert_int_equal(touch_write(p), SIGSEGV);
+	assert_int_equal(hmm_copy_to_user(w->mm, (uintptr_t)p + page, &byte, 1), -EFAULT);
+	assert_holds(p, NR / 2, 22, 0);
+	assert_int_equal(mprotect(p, NR * page, RW), 0);
+	assert_int_equal(touch_write(p), 0);
+	assert_int_equal(touch_write(p + (NR - 1) * page), 0);
+	assert_holds(p, NR, 22, 0);
+	munmap(p, NR * page);
+}
+
+/* Evicting into memory that became read-only works, and does not make it writable. */
+static void evict_into_readonly(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = away(w, 23);
+
+	assert_int_equal(mprotect(p, NR * page, PROT_READ), 0);
+	assert_int_equal(evict(w, p, NR), NR);
+	assert_int_equal(touch_write(p), SIGSEGV);
+	assert_holds(p, NR, 23, 0);
+	munmap(p, NR * page);
+}
+
+/* mprotect to none with pages away: nobody reads; back again, the bytes are there. */
+static void mprotect_none_and_back(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = away(w, 24);
+	char byte;
+
+	assert_int_equal(mprotect(p + 8 * page, 8 * page, PROT_NONE), 0);
+	assert_int_equal(touch_read(p + 8 * page), SIGSEGV);
+	assert_int_equal(hmm_copy_from_user(w->mm, &byte, (uintptr_t)p + 8 * page, 1), -EFAULT);
+	assert_holds(p, 8, 24, 0);
+	assert_int_equal(mprotect(p + 8 * page, 8 * page, RW), 0);
+	assert_holds(p, NR, 24, 0);
+	munmap(p, NR * page);
+}
+
+/* Evicting memory that became PROT_NONE loses nothing. */
+static void evict_into_prot_none(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = away(w, 25);
+	int64_t got;
+
+	assert_int_equal(mprotect(p, NR * page, PROT_NONE), 0);
+	got = evict(w, p, NR);
+	assert_true(got == NR || got == 0 || got == -EIO);
+	assert_int_equal(touch_read(p), SIGSEGV);
+	assert_int_equal(mprotect(p, NR * page, RW), 0);
+	assert_holds(p, NR, 25, 0);
+	munmap(p, NR * page);
+}
+
+/* Removing the device while its pages' mapping is PROT_NONE loses nothing. */
+static void device_removed_under_prot_none(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(NR, 26);
+	struct testdev *dev = testdev_new(w->mm, NR, world_owner_a, 0);
+
+	to_device(w, dev, p, NR);
+	assert_int_equal(mprotect(p, NR * page, PROT_NONE), 0);
+	assert_int_equal(testdev_remove(dev), 0);
+	assert_int_equal(mprotect(p, NR * page, PROT_READ), 0);
+	assert_holds(p, NR, 26, 0);
+	munmap(p, NR * page);
+}
+
+/* mprotect over a range of which part is away leaves bytes of all of it. */
+static void mprotect_of_mixed_range(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(NR, 27);
+
+	to_device(w, w->dev, p + 4 * page, 8);
+	assert_int_equal(mprotect(p + 6 * page, 20 * page, PROT_READ), 0);
+	assert_int_equal(mprotect(p, 8 * page, PROT_READ | PROT_EXEC), 0);
+	assert_holds(p, NR, 27, 0);
+	assert_int_equal(mprotect(p, NR * page, RW), 0);
+	fill(p, NR, 28);
+	assert_holds(p, NR, 28, 0);
+	munmap(p, NR * page);
+}
+
+/* mlock of pages that are away brings them home and keeps them there. */
+static void mlock_brings_home(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = away(w, 29);
+	uint64_t reasons[HMM_REASONS] = { 0 };
+
+	assert_int_equal(mlock(p, NR * page), 0);
+	assert_int_equal(cpu_maps_count(p, NR), NR);
+	assert_used(w->dev, 0);
+	IGNORE(try_device(w, w->dev, p, NR, reasons));
+	assert_int_equal(reasons[HMM_REASON_LOCKED], NR);
+	assert_int_equal(cpu_maps_count(p, NR), NR);
+	assert_holds(p, NR, 29, 0);
+	assert_int_equal(munlock(p, NR * page), 0);
+	to_device(w, w->dev, p, NR);
+	assert_holds(p, NR, 29, 0);
+	munmap(p, NR * page);
+}
+
+/* Many mappings, each with a few pages away, unmapped in any order: all freed. */
+static void many_small_mappings(void **state)
+{
+	struct world *w = *state;
+	static unsigned char *maps[200];
+
+	for (size_t i = 0; i < ARRAY_LEN(maps); i++) {
+		maps[i] = map_filled(3, (uint32_t)(100 + i));
+		to_device(w, w->dev, maps[i] + page, 1);
+	}
+	for (size_t i = 0; i < ARRAY_LEN(maps); i++) {
+		size_t j = i * 77 % ARRAY_LEN(maps);
+
+		if (j & 1)
+			assert_holds(maps[j], 3, (uint32_t)(100 + j), 0);
+		assert_int_equal(munmap(maps[j], 3 * page), 0);
+	}
+	assert_used(w->dev, 0);
+}
+
+/* Once every page is home the mapping is one mapping again: no split is left behind. */
+static void no_split_is_left_behind(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(NR, 30);
+	long size = smaps_kb(p, "Size:");
+
+	to_device(w, w->dev, p + 10 * page, 2);
+	assert_int_equal(smaps_kb(p, "Size:"), size);
+	assert_int_equal(evict(w, p, NR), 2);
+	assert_int_equal(smaps_kb(p, "Size:"), size);
+	assert_holds(p, NR, 30, 0);
+	munmap(p, NR * page);
+}
+
+struct churn {
+	pthread_t thread;
+	_Atomic uint32_t *stop;
+	uint32_t seed;
+	uint64_t rounds;
+	bool right;
+};
+
+/* Maps, fills, checks and unmaps, over and over; addresses are reused by all threads. */
+static void *churn_run(void *arg)
+{
+	struct churn *c = arg;
+
+	c->right = true;
+	while (c->right && !atomic_load(c->stop)) {
+		unsigned char *p = mmap(NULL, 8 * page, RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		if (p == MAP_FAILED)
+			break;
+		c->right = all_zero(p, 8 * page);
+		fill(p, 8, c->seed);
+		c->right = c->right && holds(p, 8, c->seed, 0);
+		munmap(p, 8 * page);
+		c->rounds++;
+	}
+	return NULL;
+}
+
+/* STRICT: threads that map and unmap the same addresses while all of it migrates. */
+static void addresses_reused_by_threads_while_migrating(void **state)
+{
+	struct world *w = *state;
+	static _Atomic uint32_t stop;
+	struct churn churns[3];
+	unsigned char *hint = map_pages(64, PROT_NONE, 0);
+
+	/* Where the churners' mappings will land: below what was mapped last. */
+	munmap(hint, 64 * page);
+	atomic_store(&stop, 0);
+	for (size_t i = 0; i < ARRAY_LEN(churns); i++) {
+		churns[i] = (struct churn) { .stop = &stop, .seed = (uint32_t)(40 + i) };
+		assert_int_equal(pthread_create(&churns[i].thread, NULL, churn_run, &churns[i]), 0);
+	}
+	for (int round = 0; round < 300; round++)
+		IGNORE(try_device(w, w->dev, hint - 64 * page, 128, NULL));
+	atomic_store(&stop, 1);
+	for (size_t i = 0; i < ARRAY_LEN(churns); i++) {
+		pthread_join(churns[i].thread, NULL);
+		assert_true(churns[i].right);
+		assert_true(churns[i].rounds > 0);
+	}
+}
+
+int main(void)
+{
+	static const struct CMUnitTest always[] = {
+		world_test(munmap_frees_device_pages),
+		world_test(munmap_of_the_middle),
+		world_test(munmap_over_two_mappings_and_a_gap),
+		world_test(address_reused_after_munmap_is_new),
+		world_test(map_fixed_over_a_part),
+		world_test(file_mapped_over_a_part),
+		world_test(map_fixed_with_bad_descriptor_destroys_nothing),
+		world_test(mremap_shrinks),
+		world_test(mremap_grows_and_moves),
+		world_test(mremap_grows_in_place),
+		world_test(mremap_of_partly_migrated_mapping),
+		world_test(realloc_of_partly_migrated_block),
+		world_test(mremap_moves_a_part),
+		world_test(mremap_fixed_onto_migrated_pages),
+		world_test(moved_pages_are_tracked_at_the_new_place),
+		world_test(mremap_dontunmap_leaves_an_empty_mapping),
+		world_test(failed_mremap_changes_nothing),
+		world_test(dontneed_of_a_part),
+		world_test(free_then_write_keeps_the_write),
+		world_test(brk_shrinks_over_migrated_pages),
+		world_test(mprotect_readonly_and_back),
+		world_test(evict_into_readonly),
+		world_test(mprotect_none_and_back),
+		world_test(evict_into_prot_none),
+		world_test(device_removed_under_prot_none),
+		world_test(mprotect_of_mixed_range),
+		world_test(mlock_brings_home),
+		world_test(many_small_mappings),
+		world_test(no_split_is_left_behind),
+	};
+	/* The guarantee that only an announcement before the change can give. */
+	static const struct CMUnitTest announced[] = {
+		world_test(addresses_reused_by_threads_while_migrating),
+	};
+	struct CMUnitTest tests[ARRAY_LEN(always) + ARRAY_LEN(announced)];
+	int failed;
+
+	need_mm();
+	memcpy(tests, always, sizeof(always));
+	memcpy(tests + ARRAY_LEN(always), announced, sizeof(announced));
+	failed = _cmocka_run_group_tests("change", tests,
+					 strict() ? ARRAY_LEN(tests) : ARRAY_LEN(always),
+					 world_begin, world_end);
+	return failed;
+}

@@ -1,0 +1,735 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Pages of every kind: what can move moves with its bytes, what cannot stays with
+ * its reason, and the device reaches both.
+ */
+#define _GNU_SOURCE
+#include "world.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "uring.h"
+
+#define NR	16
+#define RW	(PROT_READ | PROT_WRITE)
+#define HUGE	((size_t)2 << 20)
+
+/* A capability of the machine that this one test lacks: said, and passed over. */
+#define lacks(why)	do { print_message("          not here: %s\n", why); return; } while (0)
+
+/* Nothing moves, and every page says @reason. */
+static void assert_refused(struct world *w, void *p, size_t nr, enum hmm_reason reason)
+{
+	uint64_t reasons[HMM_REASONS] = { 0 }, before = stats_now(w).refused[reason];
+	int64_t got = try_device(w, w->dev, p, nr, reasons);
+
+	for (int i = 0; i < HMM_REASONS; i++)
+		if (reasons[i] && i != (int)reason)
+			fail_msg("%llu pages %s instead of %s", (unsigned long long)reasons[i],
+				 hmm_reason_name(i), hmm_reason_name(reason));
+	assert_int_equal(got, 0);
+	assert_int_equal(reasons[reason], nr);
+	assert_int_equal(stats_now(w).refused[reason] - before, nr);
+	assert_int_equal(testdev_used(w->dev), 0);
+}
+
+/* The device reads and writes @p by guarded copies. */
+static void assert_device_reaches(struct world *w, void *p, size_t nr, uint32_t seed)
+{
+	static unsigned char buf[NR * 4096];
+	size_t bytes = nr * page;
+
+	assert_int_equal(hmm_copy_from_user(w->mm, buf, (uintptr_t)p, bytes), bytes);
+	assert_holds(buf, nr, seed, 0);
+	fill(buf, nr, seed + 1);
+	assert_int_equal(hmm_copy_to_user(w->mm, (uintptr_t)p, buf, bytes), bytes);
+	assert_holds(p, nr, seed + 1, 0);
+}
+
+static unsigned char *map_huge(unsigned char **base)
+{
+	unsigned char *p;
+
+	*base = map_pages(2 * HUGE / page, RW, 0);
+	p = (void *)(((uintptr_t)*base + HUGE - 1) & ~(HUGE - 1));
+	if (madvise(p, HUGE, MADV_HUGEPAGE))
+		return NULL;
+	fill(p, HUGE / page, 1);
+	return smaps_kb(p, "AnonHugePages:") == 2048 ? p : NULL;
+}
+
+/* A 2 MiB page leaves whole, by one move, and comes back with every byte. */
+static void huge_page_moves_whole(void **state)
+{
+	struct world *w = *state;
+	unsigned char *base, *p = map_huge(&base);
+
+	if (!p)
+		lacks("no transparent huge page to be had");
+	to_device(w, w->dev, p, 512);
+	assert_int_equal(w->dev->pages_to, 512);
+	if (!masked("uffdio-move") && !masked("pagemap-scan"))
+		assert_int_equal(moved(w, moved_huge), 1);
+	assert_int_equal(evict(w, p, 512), 512);
+	assert_holds(p, 512, 1, 0);
+	munmap(base, 2 * HUGE);
+}
+
+/* A 2 MiB page that gets no destination is back whole, still one page. */
+static void refused_huge_page_stays_whole(void **state)
+{
+	struct world *w = *state;
+	unsigned char *base, *p = map_huge(&base);
+	static uint64_t src[512], dst[512];
+	struct hmm_migrate m = {
+		.size = sizeof(m), .flags = HMM_MIGRATE_SYSTEM, .start = (uintptr_t)p,
+		.end = (uintptr_t)p + HUGE, .src = src, .dst = dst,
+	};
+
+	if (!p)
+		lacks("no transparent huge page to be had");
+	if (masked("uffdio-move") || masked("pagemap-scan"))
+		lacks("what keeps a huge page whole is masked");
+	memset(dst, 0, sizeof(dst));
+	assert_int_equal(hmm_migrate_setup(w->mm, &m), 0);
+	assert_int_equal(m.nr_pages, 512);
+	hmm_migrate_pages(w->mm, &m);
+	hmm_migrate_finalize(w->mm, &m);
+	assert_int_equal(smaps_kb(p, "AnonHugePages:"), 2048);
+	assert_holds(p, 512, 1, 0);
+	munmap(base, 2 * HUGE);
+}
+
+/* One page out of a 2 MiB page goes alone; the other 511 stay readable. */
+static void one_page_out_of_a_huge_page(void **state)
+{
+	struct world *w = *state;
+	unsigned char *base, *p = map_huge(&base);
+
+	if (!p)
+		lacks("no transparent huge page to be had");
+	to_device(w, w->dev, p + 7 * page, 1);
+	assert_int_equal(count_at(w, p, 512, HMM_PLACE_SYSTEM), 511);
+	assert_holds(p, 512, 1, 0);
+	munmap(base, 2 * HUGE);
+}
+
+/* Touched page by page after having left whole: each byte is there. */
+static void huge_page_comes_back_in_parts(void **state)
+{
+	struct world *w = *state;
+	unsigned char *base, *p = map_huge(&base);
+
+	if (!p)
+		lacks("no transparent huge page to be had");
+	to_device(w, w->dev, p, 512);
+	for (size_t i = 0; i < 512; i += 37)
+		assert_holds(p + i * page, 1, 1, i);
+	assert_int_equal(munmap(p + 100 * page, 50 * page), 0);
+	assert_holds(p, 100, 1, 0);
+	assert_holds(p + 150 * page, 362, 1, 150);
+	munmap(base, 2 * HUGE);
+}
+
+static int ksm_write(const char *file, const char *value)
+{
+	char path[64];
+	int fd;
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/sys/kernel/mm/ksm/%s", file);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	n = write(fd, value, strlen(value));
+	close(fd);
+	return n < 0 ? -1 : 0;
+}
+
+static bool ksm_merged(void)
+{
+	char line[128] = "";
+	long pages = 0;
+	FILE *f = fopen("/proc/self/ksm_stat", "re");
+
+	while (f && fgets(line, sizeof(line), f))
+		sscanf(line, "ksm_merging_pages %ld", &pages);
+	if (f)
+		fclose(f);
+	return pages >= NR;
+}
+
+/* Pages that KSM has merged move, each with its own bytes, and unmerge on a write. */
+static void ksm_pages_move(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_pages(NR, RW, 0);
+	bool merged;
+
+	memset(p, 0x77, NR * page);
+	if (madvise(p, NR * page, MADV_MERGEABLE) || ksm_write("pages_to_scan", "10000") ||
+	    ksm_write("run", "1"))
+		lacks("KSM cannot be run by this user");
+	merged = eventually(ksm_merged());
+	if (merged) {
+		to_device(w, w->dev, p, NR);
+		p[3 * page] = 1;
+		for (size_t i = 0; i < NR * page; i++)
+			if (p[i] != (i == 3 * page ? 1 : 0x77))
+				fail_msg("byte %zu is %#x", i, p[i]);
+	}
+	ksm_write("run", "0");
+	munmap(p, NR * page);
+	if (!merged)
+		lacks("KSM merged nothing in time");
+}
+
+/* mlocked pages stay, as the program asked. */
+static void mlocked_pages_stay(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(NR, 2);
+
+	assert_int_equal(mlock(p, NR * page), 0);
+	assert_refused(w, p, NR, HMM_REASON_LOCKED);
+	assert_int_equal(cpu_maps_count(p, NR), NR);
+	assert_device_reaches(w, p, NR, 2);
+	munmap(p, NR * page);
+}
+
+/* Read-only anonymous pages move and come back, read-only. */
+static void readonly_pages_move(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(NR, 3);
+
+	assert_int_equal(mprotect(p, NR * page, PROT_READ), 0);
+	to_device(w, w->dev, p, NR);
+	assert_holds(p, NR / 2, 3, 0);
+	assert_int_equal(evict(w, p, NR), NR / 2);
+	assert_holds(p, NR, 3, 0);
+	assert_int_equal(touch_write(p), SIGSEGV);
+	assert_int_equal(mprotect(p, NR * page, RW), 0);
+	fill(p, NR, 4);
+	assert_holds(p, NR, 4, 0);
+	munmap(p, NR * page);
+}
+
+/* src[] says of read-only pages that they may not be written. */
+static void readonly_pages_lack_write(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(2, 3);
+	static uint64_t src[2], dst[2];
+	struct hmm_migrate m = {
+		.size = sizeof(m), .flags = HMM_MIGRATE_SYSTEM, .start = (uintptr_t)p,
+		.end = (uintptr_t)p + 2 * page, .src = src, .dst = dst,
+	};
+
+	memset(dst, 0, sizeof(dst));
+	assert_int_equal(mprotect(p, page, PROT_READ), 0);
+	assert_int_equal(hmm_migrate_setup(w->mm, &m), 0);
+	assert_int_equal(src[0] & HMM_SRC_WRITE, 0);
+	assert_true(src[1] & HMM_SRC_WRITE);
+	hmm_migrate_pages(w->mm, &m);
+	hmm_migrate_finalize(w->mm, &m);
+	assert_holds(p, 2, 3, 0);
+	munmap(p, 2 * page);
+}
+
+/* Executable anonymous memory, as a JIT has, moves too. */
+static void executable_pages_move(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(NR, 5);
+
+	assert_int_equal(mprotect(p, NR * page, RW | PROT_EXEC), 0);
+	to_device(w, w->dev, p, NR);
+	assert_holds(p, NR / 2, 5, 0);
+	assert_int_equal(evict(w, p, NR), NR / 2);
+	assert_holds(p, NR, 5, 0);
+	fill(p, NR, 6);
+	assert_holds(p, NR, 6, 0);
+	munmap(p, NR * page);
+}
+
+/* PROT_NONE pages stay: nobody may read them. */
+static void prot_none_pages_stay(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(NR, 7);
+	char byte;
+
+	assert_int_equal(mprotect(p, NR * page, PROT_NONE), 0);
+	assert_refused(w, p, NR, HMM_REASON_PROT);
+	assert_int_equal(hmm_copy_from_user(w->mm, &byte, (uintptr_t)p, 1), -EFAULT);
+	assert_int_equal(mprotect(p, NR * page, RW), 0);
+	assert_holds(p, NR, 7, 0);
+	munmap(p, NR * page);
+}
+
+/* Pages that io_uring has pinned stay, and what it reads into them afterwards lands. */
+static void pinned_pages_stay(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(NR, 8);
+	struct uring ring;
+	int fds[2];
+
+	if (uring_open(&ring))
+		lacks("io_uring");
+	if (masked("uffdio-move"))
+		lacks("without UFFDIO_MOVE a pin cannot be seen; mremap keeps the page");
+	if (uring_register(&ring, p, NR * page))
+		lacks("registered buffers (RLIMIT_MEMLOCK)");
+	assert_refused(w, p, NR, HMM_REASON_PINNED);
+	assert_holds(p, NR, 8, 0);
+	assert_int_equal(pipe(fds), 0);
+	assert_int_equal(write(fds[1], "fresh", 5), 5);
+	assert_int_equal(uring_do(&ring, IORING_OP_READ_FIXED, fds[0], p + page, 5, 0), 5);
+	assert_memory_equal(p + page, "fresh", 5);
+	assert_int_equal(uring_unregister(&ring), 0);
+	/* The kernel lets go of the pins some time after the call. */
+	assert_true(eventually(try_device(w, w->dev, p, NR, NULL) >= 0 &&
+			       all_at(w, p, NR, HMM_PLACE_DEVICE)));
+	assert_memory_equal(p + page, "fresh", 5);
+	assert_holds(p + 2 * page, NR - 2, 8, 2);
+	close(fds[0]);
+	close(fds[1]);
+	uring_close(&ring);
+	munmap(p, NR * page);
+}
+
+/* Pages registered while they are away come home and stay. */
+static void pinning_brings_home(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(NR, 9);
+	struct uring ring;
+	int fds[2];
+
+	if (uring_open(&ring))
+		lacks("io_uring");
+	to_device(w, w->dev, p, NR);
+	if (uring_register(&ring, p, NR * page))
+		lacks("registered buffers (RLIMIT_MEMLOCK)");
+	assert_at(w, p, NR, HMM_PLACE_SYSTEM);
+	assert_int_equal(pipe(fds), 0);
+	assert_int_equal(write(fds[1], "fresh", 5), 5);
+	assert_int_equal(uring_do(&ring, IORING_OP_READ_FIXED, fds[0], p + page, 5, 0), 5);
+	assert_memory_equal(p + page, "fresh", 5);
+	assert_holds(p, 1, 9, 0);
+	close(fds[0]);
+	close(fds[1]);
+	uring_close(&ring);
+	munmap(p, NR * page);
+}
+
+/* Shared anonymous memory stays; device and CPU see each other's writes in place. */
+static void shared_anonymous_stays(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_pages(NR, RW, MAP_SHARED);
+
+	fill(p, NR, 10);
+	assert_refused(w, p, NR, HMM_REASON_SHARED);
+	assert_device_reaches(w, p, NR, 10);
+	munmap(p, NR * page);
+}
+
+/* A memfd stays; what the device writes is in the file. */
+static void memfd_stays(void **state)
+{
+	struct world *w = *state;
+	int fd = memfd_create("stays", MFD_CLOEXEC);
+	static unsigned char buf[4096];
+	unsigned char *p;
+
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, (off_t)(NR * page)), 0);
+	p = mmap(NULL, NR * page, RW, MAP_SHARED, fd, 0);
+	assert_ptr_not_equal(p, MAP_FAILED);
+	fill(p, NR, 12);
+	assert_refused(w, p, NR, HMM_REASON_SHARED);
+	assert_device_reaches(w, p, NR, 12);
+	assert_int_equal(pread(fd, buf, page, 0), page);
+	assert_holds(buf, 1, 13, 0);
+	munmap(p, NR * page);
+	close(fd);
+}
+
+/* Files, mapped shared or private, stay; the private copy is the device's to write. */
+static void file_mappings_stay(void **state)
+{
+	struct world *w = *state;
+	char path[] = "/tmp/uhmm-pages-XXXXXX";
+	int fd = mkstemp(path);
+	static unsigned char buf[NR * 4096];
+	unsigned char *shared, *private;
+
+	assert_true(fd >= 0);
+	unlink(path);
+	fill(buf, NR, 14);
+	assert_int_equal(pwrite(fd, buf, NR * page, 0), NR * page);
+	shared = mmap(NULL, NR * page, RW, MAP_SHARED, fd, 0);
+	private = mmap(NULL, NR * page, RW, MAP_PRIVATE, fd, 0);
+	assert_ptr_not_equal(shared, MAP_FAILED);
+	assert_ptr_not_equal(private, MAP_FAILED);
+	assert_refused(w, private, NR, HMM_REASON_FILE);
+	assert_device_reaches(w, private, NR, 14);
+	assert_int_equal(pread(fd, buf, page, 0), page);
+	assert_holds(buf, 1, 14, 0);
+	assert_refused(w, private, NR, HMM_REASON_FILE);
+	assert_device_reaches(w, shared, NR, 14);
+	munmap(shared, NR * page);
+	munmap(private, NR * page);
+	close(fd);
+}
+
+/* A file that is on a disk, or in memory: its mapping says `file` or `shared`. */
+static void shared_file_mapping_says_file(void **state)
+{
+	struct world *w = *state;
+	char path[] = "/tmp/uhmm-pages-XXXXXX";
+	int fd = mkstemp(path);
+	unsigned char *p;
+
+	assert_true(fd >= 0);
+	unlink(path);
+	assert_int_equal(ftruncate(fd, (off_t)(NR * page)), 0);
+	p = mmap(NULL, NR * page, RW, MAP_SHARED, fd, 0);
+	assert_ptr_not_equal(p, MAP_FAILED);
+	fill(p, NR, 15);
+	assert_refused(w, p, NR, HMM_REASON_FILE);
+	munmap(p, NR * page);
+	close(fd);
+}
+
+/* hugetlb stays; the device reads and writes it in place. */
+static void hugetlb_stays(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p;
+	FILE *f = fopen("/proc/sys/vm/nr_hugepages", "r+e");
+	long before = 0;
+
+	if (f && fscanf(f, "%ld", &before) == 1 && before < 2) {
+		rewind(f);
+		fprintf(f, "2");
+		fflush(f);
+	}
+	p = mmap(NULL, HUGE, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+	if (p != MAP_FAILED) {
+		fill(p, NR, 16);
+		assert_refused(w, p, 512, HMM_REASON_SHARED);
+		assert_device_reaches(w, p, NR, 16);
+		munmap(p, HUGE);
+	}
+	if (f) {
+		rewind(f);
+		fprintf(f, "%ld", before);
+		fclose(f);
+	}
+	if (p == MAP_FAILED)
+		lacks("no hugetlb page to be had");
+}
+
+static struct {
+	int fd;
+	unsigned char *p;
+	_Atomic uint32_t served, stop;
+} foreign;
+
+static void *foreign_run(void *arg)
+{
+	static unsigned char fillers[NR][4096] __attribute__((aligned(4096)));
+
+	(void)arg;
+	fill(fillers, NR, 17);
+	while (!atomic_load(&foreign.stop)) {
+		struct pollfd pfd = { .fd = foreign.fd, .events = POLLIN };
+		struct uffdio_copy copy = { .len = page };
+		struct uffd_msg msg;
+
+		if (poll(&pfd, 1, 50) != 1 || read(foreign.fd, &msg, sizeof(msg)) != sizeof(msg))
+			continue;
+		copy.dst = msg.arg.pagefault.address & ~(page - 1);
+		copy.src = (uintptr_t)fillers[(copy.dst - (uintptr_t)foreign.p) / page];
+		if (!ioctl(foreign.fd, UFFDIO_COPY, &copy))
+			atomic_fetch_add(&foreign.served, 1);
+	}
+	return NULL;
+}
+
+static bool foreign_open(void)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = { .mode = UFFDIO_REGISTER_MODE_MISSING };
+
+	foreign.fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	if (foreign.fd < 0 || ioctl(foreign.fd, UFFDIO_API, &api))
+		return false;
+	foreign.p = map_pages(NR, RW, 0);
+	reg.range.start = (uintptr_t)foreign.p;
+	reg.range.len = NR * page;
+	return !ioctl(foreign.fd, UFFDIO_REGISTER, &reg);
+}
+
+/*
+ * A mapping that the program registered with its own userfaultfd is left alone: its
+ * handler serves it, for the device's accesses too.
+ */
+static void foreign_userfaultfd_is_left_alone(void **state)
+{
+	struct world *w = *state;
+	static unsigned char buf[NR * 4096];
+	uint64_t pfns[NR] = { 0 };
+	struct hmm_range range = { .size = sizeof(range), .pfns = pfns,
+				   .default_flags = HMM_PFN_REQ_FAULT };
+	pthread_t thread;
+
+	if (!foreign_open())
+		lacks("a userfaultfd of the program's own");
+	atomic_store(&foreign.stop, 0);
+	assert_int_equal(pthread_create(&thread, NULL, foreign_run, NULL), 0);
+	assert_holds(foreign.p, 4, 17, 0);
+	assert_refused(w, foreign.p, NR, HMM_REASON_FOREIGN);
+	assert_true(eventually(foreign.served == 4));
+	assert_int_equal(hmm_copy_from_user(w->mm, buf, (uintptr_t)foreign.p, NR * page), NR * page);
+	assert_holds(buf, NR, 17, 0);
+	assert_true(eventually(foreign.served == NR));
+	assert_int_equal(madvise(foreign.p, page, MADV_DONTNEED), 0);
+	range.start = (uintptr_t)foreign.p;
+	range.end = range.start + NR * page;
+	assert_int_equal(hmm_range_fault(w->mm, &range), 0);
+	for (int i = 0; i < NR; i++) {
+		assert_true(pfns[i] & HMM_PFN_VALID);
+		assert_true(pfns[i] & HMM_PFN_GUARDED);
+	}
+	assert_holds(foreign.p, NR, 17, 0);
+	atomic_store(&foreign.stop, 1);
+	pthread_join(thread, NULL);
+	close(foreign.fd);
+	munmap(foreign.p, NR * page);
+}
+
+/* The stacks and control blocks of threads stay: the kernel writes there unseen. */
+static void thread_stacks_stay(void **state)
+{
+	struct world *w = *state;
+	uint64_t reasons[HMM_REASONS] = { 0 };
+	unsigned char local = 1;
+	unsigned char *p = (void *)((uintptr_t)&local & ~(page - 1));
+
+	assert_true(try_device(w, w->dev, p, 1, reasons) <= 0);
+	assert_int_equal(reasons[HMM_REASON_RESERVED], 1);
+	assert_int_equal(local, 1);
+}
+
+struct stack_probe {
+	struct world *w;
+	uint64_t reasons[HMM_REASONS];
+	int64_t got;
+};
+
+static void *stack_probe_run(void *arg)
+{
+	struct stack_probe *probe = arg;
+	unsigned char local = 1;
+	uintptr_t p = (uintptr_t)&local & ~(page - 1);
+
+	probe->got = hmm_migrate_to_device(probe->w->mm, probe->w->dev->devmem, p, p + page,
+					   HMM_MIGRATE_SYSTEM, probe->reasons);
+	return NULL;
+}
+
+/* The same for a thread that pthread_create() made. */
+static void pthread_stacks_stay(void **state)
+{
+	static struct stack_probe probe;
+	pthread_t thread;
+
+	memset(&probe, 0, sizeof(probe));
+	probe.w = *state;
+	assert_int_equal(pthread_create(&thread, NULL, stack_probe_run, &probe), 0);
+	pthread_join(thread, NULL);
+	assert_true(probe.got <= 0);
+	assert_int_equal(probe.reasons[HMM_REASON_RESERVED], 1);
+}
+
+/*
+ * Memory that the kernel merged with the mapping of a control block moves, but for the
+ * few pages beside it.
+ */
+static void memory_beside_a_control_block_moves(void **state)
+{
+	struct world *w = *state;
+	unsigned long start, end, below = 0, below_end = 0, tcb = (unsigned long)pthread_self();
+	FILE *f = fopen("/proc/self/maps", "re");
+	bool found = false;
+	char line[512], perms[8] = "";
+	unsigned char *p;
+
+	assert_non_null(f);
+	while (!found && fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "%lx-%lx %7s", &start, &end, perms) != 3)
+			continue;
+		found = tcb >= start && tcb < end;
+		/* The fence of world_begin() lies there: memory nobody uses. */
+		if (!found && !strcmp(perms, "---p")) {
+			below = start;
+			below_end = end;
+		}
+	}
+	fclose(f);
+	assert_true(found);
+	if (below_end != start || below_end - below < 64 * page)
+		lacks("no room below the control block");
+	p = mmap((void *)(start - 64 * page), 64 * page, RW,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	assert_ptr_not_equal(p, MAP_FAILED);
+	fill(p, 64, 23);
+	assert_in_range(try_device(w, w->dev, p, 64, NULL), 48, 64);
+	assert_holds(p, 64, 23, 0);
+	assert_ptr_equal(mmap(p, 64 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
+			      0), p);
+}
+
+static unsigned char statics[NR * 4096] __attribute__((aligned(4096)));
+
+/* The program's own zeroed data moves or stays, with its bytes. */
+static void static_data_keeps_its_bytes(void **state)
+{
+	struct world *w = *state;
+
+	fill(statics, NR, 18);
+	IGNORE(try_device(w, w->dev, statics, NR, NULL));
+	assert_holds(statics, NR, 18, 0);
+	memset(statics, 0, sizeof(statics));
+	IGNORE(evict(w, statics, NR));
+}
+
+/* What malloc() gave migrates like anything else, and free() takes it back. */
+static void heap_blocks_move(void **state)
+{
+	struct world *w = *state;
+	size_t bytes = 8 << 20;
+	unsigned char *block = malloc(bytes), *p;
+
+	assert_non_null(block);
+	p = (void *)(((uintptr_t)block + page - 1) & ~(page - 1));
+	fill(p, 512, 19);
+	to_device(w, w->dev, p, 512);
+	assert_holds(p, 512, 19, 0);
+	to_device(w, w->dev, p, 512);
+	free(block);
+	assert_true(eventually(testdev_used(w->dev) == 0));
+}
+
+/* A range over everything at once: each page its own reason, none is lost. */
+static void mixed_mappings_in_one_range(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(NR, 20);
+	uint64_t reasons[HMM_REASONS] = { 0 };
+
+	assert_int_equal(mprotect(p + 2 * page, 2 * page, PROT_NONE), 0);
+	assert_int_equal(mlock(p + 4 * page, 2 * page), 0);
+	assert_int_equal(munmap(p + 6 * page, 2 * page), 0);
+	assert_ptr_equal(mmap(p + 8 * page, 2 * page, RW, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED,
+			      -1, 0), p + 8 * page);
+	to_device(w, w->other, p + 10 * page, 2);
+	assert_int_equal(hmm_migrate_to_device(w->mm, w->dev->devmem, (uintptr_t)p,
+					       (uintptr_t)p + NR * page, HMM_MIGRATE_SYSTEM,
+					       reasons), 6);
+	assert_int_equal(reasons[HMM_REASON_PROT], 2);
+	assert_int_equal(reasons[HMM_REASON_LOCKED], 2);
+	assert_int_equal(reasons[HMM_REASON_GAP], 2);
+	assert_int_equal(reasons[HMM_REASON_SHARED], 2);
+	assert_int_equal(reasons[HMM_REASON_DEVICE], 2);
+	assert_holds(p, 2, 20, 0);
+	assert_holds(p + 4 * page, 2, 20, 4);
+	assert_holds(p + 10 * page, 6, 20, 10);
+	assert_int_equal(mprotect(p + 2 * page, 2 * page, RW), 0);
+	assert_holds(p + 2 * page, 2, 20, 2);
+	munmap(p, NR * page);
+}
+
+/* Guarded copies stop at the first byte that cannot be reached, and say how far. */
+static void guarded_copies_stop_where_memory_ends(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(4, 21);
+	static unsigned char buf[4 * 4096];
+
+	assert_int_equal(munmap(p + 2 * page, page), 0);
+	to_device(w, w->dev, p + page, 1);
+	assert_int_equal(hmm_copy_from_user(w->mm, buf, (uintptr_t)p + 100, 4 * page - 100),
+			 2 * page - 100);
+	assert_memory_equal(buf, p + 100, 2 * page - 100);
+	assert_int_equal(hmm_copy_to_user(w->mm, (uintptr_t)p + 2 * page - 10, buf, 20), 10);
+	assert_int_equal(hmm_copy_from_user(w->mm, buf, (uintptr_t)p + 2 * page, 1), -EFAULT);
+	assert_int_equal(hmm_copy_to_user(w->mm, (uintptr_t)p + 2 * page, buf, 1), -EFAULT);
+	assert_int_equal(mprotect(p, page, PROT_READ), 0);
+	assert_int_equal(hmm_copy_to_user(w->mm, (uintptr_t)p, buf, 1), -EFAULT);
+	assert_int_equal(hmm_copy_from_user(w->mm, buf, (uintptr_t)p, 1), 1);
+	munmap(p, 4 * page);
+}
+
+/* Guarded copies into pages that are away write there, and their neighbours stay. */
+static void guarded_copies_reach_device_pages(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(NR, 22);
+
+	to_device(w, w->dev, p, NR);
+	assert_device_reaches(w, p, NR, 22);
+	munmap(p, NR * page);
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		world_test(huge_page_moves_whole),
+		world_test(refused_huge_page_stays_whole),
+		world_test(one_page_out_of_a_huge_page),
+		world_test(huge_page_comes_back_in_parts),
+		world_test(ksm_pages_move),
+		world_test(mlocked_pages_stay),
+		world_test(readonly_pages_move),
+		world_test(readonly_pages_lack_write),
+		world_test(executable_pages_move),
+		world_test(prot_none_pages_stay),
+		world_test(pinned_pages_stay),
+		world_test(pinning_brings_home),
+		world_test(shared_anonymous_stays),
+		world_test(memfd_stays),
+		world_test(file_mappings_stay),
+		world_test(shared_file_mapping_says_file),
+		world_test(hugetlb_stays),
+		world_test(foreign_userfaultfd_is_left_alone),
+		world_test(thread_stacks_stay),
+		world_test(pthread_stacks_stay),
+		world_test(memory_beside_a_control_block_moves),
+		world_test(static_data_keeps_its_bytes),
+		world_test(heap_blocks_move),
+		world_test(mixed_mappings_in_one_range),
+		world_test(guarded_copies_stop_where_memory_ends),
+		world_test(guarded_copies_reach_device_pages),
+	};
+
+	need_mm();
+	return cmocka_run_group_tests_name("pages", tests, world_begin, world_end);
+}

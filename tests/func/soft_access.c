@@ -1,0 +1,581 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Kernels on the soft device: every access of the program's memory with the program's
+ * own pointers, wherever the page is, and refusals as fault records.
+ */
+#define _GNU_SOURCE
+#include "world.h"
+
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <uhmm/soft.h>
+
+#define NR	64
+#define RW	(PROT_READ | PROT_WRITE)
+
+/* The device under test; opened by each test with the policy it wants. */
+static struct hmm_soft *soft;
+
+static void soft_begin(struct world *w, enum hmm_soft_migrate migrate)
+{
+	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 16 << 20, .lanes = 2, .migrate = migrate);
+
+	assert_int_equal(hmm_soft_open(w->mm, &opts, &soft), 0);
+}
+
+static void soft_end(void)
+{
+	assert_int_equal(hmm_soft_close(soft), 0);
+	soft = NULL;
+}
+
+static struct hmm_soft_stats soft_stats(void)
+{
+	struct hmm_soft_stats s = { .size = sizeof(s) };
+
+	assert_int_equal(hmm_soft_stats(soft, &s), 0);
+	return s;
+}
+
+/* Arguments of kernels. Static: never migrated here. */
+static struct {
+	unsigned char *p;
+	_Atomic uint64_t sum, bad;
+	uint32_t seed;
+} job;
+
+static void run(hmm_soft_kernel kernel, uint64_t items)
+{
+	assert_int_equal(hmm_soft_run(soft, kernel, items, &job, NULL), 0);
+}
+
+/* Item i checks page i, word for word. */
+static void kernel_check(struct hmm_lane *lane, uint64_t item, void *arg)
+{
+	uint64_t bad = 0;
+
+	(void)arg;
+	for (size_t j = 0; j < page / 8; j++)
+		bad += hmm_lane_load(lane, job.p + item * page + j * 8, 8) !=
+		       pattern(job.seed, item, j);
+	atomic_fetch_add(&job.bad, bad);
+}
+
+static void kernel_fill(struct hmm_lane *lane, uint64_t item, void *arg)
+{
+	(void)arg;
+	for (size_t j = 0; j < page / 8; j++)
+		hmm_lane_store(lane, job.p + item * page + j * 8, pattern(job.seed, item, j), 8);
+}
+
+static void device_checks(unsigned char *p, size_t nr, uint32_t seed)
+{
+	job.p = p;
+	job.seed = seed;
+	atomic_store(&job.bad, 0);
+	run(kernel_check, nr);
+	assert_int_equal(job.bad, 0);
+}
+
+static void device_fills(unsigned char *p, size_t nr, uint32_t seed)
+{
+	job.p = p;
+	job.seed = seed;
+	run(kernel_fill, nr);
+}
+
+static void both_ways(struct world *w, enum hmm_soft_migrate migrate)
+{
+	unsigned char *p;
+
+	soft_begin(w, migrate);
+	p = map_filled(NR, 1);
+	device_checks(p, NR, 1);
+	device_fills(p, NR, 2);
+	assert_holds(p, NR, 2, 0);
+	fill(p, NR, 3);
+	device_checks(p, NR, 3);
+	device_fills(p, NR / 2, 4);
+	assert_holds(p, NR / 2, 4, 0);
+	assert_holds(p + NR / 2 * page, NR / 2, 3, NR / 2);
+	soft_end();
+	assert_holds(p, NR / 2, 4, 0);
+	assert_holds(p + NR / 2 * page, NR / 2, 3, NR / 2);
+	munmap(p, NR * page);
+}
+
+/* Mirroring only: device and CPU see each other's writes, and nothing moves. */
+static void mirroring_moves_nothing(void **state)
+{
+	struct world *w = *state;
+
+	both_ways(w, HMM_SOFT_MIGRATE_NEVER);
+	assert_int_equal(moved(w, pages_to_device), 0);
+	assert_int_equal(moved(w, cpu_faults), 0);
+}
+
+/* Migrating at the first fault: the same answers, and pages travel. */
+static void migrating_gives_the_same_answers(void **state)
+{
+	struct world *w = *state;
+
+	both_ways(w, HMM_SOFT_MIGRATE_FIRST);
+	assert_true(moved(w, pages_to_device) >= NR);
+	assert_true(moved(w, pages_to_system) >= NR);
+}
+
+/* Migrating at the nth fault: the same. */
+static void migrating_at_the_nth_fault(void **state)
+{
+	both_ways(*state, HMM_SOFT_MIGRATE_NTH);
+}
+
+static void kernel_sizes(struct hmm_lane *lane, uint64_t item, void *arg)
+{
+	static const unsigned int sizes[] = { 1, 2, 4, 8 };
+	unsigned char *p = job.p + item * page;
+	uint64_t bad = 0;
+
+	(void)arg;
+	for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
+		unsigned int size = sizes[i];
+		uint64_t mask = size == 8 ? ~0ULL : (1ULL << size * 8) - 1;
+		uint64_t value = 0x8877665544332211ULL;
+		unsigned char *at = p + 64 * (i + 1);
+
+		hmm_lane_store(lane, at, ~0ULL, 8);
+		hmm_lane_store(lane, at, value, size);
+		bad += hmm_lane_load(lane, at, size) != (value & mask);
+		bad += hmm_lane_load(lane, at, 8) != ((value & mask) | ~mask);
+		bad += hmm_lane_add(lane, at, 1, size) != (value & mask);
+		bad += hmm_lane_exchange(lane, at, 5, size) != ((value + 1) & mask);
+		bad += hmm_lane_cas(lane, at, 6, 7, size) != 5;
+		bad += hmm_lane_cas(lane, at, 5, 9, size) != 5;
+		bad += hmm_lane_load(lane, at, 8) != ((9 & mask) | ~mask);
+		/* An addition that overflows its size stays in it. */
+		hmm_lane_store(lane, at, mask, size);
+		hmm_lane_add(lane, at, 1, size);
+		bad += hmm_lane_load(lane, at, 8) != ~mask;
+	}
+	atomic_fetch_add(&job.bad, bad);
+}
+
+/* Loads, stores and atomics of 1, 2, 4 and 8 bytes touch just their bytes. */
+static void accesses_of_every_size(void **state)
+{
+	struct world *w = *state;
+
+	for (int migrate = HMM_SOFT_MIGRATE_FIRST; migrate <= HMM_SOFT_MIGRATE_NEVER; migrate++) {
+		soft_begin(w, (enum hmm_soft_migrate)migrate);
+		job.p = map_pages(8, RW, 0);
+		atomic_store(&job.bad, 0);
+		run(kernel_sizes, 8);
+		assert_int_equal(job.bad, 0);
+		soft_end();
+		munmap(job.p, 8 * page);
+	}
+}
+
+static unsigned char buffer[3 * 4096];
+
+static void kernel_bulk(struct hmm_lane *lane, uint64_t item, void *arg)
+{
+	(void)item;
+	(void)arg;
+	hmm_lane_read(lane, buffer, job.p + 100, 2 * page + 37);
+	hmm_lane_write(lane, job.p + 4 * page + 5, buffer, 2 * page + 37);
+}
+
+/* Bulk copies of any alignment and length, across pages that are here and there. */
+static void bulk_copies_cross_pages(void **state)
+{
+	struct world *w = *state;
+	uint64_t word;
+
+	for (int i = 0; i < 2; i++) {
+		soft_begin(w, i ? HMM_SOFT_MIGRATE_NEVER : HMM_SOFT_MIGRATE_FIRST);
+		job.p = map_filled(8, 5);
+		assert_true(hmm_soft_migrate_in(soft, (uintptr_t)job.p + page,
+						(uintptr_t)job.p + 2 * page, NULL) == 1);
+		run(kernel_bulk, 1);
+		assert_memory_equal(job.p + 4 * page + 5, job.p + 100, 2 * page + 37);
+		word = pattern(5, 4, 0);
+		assert_memory_equal(job.p + 4 * page, &word, 5);
+		assert_holds(job.p + 7 * page, 1, 5, 7);
+		soft_end();
+		munmap(job.p, 8 * page);
+	}
+}
+
+static void add_piece(void *piece, size_t len, void *ctx)
+{
+	for (size_t i = 0; i < len; i++)
+		*(uint64_t *)ctx += ((unsigned char *)piece)[i];
+}
+
+static void add_one(void *piece, size_t len, void *ctx)
+{
+	(void)ctx;
+	for (size_t i = 0; i < len; i++)
+		((unsigned char *)piece)[i]++;
+}
+
+static void kernel_span(struct hmm_lane *lane, uint64_t item, void *arg)
+{
+	uint64_t sum = 0;
+
+	(void)item;
+	(void)arg;
+	hmm_lane_span(lane, job.p + 10, 5 * page, HMM_SOFT_READ, add_piece, &sum);
+	hmm_lane_span(lane, job.p + 10, 5 * page, HMM_SOFT_RW, add_one, NULL);
+	atomic_store(&job.sum, sum);
+}
+
+/* Spans give all of the bytes, in order, and take what is written to them. */
+static void spans_cover_their_bytes(void **state)
+{
+	struct world *w = *state;
+
+	for (int i = 0; i < 2; i++) {
+		uint64_t sum = 0;
+
+		soft_begin(w, i ? HMM_SOFT_MIGRATE_NEVER : HMM_SOFT_MIGRATE_FIRST);
+		job.p = map_pages(8, RW, 0);
+		for (size_t j = 0; j < 8 * page; j++)
+			job.p[j] = (unsigned char)(j * 7);
+		for (size_t j = 10; j < 10 + 5 * page; j++)
+			sum += (unsigned char)(j * 7);
+		run(kernel_span, 1);
+		assert_int_equal(job.sum, sum);
+		for (size_t j = 0; j < 8 * page; j++)
+			assert_int_equal(job.p[j], (unsigned char)(j * 7 +
+					 (j >= 10 && j < 10 + 5 * page)));
+		soft_end();
+		munmap(job.p, 8 * page);
+	}
+}
+
+static void kernel_load_one(struct hmm_lane *lane, uint64_t item, void *arg)
+{
+	(void)arg;
+	if (item == 3)
+		hmm_lane_load(lane, job.p, 8);
+}
+
+static void kernel_store_one(struct hmm_lane *lane, uint64_t item, void *arg)
+{
+	(void)arg;
+	if (item == 3)
+		hmm_lane_store(lane, job.p, 1, 8);
+}
+
+static void refused(hmm_soft_kernel kernel, void *addr, enum hmm_soft_access access,
+		    enum hmm_soft_fault_reason reason)
+{
+	struct hmm_soft_fault fault = { 0 };
+
+	job.p = addr;
+	assert_int_equal(hmm_soft_run(soft, kernel, 8, &job, &fault), -EFAULT);
+	assert_int_equal(fault.reason, reason);
+	assert_int_equal(fault.access & access, access);
+	assert_int_equal(fault.item, 3);
+	assert_in_range((uintptr_t)addr, fault.addr & ~(page - 1), fault.addr + page);
+}
+
+/* What the CPU's mapping refuses ends the kernel with a record, not the program. */
+static void refused_accesses_leave_a_record(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(8, 6);
+
+	soft_begin(w, HMM_SOFT_MIGRATE_FIRST);
+	assert_int_equal(mprotect(p, page, PROT_READ), 0);
+	assert_int_equal(mprotect(p + page, page, PROT_NONE), 0);
+	assert_int_equal(munmap(p + 2 * page, page), 0);
+	refused(kernel_store_one, p, HMM_SOFT_WRITE, HMM_SOFT_FAULT_READONLY);
+	refused(kernel_load_one, p + page, HMM_SOFT_READ, HMM_SOFT_FAULT_UNMAPPED);
+	refused(kernel_load_one, p + 2 * page, HMM_SOFT_READ, HMM_SOFT_FAULT_UNMAPPED);
+	refused(kernel_store_one, p + 2 * page, HMM_SOFT_WRITE, HMM_SOFT_FAULT_UNMAPPED);
+	refused(kernel_load_one, NULL, HMM_SOFT_READ, HMM_SOFT_FAULT_UNMAPPED);
+	refused(kernel_load_one, (void *)0xffff888000000000, HMM_SOFT_READ,
+		HMM_SOFT_FAULT_UNMAPPED);
+	refused(kernel_load_one, p + 3 * page + 3, HMM_SOFT_READ, HMM_SOFT_FAULT_MISALIGNED);
+	/* The device goes on working. */
+	job.p = p + 4 * page;
+	run(kernel_store_one, 8);
+	assert_int_equal(*(uint64_t *)(void *)(p + 4 * page), 1);
+	soft_end();
+	munmap(p, 8 * page);
+}
+
+/* Read-only memory that migrated stays read-only for the device. */
+static void readonly_memory_on_the_device(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(8, 7);
+
+	soft_begin(w, HMM_SOFT_MIGRATE_FIRST);
+	device_checks(p, 8, 7);
+	assert_int_equal(mprotect(p, 8 * page, PROT_READ), 0);
+	/* Without STRICT the device learns of mprotect at its next fault, not before. */
+	if (strict())
+		refused(kernel_store_one, p, HMM_SOFT_WRITE, HMM_SOFT_FAULT_READONLY);
+	device_checks(p, 8, 7);
+	assert_holds(p, 8, 7, 0);
+	soft_end();
+	munmap(p, 8 * page);
+}
+
+/* munmap and DONTNEED reach the device: it never reads what is gone. */
+static void changes_reach_the_device(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p;
+
+	for (int i = 0; i < 2; i++) {
+		/* Without STRICT changes of pages that are at home are not announced. */
+		if (i && !strict())
+			break;
+		soft_begin(w, i ? HMM_SOFT_MIGRATE_NEVER : HMM_SOFT_MIGRATE_FIRST);
+		p = map_filled(8, 8);
+		device_checks(p, 8, 8);
+		assert_int_equal(madvise(p, 2 * page, MADV_DONTNEED), 0);
+		assert_true(all_zero(p, page));
+		assert_int_equal(munmap(p + 4 * page, 4 * page), 0);
+		/* STRICT: before munmap returned. Else the kernel tells us after the change. */
+		if (!strict())
+			assert_true(eventually(!hmm_soft_pte(soft, (uintptr_t)p + 5 * page)));
+		refused(kernel_load_one, p + 5 * page, HMM_SOFT_READ, HMM_SOFT_FAULT_UNMAPPED);
+		fill(p, 4, 9);
+		device_checks(p, 4, 9);
+		soft_end();
+		munmap(p, 8 * page);
+	}
+}
+
+static void kernel_add(struct hmm_lane *lane, uint64_t item, void *arg)
+{
+	(void)item;
+	(void)arg;
+	hmm_lane_add(lane, job.p, 1, 8);
+}
+
+static _Atomic uint32_t adding;
+
+static void *adder_run(void *arg)
+{
+	_Atomic uint64_t *counter = arg;
+	uint64_t n = 0;
+
+	while (atomic_load(&adding) || n < 200) {
+		atomic_fetch_add(counter, 1);
+		n++;
+		sched_yield();
+	}
+	return (void *)(uintptr_t)n;
+}
+
+static void increments(struct world *w, enum hmm_soft_migrate migrate)
+{
+	pthread_t thread;
+	void *mine;
+
+	soft_begin(w, migrate);
+	job.p = map_pages(1, RW, 0);
+	atomic_store(&adding, 1);
+	assert_int_equal(pthread_create(&thread, NULL, adder_run, job.p), 0);
+	for (int i = 0; i < 5; i++)
+		run(kernel_add, 400);
+	atomic_store(&adding, 0);
+	pthread_join(thread, &mine);
+	assert_int_equal(*(uint64_t *)(void *)job.p, 2000 + (uintptr_t)mine);
+	soft_end();
+	munmap(job.p, page);
+}
+
+/* Atomics of CPU and device on one counter, mirrored: no increment is lost. */
+static void atomics_while_mirroring(void **state)
+{
+	increments(*state, HMM_SOFT_MIGRATE_NEVER);
+}
+
+/* The same while the page goes to and fro. */
+static void atomics_while_migrating(void **state)
+{
+	increments(*state, HMM_SOFT_MIGRATE_FIRST);
+}
+
+/* Exclusive access for lane atomics, ended by the CPU's touch. */
+static void atomics_with_exclusive_access(void **state)
+{
+	struct world *w = *state;
+
+	soft_begin(w, HMM_SOFT_MIGRATE_NEVER);
+	job.p = map_pages(1, RW, 0);
+	for (int i = 1; i <= 10; i++) {
+		assert_int_equal(hmm_soft_exclusive(soft, (uintptr_t)job.p,
+						    (uintptr_t)job.p + page), 1);
+		assert_true(hmm_soft_pte(soft, (uintptr_t)job.p) & HMM_SOFT_PTE_EXCLUSIVE);
+		run(kernel_add, 100);
+		assert_int_equal(*(uint64_t *)(void *)job.p, i * 100);
+		assert_false(hmm_soft_pte(soft, (uintptr_t)job.p) & HMM_SOFT_PTE_EXCLUSIVE);
+	}
+	assert_int_equal(soft_stats().exclusive_pages, 10);
+	soft_end();
+	munmap(job.p, page);
+}
+
+/* Shared memory, files and memfds are reached in place. */
+static void shared_memory_in_place(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_pages(8, RW, MAP_SHARED);
+
+	soft_begin(w, HMM_SOFT_MIGRATE_FIRST);
+	fill(p, 8, 10);
+	device_checks(p, 8, 10);
+	device_fills(p, 8, 11);
+	assert_holds(p, 8, 11, 0);
+	assert_int_equal(moved(w, pages_to_device), 0);
+	soft_end();
+	munmap(p, 8 * page);
+}
+
+struct node {
+	struct node *next;
+	uint64_t value;
+};
+
+static void kernel_walk(struct hmm_lane *lane, uint64_t item, void *arg)
+{
+	uint64_t sum = 0;
+
+	(void)item;
+	for (uintptr_t n = (uintptr_t)arg; n;
+	     n = hmm_lane_load(lane, &((struct node *)n)->next, 8))
+		sum += hmm_lane_load(lane, &((struct node *)n)->value, 8);
+	atomic_fetch_add(&job.sum, sum);
+}
+
+/* A list of plain malloc()ed nodes is walked in place, here and there. */
+static void a_list_is_walked_in_place(void **state)
+{
+	struct world *w = *state;
+	struct node *head = NULL;
+	uint64_t sum = 0;
+
+	soft_begin(w, HMM_SOFT_MIGRATE_FIRST);
+	for (uint64_t i = 0; i < 5000; i++) {
+		struct node *n = malloc(sizeof(*n) + i % 300);
+
+		n->next = head;
+		n->value = i * i;
+		sum += n->value;
+		head = n;
+	}
+	for (int round = 0; round < 3; round++) {
+		atomic_store(&job.sum, 0);
+		assert_int_equal(hmm_soft_run(soft, kernel_walk, 4, head, NULL), 0);
+		assert_int_equal(job.sum, 4 * sum);
+		head->value++;
+		sum++;
+	}
+	while (head) {
+		struct node *next = head->next;
+
+		free(head);
+		head = next;
+	}
+	soft_end();
+}
+
+/* The device's page table says what was read and what was written. */
+static void accessed_and_dirty_bits(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(4, 12);
+	uint32_t pte;
+
+	soft_begin(w, HMM_SOFT_MIGRATE_FIRST);
+	assert_int_equal(hmm_soft_pte(soft, (uintptr_t)p), 0);
+	device_checks(p, 1, 12);
+	pte = hmm_soft_pte(soft, (uintptr_t)p);
+	assert_true(pte & HMM_SOFT_PTE_VALID);
+	assert_true(pte & HMM_SOFT_PTE_LOCAL);
+	assert_true(pte & HMM_SOFT_PTE_ACCESSED);
+	assert_false(pte & HMM_SOFT_PTE_DIRTY);
+	device_fills(p, 1, 13);
+	assert_true(hmm_soft_pte(soft, (uintptr_t)p) & HMM_SOFT_PTE_DIRTY);
+	assert_holds(p, 1, 13, 0);
+	assert_false(hmm_soft_pte(soft, (uintptr_t)p) & HMM_SOFT_PTE_VALID);
+	soft_end();
+	munmap(p, 4 * page);
+}
+
+/* Tickets are waited for once; strange ones are -EINVAL. */
+static void tickets_are_waited_for_once(void **state)
+{
+	struct world *w = *state;
+	int64_t tickets[20];
+
+	soft_begin(w, HMM_SOFT_MIGRATE_NEVER);
+	job.p = map_pages(1, RW, 0);
+	for (size_t i = 0; i < ARRAY_LEN(tickets); i++) {
+		tickets[i] = hmm_soft_submit(soft, kernel_add, 10, &job);
+		assert_true(tickets[i] > 0);
+	}
+	for (size_t i = ARRAY_LEN(tickets); i-- > 0;)
+		assert_int_equal(hmm_soft_wait(soft, tickets[i], NULL), 0);
+	assert_int_equal(hmm_soft_wait(soft, tickets[0], NULL), -EINVAL);
+	assert_int_equal(hmm_soft_wait(soft, 0, NULL), -EINVAL);
+	assert_int_equal(hmm_soft_wait(soft, -5, NULL), -EINVAL);
+	assert_int_equal(hmm_soft_wait(soft, INT64_MAX, NULL), -EINVAL);
+	assert_int_equal(*(uint64_t *)(void *)job.p, 10 * ARRAY_LEN(tickets));
+	soft_end();
+	munmap(job.p, page);
+}
+
+/* Closing with work submitted waits for it. */
+static void close_waits_for_kernels(void **state)
+{
+	struct world *w = *state;
+
+	soft_begin(w, HMM_SOFT_MIGRATE_FIRST);
+	job.p = map_pages(1, RW, 0);
+	for (int i = 0; i < 10; i++)
+		assert_true(hmm_soft_submit(soft, kernel_add, 100, &job) > 0);
+	soft_end();
+	assert_int_equal(*(uint64_t *)(void *)job.p, 1000);
+	munmap(job.p, page);
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		world_test(mirroring_moves_nothing),
+		world_test(migrating_gives_the_same_answers),
+		world_test(migrating_at_the_nth_fault),
+		world_test(accesses_of_every_size),
+		world_test(bulk_copies_cross_pages),
+		world_test(spans_cover_their_bytes),
+		world_test(refused_accesses_leave_a_record),
+		world_test(readonly_memory_on_the_device),
+		world_test(changes_reach_the_device),
+		world_test(atomics_while_mirroring),
+		world_test(atomics_while_migrating),
+		world_test(atomics_with_exclusive_access),
+		world_test(shared_memory_in_place),
+		world_test(a_list_is_walked_in_place),
+		world_test(accessed_and_dirty_bits),
+		world_test(tickets_are_waited_for_once),
+		world_test(close_waits_for_kernels),
+	};
+
+	need_mm();
+	return cmocka_run_group_tests_name("soft_access", tests, world_begin, world_end);
+}
