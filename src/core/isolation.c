@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "core/isolation.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -62,6 +63,7 @@ void isolation_wait(struct hmm_mm *mm)
 	uint32_t epoch = atomic_load_explicit(&mm->epoch, memory_order_relaxed);
 
 	atomic_fetch_add_explicit(&mm->epoch_waiters, 1, memory_order_relaxed);
+	mm->lock_drops++;
 	lock_release(&mm->lock);
 	sys_futex_wait(&mm->epoch, epoch, &tick);
 	lock_acquire(&mm->lock);
@@ -98,9 +100,21 @@ static void wake_waiters(struct hmm_mm *mm, struct isolation *iso)
 			sys_uffd_wake(mm->uffd, iso->where[i], mm->page);
 }
 
+/* Nothing may be left in an isolation that ends: it would be somebody's page. */
+static void isolation_check(const struct isolation *iso)
+{
+	if (iso->nr)
+		abort();
+	for (uint32_t i = 0; i < BLOCK_PAGES; i++)
+		if (iso->kind[i] != SLOT_NONE)
+			abort();
+}
+
 void isolation_put(struct hmm_mm *mm, struct isolation *iso)
 {
 	lock_assert_held(&mm->lock);
+	if (HMM_DEBUG)
+		isolation_check(iso);
 	if (iso->waiters)
 		wake_waiters(mm, iso);
 	iso->in_use = false;
@@ -299,6 +313,7 @@ static void take_unshared(struct hmm_mm *mm, struct isolation *iso, uint32_t fir
 		while (j < end && iso->kind[j] == SLOT_NONE &&
 		       iso->reason[j] == HMM_REASON_PINNED)
 			j++;
+		mm->lock_drops++;
 		lock_release(&mm->lock);
 		sys_populate(addr, (j - i) * mm->page, true);
 		lock_acquire(&mm->lock);
@@ -320,41 +335,89 @@ static void take_unshared(struct hmm_mm *mm, struct isolation *iso, uint32_t fir
  * mremap(DONTUNMAP) takes what MOVE cannot: read-only mappings, and everything before
  * Linux 6.8. It is atomic, but knows nothing of pins. Without STRICT its events are
  * our own to read, so the lock is dropped around it; the entries hold the place.
+ *
+ * A mapping emptied in one call loses its anon_vma and would never merge with its
+ * neighbours again: the first page goes by itself.
  */
-static int remap_slots(struct hmm_mm *mm, struct isolation *iso, uintptr_t to, uintptr_t from,
+static int remap_slots(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
 		       uint32_t first, uint32_t nr)
 {
+	uintptr_t from = iso->base + first * mm->page, to = iso->chunk->addr + first * mm->page;
+	size_t len = nr * mm->page, head = 0;
 	bool strict = mm->flags & HMM_MM_STRICT;
-	int ret;
+	int ret = 0;
 
+	if (nr > 1 && vma->start == from && vma->end == from + len)
+		head = mm->page;
 	iso->taking = true;
+	mm->lock_drops += !strict;
 	if (!strict)
 		lock_release(&mm->lock);
-	ret = sys_mremap_dontunmap(from + first * mm->page, nr * mm->page, to + first * mm->page);
+	if (head)
+		ret = sys_mremap_dontunmap(from, head, to);
+	if (!ret)
+		ret = sys_mremap_dontunmap(from + head, len - head, to + head);
 	if (!strict)
 		lock_acquire(&mm->lock);
 	iso->taking = false;
-	if (!ret)
-		mm->stats.remapped_runs++;
+	mm->stats.remapped_runs++;
 	return ret;
 }
 
-static void take_by_remap(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr)
+/*
+ * In a strict mm a read-only mapping stays one while the lock is held, so nobody
+ * writes between copy and discard, and the mapping stays what it is.
+ */
+static void discard_slots(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr,
+			  uint8_t *tried)
 {
+	uintptr_t from = iso->base + first * mm->page;
+	uint8_t states[BLOCK_PAGES];
+	uint32_t i, n;
+
+	if (sys_page_states(mm->pagemap_fd, from, nr, states))
+		return;
+	for (i = 0; i < nr; i += n) {
+		const uint8_t want = states[i] & (SYS_PAGE_PRESENT | SYS_PAGE_SWAPPED);
+		size_t done = 0, len;
+
+		for (n = 1; i + n < nr && states[i + n] == states[i]; n++)
+			;
+		len = n * mm->page;
+		if (want && !(states[i] & SYS_PAGE_ZERO))
+			sys_uffd_copy(mm->uffd, iso->chunk->addr + (first + i) * mm->page,
+				      (void *)(from + i * mm->page), len, SYS_UFFD_DONTWAKE, &done);
+		else
+			done = len;
+		if (done && want && sys_madvise((void *)(from + i * mm->page), done, MADV_DONTNEED)) {
+			sys_madvise((void *)(iso->chunk->addr + (first + i) * mm->page), done,
+				    MADV_DONTNEED);
+			done = 0;
+		}
+		memset(tried + first + i, TRIED_PASSED, done / mm->page);
+		mm->stats.copied_pages += done / mm->page;
+	}
+}
+
+static void take_otherwise(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
+			   uint32_t first, uint32_t nr)
+{
+	bool strict = mm->flags & HMM_MM_STRICT;
 	uint8_t tried[BLOCK_PAGES] = { 0 };
-	enum hmm_reason reason = HMM_REASON_KERNEL;
-	int ret = -EOPNOTSUPP;
+	enum hmm_reason reason = HMM_REASON_BUSY;
 
 	enter_run(mm, iso, first, nr);
 	if (locked(iso->base + first * mm->page)) {
 		reason = HMM_REASON_LOCKED;
+	} else if (strict && !(vma->flags & SYS_VMA_WRITE)) {
+		discard_slots(mm, iso, first, nr, tried);
 	} else if (mm->can_remap) {
 		iso->chunk->remapped = true;
-		ret = remap_slots(mm, iso, iso->chunk->addr, iso->base, first, nr);
-		reason = HMM_REASON_BUSY;
+		if (!remap_slots(mm, iso, vma, first, nr))
+			memset(tried + first, TRIED_PASSED, nr);
+	} else {
+		reason = HMM_REASON_KERNEL;
 	}
-	if (!ret)
-		memset(tried + first, TRIED_PASSED, nr);
 	sort_out(mm, iso, first, nr, tried, reason);
 }
 
@@ -374,7 +437,7 @@ void isolation_take_system(struct hmm_mm *mm, struct isolation *iso, const struc
 		take_by_move(mm, iso, first, nr);
 		take_unshared(mm, iso, first, nr);
 	} else {
-		take_by_remap(mm, iso, first, nr);
+		take_otherwise(mm, iso, vma, first, nr);
 	}
 }
 

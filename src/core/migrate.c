@@ -147,6 +147,7 @@ static void report_readonly(struct hmm_mm *mm, struct hmm_migrate *m, uintptr_t 
 static void take_block(struct hmm_mm *mm, struct hmm_migrate *m, struct isolation *iso,
 		       uintptr_t start, uintptr_t end)
 {
+	uint64_t drops = mm->lock_drops - 1;
 	uintptr_t a = start;
 
 	memset(iso->kind, SLOT_NONE, sizeof(iso->kind));
@@ -156,11 +157,16 @@ static void take_block(struct hmm_mm *mm, struct hmm_migrate *m, struct isolatio
 		return;
 	}
 	mm->tcbs.valid = false;
-	mm_invalidate(mm, HMM_EVENT_MIGRATE, start, end, m->owner);
 	exclusive_restore(mm, start, end, NULL);
 	while (a < end) {
 		struct sys_vma vma;
 		uintptr_t stop;
+
+		/* First, and whenever a mirror may have looked at the rest meanwhile. */
+		if (drops != mm->lock_drops) {
+			mm_invalidate(mm, HMM_EVENT_MIGRATE, a, end, m->owner);
+			drops = mm->lock_drops;
+		}
 
 		if (mm_vma(mm, a, &vma))
 			vma.start = vma.end = UINTPTR_MAX;

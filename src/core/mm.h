@@ -74,6 +74,7 @@ struct hmm_mm {
 	_Atomic bool stopping;		/* release in handlers_stop(): handlers end */
 
 	struct hmm_lock lock;		/* RANK_MM: all that follows */
+	uint64_t lock_drops;		/* times the lock was dropped inside an operation */
 	struct directory dir;
 	struct notifier_tree notifiers;
 	struct isolation *isolations[ISOLATIONS];

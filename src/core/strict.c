@@ -186,9 +186,8 @@ static void remapped(struct hmm_mm *mm, const struct sys_notif *n, uintptr_t to)
 		return;
 	mm_drop(mm, to, to + new_len);
 	mm_rekey(mm, from, to, kept);
-	/* The new place has lost the registration; nobody knows its address yet. */
 	if (directory_next(&mm->dir, to, to + kept) < to + kept && !mm_vma(mm, to, &vma))
-		mm_vma_register(mm, &vma);
+		(void)mm_vma_register(mm, &vma);
 }
 
 /*
@@ -204,9 +203,31 @@ static void heal(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 		(void)mm_vma_register(mm, &vma);
 }
 
+/* In place, as the kernel would try first. -ENOMEM: it has to move. */
+static int64_t resize_in_place(struct hmm_mm *mm, const struct sys_notif *n)
+{
+	struct sys_notif in_place = *n;
+	int64_t ret;
+
+	in_place.args[3] &= ~(uint64_t)MREMAP_MAYMOVE;
+	ret = sys_seccomp_perform(&in_place);
+	if (ret == (int64_t)n->args[0])
+		remapped(mm, n, (uintptr_t)ret);
+	return ret;
+}
+
+/*
+ * A mapping that moves loses its registration, and so does, with it, a registered
+ * neighbour of the new place that the kernel merges it with, whose pages may be away.
+ * So it is let go before, alone, and taken up again at its new place. Who touches it
+ * in between races with its move; with MREMAP_FIXED that may be meant (the new place
+ * is replaced in one step), so then all of it is home (before_change()).
+ */
 static int64_t do_mremap(struct hmm_mm *mm, const struct sys_notif *n)
 {
+	const uint64_t elsewhere = MREMAP_FIXED | UHMM_MREMAP_DONTUNMAP;
 	uintptr_t start, end, fixed = 0, fixed_end = 0;
+	struct sys_vma vma;
 	int64_t ret;
 
 	span(mm, n->args[0], n->args[1], &start, &end);
@@ -216,11 +237,21 @@ static int64_t do_mremap(struct hmm_mm *mm, const struct sys_notif *n)
 	mm_invalidate(mm, HMM_EVENT_UNMAP, start, end, NULL);
 	if (fixed != fixed_end)
 		mm_invalidate(mm, HMM_EVENT_UNMAP, fixed, fixed_end, NULL);
+	if (!(n->args[3] & elsewhere)) {
+		ret = resize_in_place(mm, n);
+		if (ret != -ENOMEM || !(n->args[3] & MREMAP_MAYMOVE))
+			return ret;
+	}
+	if (start < end)
+		(void)sys_uffd_unregister(mm->uffd, start, end - start);
 	ret = sys_seccomp_perform(n);
-	if (ret < 0 && ret > -4096)
-		drop_gaps(mm, fixed, fixed_end);
-	else
+	if (ret >= 0 || ret <= -4096) {
 		remapped(mm, n, (uintptr_t)ret);
+		return ret;
+	}
+	drop_gaps(mm, fixed, fixed_end);
+	if (directory_next(&mm->dir, start, end) < end && !mm_vma(mm, start, &vma))
+		(void)mm_vma_register(mm, &vma);
 	return ret;
 }
 
@@ -316,6 +347,29 @@ static void let_fork(struct hmm_mm *mm, int listener, const struct sys_notif *n)
 	fork_gate_open(mm);
 }
 
+/* Takes the mm lock for the change, with what has to be home for it at home. */
+static void before_change(struct hmm_mm *mm, const struct sys_notif *n)
+{
+	uintptr_t start, end;
+
+	lock_acquire(&mm->lock);
+	if (n->nr != SYS_mremap || !(n->args[3] & MREMAP_FIXED))
+		return;
+	span(mm, n->args[0], n->args[1], &start, &end);
+	for (;;) {
+		uintptr_t a = directory_next(&mm->dir, start, end);
+
+		while (a < end && entry_state(directory_get(&mm->dir, a)) == PAGE_LOST)
+			a = directory_next(&mm->dir, a + mm->page, end);
+		if (a == end)
+			return;
+		exclusive_restore(mm, start, end, NULL);
+		lock_release(&mm->lock);
+		mm_evict(mm, start, end, NULL, true);
+		lock_acquire(&mm->lock);
+	}
+}
+
 static void answer(struct hmm_mm *mm, int listener, const struct sys_notif *n)
 {
 	int64_t ret;
@@ -339,7 +393,7 @@ static void answer(struct hmm_mm *mm, int listener, const struct sys_notif *n)
 		sys_seccomp_continue(listener, n->id);
 		return;
 	default:
-		lock_acquire(&mm->lock);
+		before_change(mm, n);
 		ret = transact(mm, n);
 		lock_release(&mm->lock);
 		sys_seccomp_answer(listener, n->id, ret);

@@ -527,7 +527,7 @@ struct churn {
 	pthread_t thread;
 	_Atomic uint32_t *stop;
 	uint32_t seed;
-	uint64_t rounds;
+	_Atomic uint64_t rounds;
 	bool right;
 };
 
@@ -566,8 +566,13 @@ static void addresses_reused_by_threads_while_migrating(void **state)
 		churns[i] = (struct churn) { .stop = &stop, .seed = (uint32_t)(40 + i) };
 		assert_int_equal(pthread_create(&churns[i].thread, NULL, churn_run, &churns[i]), 0);
 	}
-	for (int round = 0; round < 300; round++)
+	for (int round = 0; round < 300; round++) {
 		IGNORE(try_device(w, w->dev, hint - 64 * page, 128, NULL));
+		/* Each of them has begun, and goes on under every round. */
+		if (round % 100 == 0)
+			for (size_t i = 0; i < ARRAY_LEN(churns); i++)
+				assert_true(eventually(churns[i].rounds > (uint64_t)round / 100));
+	}
 	atomic_store(&stop, 1);
 	for (size_t i = 0; i < ARRAY_LEN(churns); i++) {
 		pthread_join(churns[i].thread, NULL);

@@ -500,8 +500,15 @@ void to_device(struct world *w, struct testdev *dev, void *addr, size_t nr)
 {
 	uint64_t reasons[HMM_REASONS] = { 0 };
 	size_t there = count_at(w, addr, nr, HMM_PLACE_DEVICE);
-	int64_t got = try_device(w, dev, addr, nr, reasons);
+	int64_t got = 0, more;
 
+	/* A page may be busy for a moment: a change or a fork of before is on its way. */
+	IGNORE(eventually(({
+		memset(reasons, 0, sizeof(reasons));
+		more = try_device(w, dev, addr, nr, reasons);
+		got = more < 0 ? more : got + more;
+		more < 0 || !reasons[HMM_REASON_BUSY];
+	})));
 	for (int i = 0; got != (int64_t)nr && i < HMM_REASONS; i++)
 		if (reasons[i])
 			fprintf(stderr, "refused: %llu %s\n", (unsigned long long)reasons[i],

@@ -643,6 +643,7 @@ static void op_exclusive(struct world *w)
 	}
 	if (ret == -EBUSY && !w->alone)
 		return;
+	trace(w, "  ... answered", page, nr, (long)ret);
 	must(w, ret >= 1, "hmm_exclusive_begin", page);
 	for (i = 0; i < nr; i++) {
 		if (!contents[i])
@@ -754,6 +755,10 @@ static void op_fault(struct world *w)
 		     "a fault that must be refused", page);
 		return;
 	}
+	/* Somebody else moved the pages all the time: go round, some other time. */
+	if (ret == -EBUSY && !w->alone)
+		return;
+	trace(w, "  ... answered", page, nr, ret);
 	must(w, ret == 0, "a fault", page);
 	for (i = 0; i < nr; i++)
 		must(w, w->pfns[i] & HMM_PFN_VALID && (!write || w->pfns[i] & HMM_PFN_WRITE),
