@@ -225,6 +225,19 @@ enum hmm_reason mm_vma_register(struct hmm_mm *mm, const struct sys_vma *vma)
 	}
 }
 
+void mm_vma_join(struct hmm_mm *mm, uintptr_t addr)
+{
+	struct sys_vma vma;
+	uintptr_t start, end;
+
+	mm->tcbs.valid = false;
+	if (mm_vma(mm, addr, &vma) || vma.start > addr || !mappings_merge(&vma))
+		return;
+	mapping_run(mm, &vma, &start, &end);
+	if (directory_next(&mm->dir, start, end) != end)
+		(void)sys_uffd_register(mm->uffd, start, end - start, SYS_UFFD_MISSING);
+}
+
 void mm_vma_release(struct hmm_mm *mm, uintptr_t addr)
 {
 	struct sys_vma vma;

@@ -143,6 +143,12 @@ bool mm_vma_foreign(struct hmm_mm *mm, const struct sys_vma *vma);
 /* A page came home: stop trapping if it was the mapping's last. Lock held. */
 void mm_vma_release(struct hmm_mm *mm, uintptr_t addr);
 
+/*
+ * The mapping is new, or in a new place: where its neighbours are trapped it is too,
+ * before its first touch, or the kernel could not merge them. Lock held.
+ */
+void mm_vma_join(struct hmm_mm *mm, uintptr_t addr);
+
 /* Everything is home: trap nothing, or nothing but lost pages. Lock held. */
 void mm_release_all(struct hmm_mm *mm, bool lost_too);
 

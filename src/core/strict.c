@@ -41,6 +41,9 @@
  */
 #define FORK_PATIENCE_NS	(3 * 1000000000ULL)
 
+/* For pages in flight before a mapping is moved onto another. */
+#define FLIGHT_PATIENCE_NS	(200 * 1000000ULL)
+
 /* The process's, made once; a forked child has the filter and not the listeners. */
 static struct {
 	struct process *made_by;	/* NULL: not made */
@@ -87,10 +90,13 @@ static int64_t do_unmap(struct hmm_mm *mm, const struct sys_notif *n, uintptr_t 
 
 	mm_invalidate(mm, HMM_EVENT_UNMAP, start, end, NULL);
 	ret = sys_seccomp_perform(n);
-	if (ret >= 0 || (n->nr == SYS_mmap && ret > -4096))
-		ret < 0 ? drop_gaps(mm, start, end) : mm_drop(mm, start, end);
-	else
+	if (ret < 0 && ret > -4096) {
 		drop_gaps(mm, start, end);
+		return ret;
+	}
+	mm_drop(mm, start, end);
+	if (n->nr == SYS_mmap)
+		mm_vma_join(mm, start);
 	return ret;
 }
 
@@ -115,6 +121,8 @@ static int64_t do_brk(struct hmm_mm *mm, const struct sys_notif *n)
 	now = page_up(mm, (uintptr_t)ret);
 	if (now < old)
 		mm_drop(mm, now, old);
+	else if (now > old)
+		mm_vma_join(mm, old);
 	return ret;
 }
 
@@ -177,7 +185,6 @@ static void remapped(struct hmm_mm *mm, const struct sys_notif *n, uintptr_t to)
 	uintptr_t from = (uintptr_t)n->args[0];
 	size_t old_len = page_up(mm, n->args[1]), new_len = page_up(mm, n->args[2]);
 	size_t kept = old_len < new_len ? old_len : new_len;
-	struct sys_vma vma;
 
 	if (n->args[3] & UHMM_MREMAP_DONTUNMAP)
 		kept = old_len;
@@ -186,8 +193,7 @@ static void remapped(struct hmm_mm *mm, const struct sys_notif *n, uintptr_t to)
 		return;
 	mm_drop(mm, to, to + new_len);
 	mm_rekey(mm, from, to, kept);
-	if (directory_next(&mm->dir, to, to + kept) < to + kept && !mm_vma(mm, to, &vma))
-		(void)mm_vma_register(mm, &vma);
+	mm_vma_join(mm, to);
 }
 
 /*
@@ -201,6 +207,82 @@ static void heal(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 	if (!mm_vma(mm, start, &vma) && vma.start <= start && vma.end < end &&
 	    mm_vma_anonymous(&vma))
 		(void)mm_vma_register(mm, &vma);
+}
+
+/*
+ * Is [start, end) several private anonymous mappings of one protection, end to end?
+ * Then without us the kernel might have made them one: it merges only neighbours that
+ * were trapped alike when they were first touched.
+ */
+static bool in_like_parts(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
+{
+	const uint32_t rights = SYS_VMA_READ | SYS_VMA_WRITE | SYS_VMA_EXEC;
+	struct sys_vma vma, next;
+
+	if (start >= end || sys_vma_find(mm->maps_fd, start, &vma) || vma.start > start)
+		return false;
+	for (uintptr_t a = start; a < end; a = next.end)
+		if (sys_vma_find(mm->maps_fd, a, &next) || next.start > a ||
+		    !mm_vma_anonymous(&next) || ((next.flags ^ vma.flags) & rights))
+			return false;
+	return vma.end < end;
+}
+
+static int64_t move_part(uintptr_t from, size_t len, size_t new_len, uintptr_t to, uint64_t flags)
+{
+	const struct sys_notif part = { .nr = SYS_mremap, .args = { from, len, new_len, flags, to } };
+
+	return sys_seccomp_perform(&part);
+}
+
+/* Parts [start, end) to @to, the last growing by @grow. Undone if one cannot go. */
+static int64_t move_parts(struct hmm_mm *mm, uintptr_t start, uintptr_t end, uintptr_t to,
+			  size_t grow, uint64_t flags)
+{
+	uintptr_t a = start, stop;
+	int64_t ret = 0;
+
+	for (; a < end; a = stop) {
+		struct sys_vma vma;
+
+		if (sys_vma_find(mm->maps_fd, a, &vma))
+			return -EFAULT;
+		stop = vma.end < end ? vma.end : end;
+		ret = move_part(a, stop - a, stop - a + (stop == end ? grow : 0), to + (a - start),
+				flags);
+		if (ret < 0 && ret > -4096)
+			break;
+	}
+	if (a < end && a > start)
+		(void)move_part(to, a - start, a - start, start, MREMAP_MAYMOVE | MREMAP_FIXED);
+	return a < end ? ret : (int64_t)to;
+}
+
+/* What the kernel would do if the parts were one mapping. -EFAULT: it would not either. */
+static int64_t move_in_parts(struct hmm_mm *mm, const struct sys_notif *n, uintptr_t start,
+			     uintptr_t end)
+{
+	size_t old_len = end - start, new_len = page_up(mm, n->args[2]);
+	struct sys_notif n2 = { .nr = SYS_mmap, .args = { 0, new_len, PROT_NONE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, (uint64_t)-1, 0 } };
+	int64_t to = (int64_t)n->args[4], ret;
+
+	if (!(n->args[3] & MREMAP_MAYMOVE) || !new_len || !in_like_parts(mm, start, end))
+		return -EFAULT;
+	if (!(n->args[3] & MREMAP_FIXED)) {
+		to = sys_seccomp_perform(&n2);
+		if (to < 0 && to > -4096)
+			return to;
+	}
+	ret = move_parts(mm, start, start + (old_len < new_len ? old_len : new_len), (uintptr_t)to,
+			 new_len > old_len ? new_len - old_len : 0,
+			 n->args[3] | MREMAP_FIXED | MREMAP_MAYMOVE);
+	if (ret == to && new_len < old_len) {
+		n2 = (struct sys_notif){ .nr = SYS_munmap,
+					 .args = { start + new_len, old_len - new_len } };
+		(void)sys_seccomp_perform(&n2);
+	}
+	return ret;
 }
 
 /* In place, as the kernel would try first. -ENOMEM: it has to move. */
@@ -227,7 +309,6 @@ static int64_t do_mremap(struct hmm_mm *mm, const struct sys_notif *n)
 {
 	const uint64_t elsewhere = MREMAP_FIXED | UHMM_MREMAP_DONTUNMAP;
 	uintptr_t start, end, fixed = 0, fixed_end = 0;
-	struct sys_vma vma;
 	int64_t ret;
 
 	span(mm, n->args[0], n->args[1], &start, &end);
@@ -239,19 +320,20 @@ static int64_t do_mremap(struct hmm_mm *mm, const struct sys_notif *n)
 		mm_invalidate(mm, HMM_EVENT_UNMAP, fixed, fixed_end, NULL);
 	if (!(n->args[3] & elsewhere)) {
 		ret = resize_in_place(mm, n);
-		if (ret != -ENOMEM || !(n->args[3] & MREMAP_MAYMOVE))
+		if ((ret != -ENOMEM && ret != -EFAULT) || !(n->args[3] & MREMAP_MAYMOVE))
 			return ret;
 	}
 	if (start < end)
 		(void)sys_uffd_unregister(mm->uffd, start, end - start);
 	ret = sys_seccomp_perform(n);
+	if (ret == -EFAULT)
+		ret = move_in_parts(mm, n, start, end);
 	if (ret >= 0 || ret <= -4096) {
 		remapped(mm, n, (uintptr_t)ret);
 		return ret;
 	}
 	drop_gaps(mm, fixed, fixed_end);
-	if (directory_next(&mm->dir, start, end) < end && !mm_vma(mm, start, &vma))
-		(void)mm_vma_register(mm, &vma);
+	mm_vma_join(mm, start);
 	return ret;
 }
 
@@ -347,26 +429,39 @@ static void let_fork(struct hmm_mm *mm, int listener, const struct sys_notif *n)
 	fork_gate_open(mm);
 }
 
-/* Takes the mm lock for the change, with what has to be home for it at home. */
+/* Device and exclusive pages of the range, and flights that will end. Lock held. */
+static bool some_away(struct hmm_mm *mm, uintptr_t start, uintptr_t end, bool flights)
+{
+	for (uintptr_t a = directory_next(&mm->dir, start, end); a < end;
+	     a = directory_next(&mm->dir, a + mm->page, end)) {
+		enum page_state state = entry_state(directory_get(&mm->dir, a));
+
+		if (state != PAGE_LOST && (flights || state != PAGE_ISOLATED))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Takes the mm lock for the change, with what has to be home for it at home. A flight
+ * may be the caller's own and wait for this very change: it is waited for only so long.
+ */
 static void before_change(struct hmm_mm *mm, const struct sys_notif *n)
 {
+	uint64_t deadline = sys_now_ns() + FLIGHT_PATIENCE_NS;
 	uintptr_t start, end;
 
 	lock_acquire(&mm->lock);
 	if (n->nr != SYS_mremap || !(n->args[3] & MREMAP_FIXED))
 		return;
 	span(mm, n->args[0], n->args[1], &start, &end);
-	for (;;) {
-		uintptr_t a = directory_next(&mm->dir, start, end);
-
-		while (a < end && entry_state(directory_get(&mm->dir, a)) == PAGE_LOST)
-			a = directory_next(&mm->dir, a + mm->page, end);
-		if (a == end)
-			return;
+	while (some_away(mm, start, end, sys_now_ns() < deadline)) {
 		exclusive_restore(mm, start, end, NULL);
 		lock_release(&mm->lock);
-		mm_evict(mm, start, end, NULL, true);
+		mm_evict(mm, start, end, NULL, false);
 		lock_acquire(&mm->lock);
+		if (some_away(mm, start, end, true))
+			isolation_wait(mm);
 	}
 }
 

@@ -1003,7 +1003,8 @@ int main(int argc, char **argv)
 	devs[0] = testdev_open(mm, nr / 2, TESTDEV_FAULT_AROUND | TESTDEV_MAKE_ROOM | TESTDEV_PEER,
 			       start, start + MODEL_BYTES, opts.seed & 1 ? &devs : NULL);
 	devs[1] = testdev_open(mm, nr / 3, TESTDEV_SHORT_RUNS | TESTDEV_EARLY_DONE |
-			       TESTDEV_FAIL_COPIES | (opts.seed & 2 ? TESTDEV_THREADED : 0),
+			       TESTDEV_FAIL_COPIES | TESTDEV_YIELDS |
+			       (opts.seed & 2 ? TESTDEV_THREADED : 0),
 			       start, start + MODEL_BYTES, opts.seed & 1 ? &devs : NULL);
 	run_alone(&opts, start, nr);
 	run_together(&opts, start, nr);

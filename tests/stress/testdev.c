@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,7 @@
 #define ROOM_PAGES	32
 #define AROUND_PAGES	16
 #define FREED		0xdb
+#define YIELDS		4
 #define MAX_BY_COLLISION	1000000
 
 struct pte {
@@ -252,6 +254,8 @@ static int copied(struct testdev *dev, struct hmm_copy *copy, uint64_t nr_pages,
 	int error = dev->flags & TESTDEV_FAIL_COPIES && may_fail && nr_pages && n % 13 == 5 ?
 			    -EIO : 0;
 
+	for (int i = 0; dev->flags & TESTDEV_YIELDS && i < YIELDS; i++)
+		sched_yield();
 	if (!(dev->flags & TESTDEV_EARLY_DONE) || n % 2)
 		return error;
 	hmm_copy_done(copy, error);
@@ -652,6 +656,8 @@ void testdev_close(struct testdev *dev)
 
 	testdev_remove_memory(dev);
 	stress_check(dev->nr_used == 0);
+	/* Our page table may map pages of the rest of the group, which stay. */
+	testdev_forget(dev, dev->start, dev->start + dev->nr_ptes * dev->page_size);
 	ret = hmm_notifier_remove(dev->notifier);
 	if (ret)
 		stress_fail("hmm_notifier_remove: %s", strerror(-ret));

@@ -23,6 +23,7 @@
 #define TESTDEV_EARLY_DONE	(1u << 4)	/* copies end before they answer -EINPROGRESS */
 #define TESTDEV_FAIL_COPIES	(1u << 5)	/* some copies fail; none of a single page home */
 #define TESTDEV_PEER		(1u << 6)	/* copies from other devices by itself */
+#define TESTDEV_YIELDS		(1u << 7)	/* lets others run while it copies */
 
 struct testdev;
 

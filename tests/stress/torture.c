@@ -698,7 +698,8 @@ int main(int argc, char **argv)
 		stress_check(mallopt(M_MMAP_THRESHOLD, MIN_BLOCK));
 	area = stress_area(SLOTS * SLOT_PAGES * page_size);
 	mm = stress_mm_create(&opts);
-	dev = testdev_open(mm, DEVICE_PAGES, TESTDEV_FAULT_AROUND | TESTDEV_MAKE_ROOM, area,
+	dev = testdev_open(mm, DEVICE_PAGES, TESTDEV_FAULT_AROUND | TESTDEV_MAKE_ROOM |
+			   (opts.seed & 2 ? TESTDEV_YIELDS : 0), area,
 			   area + SLOTS * SLOT_PAGES * page_size, NULL);
 	for (round = 0; round < opts.steps && !stress_expired(&opts); round++)
 		sum += run_round(&opts, round);
