@@ -39,14 +39,6 @@ static void ring_push(struct hmm_mm *mm, const struct uffd_msg *msg)
 	};
 }
 
-/* Is every entry of the range in a flight that is taking by mremap: our own event? */
-static bool own_taking(struct hmm_mm *mm, uintptr_t addr)
-{
-	uint64_t e = directory_get(&mm->dir, addr);
-
-	return entry_state(e) == PAGE_ISOLATED && mm->isolations[entry_isolation(e)]->taking;
-}
-
 static void on_unmap(struct hmm_mm *mm, enum hmm_event_type type, uintptr_t start, uintptr_t end)
 {
 	if (arena_holds(start) || end <= start)
@@ -58,7 +50,8 @@ static void on_unmap(struct hmm_mm *mm, enum hmm_event_type type, uintptr_t star
 
 static void on_remap(struct hmm_mm *mm, uintptr_t from, uintptr_t to, size_t len)
 {
-	if (arena_holds(to) || arena_holds(from) || own_taking(mm, from))
+	/* Taking by mremap is our own doing. */
+	if (arena_holds(to) || arena_holds(from))
 		return;
 	mm_invalidate(mm, HMM_EVENT_UNMAP, from, from + len, NULL);
 	mm_invalidate(mm, HMM_EVENT_UNMAP, to, to + len, NULL);

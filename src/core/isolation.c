@@ -86,7 +86,7 @@ struct isolation *isolation_get(struct hmm_mm *mm, uintptr_t addr, bool wait)
 	iso->chunk = NULL;
 	iso->buffer = 0;
 	iso->owner = NULL;
-	iso->waiters = iso->taking = iso->huge = false;
+	iso->waiters = iso->huge = false;
 	mm->isolations_free--;
 	return iso;
 }
@@ -245,18 +245,21 @@ static void sort_out(struct hmm_mm *mm, struct isolation *iso, uint32_t first, u
 	for (uint32_t i = first; i < first + nr; i++) {
 		uint8_t state = states[i - first];
 		bool present = state & (SYS_PAGE_PRESENT | SYS_PAGE_SWAPPED);
+		uint8_t tried_by = tried[i];
 
 		if (present && !chunk_has(c, i))
 			chunk_set(c, i, 1, true);
-		if (present)
+		if (!iso->where[i])
+			tried_by = TRIED_NOT;	/* unmapped meanwhile: nobody's */
+		if (present && iso->where[i])
 			iso->kind[i] = state & SYS_PAGE_ZERO ? SLOT_ZERO : SLOT_CONTENT;
-		else if (tried[i] == TRIED_PASSED)
+		else if (tried_by == TRIED_PASSED)
 			iso->kind[i] = SLOT_HOLE;
 		if (iso->kind[i] != SLOT_NONE) {
 			iso->nr++;
 			continue;
 		}
-		iso->reason[i] = tried[i] == TRIED_BUSY ? HMM_REASON_PINNED : reason;
+		iso->reason[i] = tried_by == TRIED_BUSY ? HMM_REASON_PINNED : reason;
 		slot_revert(mm, iso, i);
 	}
 }
@@ -349,7 +352,6 @@ static int remap_slots(struct hmm_mm *mm, struct isolation *iso, const struct sy
 
 	if (nr > 1 && vma->start == from && vma->end == from + len)
 		head = mm->page;
-	iso->taking = true;
 	mm->lock_drops += !strict;
 	if (!strict)
 		lock_release(&mm->lock);
@@ -359,7 +361,6 @@ static int remap_slots(struct hmm_mm *mm, struct isolation *iso, const struct sy
 		ret = sys_mremap_dontunmap(from + head, len - head, to + head);
 	if (!strict)
 		lock_acquire(&mm->lock);
-	iso->taking = false;
 	mm->stats.remapped_runs++;
 	return ret;
 }
@@ -399,6 +400,25 @@ static void discard_slots(struct hmm_mm *mm, struct isolation *iso, uint32_t fir
 	}
 }
 
+/*
+ * The program may have moved pages while the lock was dropped. One that the CPU has at
+ * its new place went before we took, so what we took is not its bytes.
+ */
+static void leave_moved(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr)
+{
+	for (uint32_t i = first; i < first + nr; i++) {
+		uint8_t state = 0;
+
+		if (!iso->where[i] || iso->where[i] == iso->base + i * mm->page ||
+		    sys_page_states(mm->pagemap_fd, iso->where[i], 1, &state) ||
+		    !(state & (SYS_PAGE_PRESENT | SYS_PAGE_SWAPPED)))
+			continue;
+		slot_revert(mm, iso, i);
+		iso->where[i] = 0;
+		iso->origin[i] = 0;
+	}
+}
+
 static void take_otherwise(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
 			   uint32_t first, uint32_t nr)
 {
@@ -415,6 +435,7 @@ static void take_otherwise(struct hmm_mm *mm, struct isolation *iso, const struc
 		iso->chunk->remapped = true;
 		if (!remap_slots(mm, iso, vma, first, nr))
 			memset(tried + first, TRIED_PASSED, nr);
+		leave_moved(mm, iso, first, nr);
 	} else {
 		reason = HMM_REASON_KERNEL;
 	}

@@ -57,7 +57,6 @@ struct isolation {
 	uintptr_t buffer;		/* address of slot 0's bytes: the chunk's, or bounce */
 	const void *owner;		/* of the MIGRATE events of the taking */
 	bool waiters;			/* a fault met one of the pages */
-	bool taking;			/* we are taking by mremap: its events are our own */
 	bool in_use;
 	bool huge;			/* taken as one 2 MiB page */
 	void *bounce;			/* BOUNCE_PAGES pages, always there */

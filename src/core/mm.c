@@ -616,16 +616,41 @@ static int copy_args(const struct hmm_mm *mm, const void *p, uintptr_t addr, siz
 	return p && len <= PTRDIFF_MAX && addr <= UINTPTR_MAX - len ? 0 : -EINVAL;
 }
 
+/*
+ * How much of the range there is before a lost page: where the kernel has no marker
+ * for one, a copy by it would wait for bytes that never come.
+ */
+static size_t before_lost(struct hmm_mm *mm, uintptr_t addr, size_t len)
+{
+	uintptr_t a = addr & ~(mm->page - 1), end = addr + len;
+
+	if (mm->can_poison)
+		return len;
+	lock_acquire(&mm->lock);
+	for (a = directory_next(&mm->dir, a, end); a < end;
+	     a = directory_next(&mm->dir, a + mm->page, end))
+		if (entry_state(directory_get(&mm->dir, a)) == PAGE_LOST)
+			break;
+	lock_release(&mm->lock);
+	return a >= end ? len : a > addr ? a - addr : 0;
+}
+
 int64_t hmm_copy_from_user(struct hmm_mm *mm, void *dst, uintptr_t addr, size_t len)
 {
 	int ret = copy_args(mm, dst, addr, len);
 
-	return ret ? ret : len ? sys_copy_from(dst, addr, len) : 0;
+	if (ret || !len)
+		return ret;
+	len = before_lost(mm, addr, len);
+	return len ? sys_copy_from(dst, addr, len) : -EFAULT;
 }
 
 int64_t hmm_copy_to_user(struct hmm_mm *mm, uintptr_t addr, const void *src, size_t len)
 {
 	int ret = copy_args(mm, src, addr, len);
 
-	return ret ? ret : len ? sys_copy_to(addr, src, len) : 0;
+	if (ret || !len)
+		return ret;
+	len = before_lost(mm, addr, len);
+	return len ? sys_copy_to(addr, src, len) : -EFAULT;
 }

@@ -292,11 +292,14 @@ static void poison_tells_the_reader(void **state)
 	assert_int_equal(touch_read((void *)addr), SIGBUS);
 	assert_int_equal(touch_write((void *)addr), SIGBUS);
 	assert_int_equal(hmm_copy_from_user(w->mm, &byte, addr, 1), -EFAULT);
-	assert_int_equal(pipe(fds), 0);
-	assert_int_equal(write(fds[1], (void *)addr, 1), -1);
-	assert_int_equal(errno, EFAULT);
-	close(fds[0]);
-	close(fds[1]);
+	/* Without UFFDIO_POISON a system call on the page waits: driver.h says so. */
+	if (!masked("uffdio-poison")) {
+		assert_int_equal(pipe(fds), 0);
+		assert_int_equal(write(fds[1], (void *)addr, 1), -1);
+		assert_int_equal(errno, EFAULT);
+		close(fds[0]);
+		close(fds[1]);
+	}
 	for (int i = 0; i < 4; i++)
 		if ((uintptr_t)p + (size_t)i * page != addr)
 			assert_holds(p + (size_t)i * page, 1, 6, (uint64_t)i);

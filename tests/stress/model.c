@@ -746,6 +746,9 @@ static void op_fault(struct world *w)
 	range.end = address(w, page + nr);
 	memset(w->pfns, 0, nr * sizeof(*w->pfns));
 	ret = hmm_range_fault(mm, &range);
+	/* Somebody else moved the pages all the time: go round, some other time. */
+	if (ret == -EBUSY && !w->alone)
+		return;
 	for (i = page; i < page + nr; i++) {
 		gap |= !readable(w, i);
 		refused |= readable(w, i) && write && !writable(w, i);
@@ -755,9 +758,6 @@ static void op_fault(struct world *w)
 		     "a fault that must be refused", page);
 		return;
 	}
-	/* Somebody else moved the pages all the time: go round, some other time. */
-	if (ret == -EBUSY && !w->alone)
-		return;
 	trace(w, "  ... answered", page, nr, ret);
 	must(w, ret == 0, "a fault", page);
 	for (i = 0; i < nr; i++)

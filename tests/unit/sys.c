@@ -146,6 +146,8 @@ static uint32_t expected_flags(const struct line *l)
 			 (l->perms[2] == 'x' ? SYS_VMA_EXEC : 0) |
 			 (l->perms[3] == 's' ? SYS_VMA_SHARED : 0);
 
+	if (l->inode && (!strncmp(l->name, "/memfd:", 7) || !strncmp(l->name, "/dev/zero", 9)))
+		return flags | SYS_VMA_FILE | SYS_VMA_SHMEM;
 	if (l->inode)
 		return flags | SYS_VMA_FILE;
 	if (strcmp(l->name, "[stack]") == 0)
