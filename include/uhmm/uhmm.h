@@ -271,8 +271,8 @@ struct hmm_notifier_ops {
 	 * allocate (STRICT announces that too), and must call nothing of libuhmm but
 	 * hmm_notifier_read_*(). The lock
 	 * it takes is one under which the driver neither allocates, frees nor maps
-	 * memory, nor touches memory that can be away: any of these may wait for
-	 * the very invalidation that wants the lock.
+	 * memory, nor touches memory that can be away (its threads' untouched stack
+	 * can): any of these may wait for the very invalidation that wants the lock.
 	 */
 	void (*invalidate)(struct hmm_notifier *notifier, const struct hmm_event *event,
 			   uint64_t seq, void *ctx);

@@ -114,6 +114,7 @@ static void before_fork(void)
 
 	if (!mm)
 		return;
+	stack_prepare();
 	fork_gate_close(mm);
 	announce(mm, 0, sys_gettid());
 }

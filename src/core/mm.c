@@ -21,6 +21,18 @@ void mm_invalidate(struct hmm_mm *mm, enum hmm_event_type type, uintptr_t start,
 	mm->stats.invalidations += notifier_tree_invalidate(&mm->notifiers, &event);
 }
 
+/* More than the deepest path under the mm lock uses. */
+#define STACK_NEEDED	(24u << 10)
+
+__attribute__((noinline)) void stack_prepare(void)
+{
+	volatile char room[STACK_NEEDED];
+
+	for (size_t i = 0; i < sizeof(room); i += 4096)
+		room[i] = 0;
+	room[sizeof(room) - 1] = 0;
+}
+
 /* ---------------------------------------------------------------- mappings */
 
 /* Neighbours to each side that are trapped with a mapping. */

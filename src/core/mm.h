@@ -101,6 +101,13 @@ struct hmm_mm {
 
 #define MM_ALIVE	0x75686d6d2d6d6d21ULL
 
+/*
+ * Make what the caller's stack will need present, before it takes the mm lock: the
+ * stack of a thread that is being born cannot be told from the program's memory and
+ * may be trapped, and nobody could serve a first touch of it by the lock's holder.
+ */
+void stack_prepare(void);
+
 /* Head of every public call: 0, -EINVAL (NULL), -ECHILD, -EDEADLK (from a callback). */
 static inline int mm_enter(const struct hmm_mm *mm)
 {
@@ -108,6 +115,7 @@ static inline int mm_enter(const struct hmm_mm *mm)
 		return -EINVAL;
 	if (mm->alive != MM_ALIVE)
 		return -ECHILD;
+	stack_prepare();
 	return thread_state.in_callback ? -EDEADLK : 0;
 }
 
