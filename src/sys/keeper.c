@@ -338,7 +338,7 @@ static int birth_exec(void *arg)
 
 static int birth_fork(struct birth *birth)
 {
-	long pid = sys_ret(syscall(SYS_clone, 0L, 0L, 0L, 0L, 0L, sys_cookie()));
+	long pid = sys_cookie_call(SYS_clone, 0, 0, 0, 0, 0, sys_cookie());
 	int none;
 
 	if (pid)

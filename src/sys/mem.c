@@ -73,9 +73,9 @@ static int map(void *addr, size_t len, int prot, int flags, void **out)
 {
 	long ret;
 
-	ret = sys_ret(syscall(SYS_mmap, addr, len, (long)prot,
-			      (long)(flags | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE),
-			      sys_mmap_fd(sys_cookie(), -1), 0L));
+	ret = sys_cookie_call(SYS_mmap, (uintptr_t)addr, len, (uint64_t)prot,
+			      (uint64_t)(flags | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE),
+			      sys_mmap_fd(sys_cookie(), -1), 0);
 	if (ret < 0 && ret > -4096)
 		return (int)ret;
 	*out = (void *)ret;
@@ -121,25 +121,27 @@ int sys_reserve(size_t len, size_t align, void **out)
 
 int sys_munmap(void *addr, size_t len)
 {
-	return (int)sys_ret(syscall(SYS_munmap, addr, len, 0L, 0L, 0L, sys_cookie()));
+	return (int)sys_cookie_call(SYS_munmap, (uintptr_t)addr, len, 0, 0, 0, sys_cookie());
 }
 
 int sys_mprotect(void *addr, size_t len, int prot)
 {
-	return (int)sys_ret(syscall(SYS_mprotect, addr, len, (long)prot, 0L, 0L, sys_cookie()));
+	return (int)sys_cookie_call(SYS_mprotect, (uintptr_t)addr, len, (uint64_t)prot, 0, 0,
+				    sys_cookie());
 }
 
 int sys_madvise(void *addr, size_t len, int advice)
 {
-	return (int)sys_ret(syscall(SYS_madvise, addr, len, (long)advice, 0L, 0L, sys_cookie()));
+	return (int)sys_cookie_call(SYS_madvise, (uintptr_t)addr, len, (uint64_t)advice, 0, 0,
+				    sys_cookie());
 }
 
 int sys_mremap_dontunmap(uintptr_t src, size_t len, uintptr_t dst)
 {
-	long flags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
-	long ret = syscall(SYS_mremap, src, len, len, flags, dst, sys_cookie());
+	uint64_t flags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
+	long ret = sys_cookie_call(SYS_mremap, src, len, len, flags, dst, sys_cookie());
 
-	return ret == -1 ? -errno : 0;
+	return ret < 0 && ret > -4096 ? (int)ret : 0;
 }
 
 /* ---------------------------------------------------------------- populating */
@@ -271,24 +273,39 @@ int sys_populate(uintptr_t start, size_t len, bool write)
 
 /* ---------------------------------------------------------------- guarded copies */
 
-/*
- * Without process_vm_*: through a pipe, whose ends take user addresses as guarded
- * as any other call. What does not fit at once is left for the caller's next round.
- */
-static ssize_t copy_by_pipe(uintptr_t dst, uintptr_t src, size_t len)
+/* One piece through the pipe, whose ends take user addresses as guarded as any call. */
+static long pipe_piece(const int *fds, uintptr_t dst, uintptr_t src, size_t len)
 {
+	long ret = sys_ret(write(fds[1], (const void *)src, len));
+
+	return ret > 0 ? sys_ret(read(fds[0], (void *)dst, (size_t)ret)) : ret;
+}
+
+/*
+ * Without process_vm_*: page by page of the side that is @guarded, so that all is
+ * copied that can be reached.
+ */
+static ssize_t copy_by_pipe(uintptr_t dst, uintptr_t src, size_t len, uintptr_t guarded)
+{
+	size_t page = sys_page_size(), done = 0;
 	int fds[2];
 	long ret;
 
 	ret = sys_ret(pipe2(fds, O_CLOEXEC | O_NONBLOCK));
 	if (ret < 0)
 		return ret;
-	ret = sys_ret(write(fds[1], (const void *)src, len));
-	if (ret > 0)
-		ret = sys_ret(read(fds[0], (void *)dst, (size_t)ret));
+	while (done < len) {
+		size_t piece = page - ((guarded + done) & (page - 1));
+
+		piece = piece < len - done ? piece : len - done;
+		ret = pipe_piece(fds, dst + done, src + done, piece);
+		if (ret <= 0)
+			break;
+		done += (size_t)ret;
+	}
 	close(fds[0]);
 	close(fds[1]);
-	return ret;
+	return done ? (ssize_t)done : ret;
 }
 
 /* Neither call is for another process here, so the pid is ours. */
@@ -303,14 +320,14 @@ static ssize_t copy_by_vm(long nr, void *own, uintptr_t addr, size_t len)
 ssize_t sys_copy_from(void *dst, uintptr_t addr, size_t len)
 {
 	if (!sys_cap(CAP_PROCESS_VM))
-		return len ? copy_by_pipe((uintptr_t)dst, addr, len) : 0;
+		return len ? copy_by_pipe((uintptr_t)dst, addr, len, addr) : 0;
 	return copy_by_vm(SYS_process_vm_readv, dst, addr, len);
 }
 
 ssize_t sys_copy_to(uintptr_t addr, const void *src, size_t len)
 {
 	if (!sys_cap(CAP_PROCESS_VM))
-		return len ? copy_by_pipe(addr, (uintptr_t)src, len) : 0;
+		return len ? copy_by_pipe(addr, (uintptr_t)src, len, addr) : 0;
 	return copy_by_vm(SYS_process_vm_writev, (void *)src, addr, len);
 }
 

@@ -259,8 +259,8 @@ static int share_last_id(_Atomic uint64_t **out)
 		return fd;
 	mem = sys_ret(ftruncate(fd, (off_t)page));
 	if (!mem)
-		mem = sys_ret(syscall(SYS_mmap, NULL, page, (long)(PROT_READ | PROT_WRITE),
-				      (long)MAP_SHARED, sys_mmap_fd(sys_cookie(), fd), 0L));
+		mem = sys_cookie_call(SYS_mmap, 0, page, PROT_READ | PROT_WRITE, MAP_SHARED,
+				      sys_mmap_fd(sys_cookie(), fd), 0);
 	if (mem < 0 && mem > -4096) {
 		close(fd);
 		return (int)mem;
@@ -364,7 +364,6 @@ int sys_seccomp_answer(int listener, uint64_t id, int64_t value)
 int64_t sys_seccomp_perform(const struct sys_notif *notif)
 {
 	uint64_t a[6];
-	long ret;
 
 	memcpy(a, notif->args, sizeof(a));
 	switch (notif->nr & NR_MASK) {
@@ -380,8 +379,7 @@ int64_t sys_seccomp_perform(const struct sys_notif *notif)
 	default:
 		a[5] = sys_cookie();
 	}
-	ret = syscall(notif->nr, a[0], a[1], a[2], a[3], a[4], a[5]);
-	return ret == -1 ? -errno : ret;
+	return sys_cookie_call(notif->nr, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
 
 /* ---------------------------------------------------------------- callers */

@@ -189,6 +189,21 @@ static void model_unmap(struct world *w, size_t page, size_t nr)
 	memset(shadow(w, page), 0, nr * page_size);
 }
 
+/* What the kernel has split it may not put together again, even within the range. */
+static void model_split(struct world *w, size_t page, size_t nr)
+{
+	uint32_t was = 0;
+	size_t i;
+
+	for (i = page; i < page + nr; i++) {
+		if (w->pages[i].vma != was) {
+			was = w->pages[i].vma;
+			w->next_vma++;
+		}
+		w->pages[i].vma = w->next_vma;
+	}
+}
+
 /* ---------------------------------------------------------------- bytes */
 
 static void check_page(struct world *w, size_t page)
@@ -330,7 +345,6 @@ static void op_mprotect(struct world *w)
 	static const int prots[] = { PROT_READ | PROT_WRITE, PROT_READ | PROT_WRITE, PROT_READ,
 				     PROT_NONE };
 	int prot = prots[stress_below(&w->rng, 4)];
-	uint32_t was = 0;
 	size_t page, nr, i;
 
 	pick(w, &page, &nr);
@@ -342,15 +356,9 @@ static void op_mprotect(struct world *w)
 	/* Not announced without STRICT: a mirror learns of it at its next fault. */
 	for (i = 0; !w->opts->strict && i < 2; i++)
 		testdev_forget(devs[i], address(w, page), address(w, page + nr));
-	for (i = page; i < page + nr; i++) {
+	for (i = page; i < page + nr; i++)
 		w->pages[i].prot = prot;
-		/* What were two mappings may stay two. */
-		if (w->pages[i].vma != was) {
-			was = w->pages[i].vma;
-			w->next_vma++;
-		}
-		w->pages[i].vma = w->next_vma;
-	}
+	model_split(w, page, nr);
 }
 
 static void op_dontneed(struct world *w)
@@ -503,6 +511,7 @@ static void op_mlock(struct world *w)
 	if (!nr)
 		return;
 	trace(w, "mlock", page, nr, 0);
+	model_split(w, page, nr);
 	if (mlock(at(w, page), nr * page_size)) {
 		must(w, errno == ENOMEM || errno == EPERM || errno == EAGAIN, "mlock", page);
 	} else {
