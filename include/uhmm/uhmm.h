@@ -76,6 +76,8 @@ const char *hmm_version(void);
  *  - a mapping that one thread moves by mremap to an address that another thread has
  *    just unmapped can lose what it has in device memory (zeros): realloc and free
  *    of large blocks in several threads do that, when such blocks are migrated;
+ *  - mremap of memory that was mapped in several pieces, next to each other, fails with
+ *    EFAULT if some of them were being migrated: the kernel has not merged those;
  *  - mremap(DONTUNMAP), which takes read-only pages and, before Linux 6.8, all pages,
  *    can take what another thread maps at an address while it is being migrated;
  *  - a notifier hears of a munmap or a discard soon after it, not before;

@@ -248,6 +248,8 @@ void mm_vma_join(struct hmm_mm *mm, uintptr_t addr)
 	mapping_run(mm, &vma, &start, &end);
 	if (directory_next(&mm->dir, start, end) != end)
 		(void)sys_uffd_register(mm->uffd, start, end - start, SYS_UFFD_MISSING);
+	else
+		(void)sys_uffd_unregister(mm->uffd, start, end - start);
 }
 
 void mm_vma_release(struct hmm_mm *mm, uintptr_t addr)

@@ -152,8 +152,8 @@ bool mm_vma_foreign(struct hmm_mm *mm, const struct sys_vma *vma);
 void mm_vma_release(struct hmm_mm *mm, uintptr_t addr);
 
 /*
- * The mapping is new, or in a new place: where its neighbours are trapped it is too,
- * before its first touch, or the kernel could not merge them. Lock held.
+ * The mapping is new, in a new place, or in parts: it and its neighbours are trapped
+ * alike, before their next touch, or the kernel could not merge them. Lock held.
  */
 void mm_vma_join(struct hmm_mm *mm, uintptr_t addr);
 

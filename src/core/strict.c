@@ -235,7 +235,11 @@ static int64_t move_part(uintptr_t from, size_t len, size_t new_len, uintptr_t t
 	return sys_seccomp_perform(&part);
 }
 
-/* Parts [start, end) to @to, the last growing by @grow. Undone if one cannot go. */
+/*
+ * Parts [start, end) to @to, the last growing by @grow. Undone if one cannot go. The
+ * first page is a part by itself: a mapping that DONTUNMAP empties in one call could
+ * never be merged with its neighbours again.
+ */
 static int64_t move_parts(struct hmm_mm *mm, uintptr_t start, uintptr_t end, uintptr_t to,
 			  size_t grow, uint64_t flags)
 {
@@ -248,6 +252,8 @@ static int64_t move_parts(struct hmm_mm *mm, uintptr_t start, uintptr_t end, uin
 		if (sys_vma_find(mm->maps_fd, a, &vma))
 			return -EFAULT;
 		stop = vma.end < end ? vma.end : end;
+		if (a == start && stop - a > mm->page)
+			stop = a + mm->page;
 		ret = move_part(a, stop - a, stop - a + (stop == end ? grow : 0), to + (a - start),
 				flags);
 		if (ret < 0 && ret > -4096)
@@ -258,7 +264,7 @@ static int64_t move_parts(struct hmm_mm *mm, uintptr_t start, uintptr_t end, uin
 	return a < end ? ret : (int64_t)to;
 }
 
-/* What the kernel would do if the parts were one mapping. -EFAULT: it would not either. */
+/* What mremap would do if the parts were one mapping. */
 static int64_t move_in_parts(struct hmm_mm *mm, const struct sys_notif *n, uintptr_t start,
 			     uintptr_t end)
 {
@@ -267,7 +273,7 @@ static int64_t move_in_parts(struct hmm_mm *mm, const struct sys_notif *n, uintp
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, (uint64_t)-1, 0 } };
 	int64_t to = (int64_t)n->args[4], ret;
 
-	if (!(n->args[3] & MREMAP_MAYMOVE) || !new_len || !in_like_parts(mm, start, end))
+	if (!(n->args[3] & MREMAP_MAYMOVE) || !new_len)
 		return -EFAULT;
 	if (!(n->args[3] & MREMAP_FIXED)) {
 		to = sys_seccomp_perform(&n2);
@@ -325,11 +331,16 @@ static int64_t do_mremap(struct hmm_mm *mm, const struct sys_notif *n)
 	}
 	if (start < end)
 		(void)sys_uffd_unregister(mm->uffd, start, end - start);
-	ret = sys_seccomp_perform(n);
-	if (ret == -EFAULT)
+	if ((n->args[3] & UHMM_MREMAP_DONTUNMAP) && end - start == page_up(mm, n->args[2]) &&
+	    end - start > mm->page)
+		ret = move_in_parts(mm, n, start, end);
+	else
+		ret = sys_seccomp_perform(n);
+	if (ret == -EFAULT && in_like_parts(mm, start, end))
 		ret = move_in_parts(mm, n, start, end);
 	if (ret >= 0 || ret <= -4096) {
 		remapped(mm, n, (uintptr_t)ret);
+		mm_vma_join(mm, start);
 		return ret;
 	}
 	drop_gaps(mm, fixed, fixed_end);

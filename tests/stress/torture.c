@@ -392,10 +392,12 @@ static void slot_step(struct tormentor *t)
 		slot_leave(t, slot);
 		return;
 	case 4: case 5:
-		slot_move(t, slot, false);
+		if (t->opts->strict)
+			slot_move(t, slot, false);
 		break;
 	case 6:
-		slot_move(t, slot, true);
+		if (t->opts->strict)
+			slot_move(t, slot, true);
 		break;
 	case 7: case 8:
 		slot_replace(t, slot);
@@ -404,7 +406,8 @@ static void slot_step(struct tormentor *t)
 		slot_protect(t, slot);
 		break;
 	case 11:
-		slot_resize(t, slot);
+		if (t->opts->strict)
+			slot_resize(t, slot);
 		break;
 	case 12: case 13: case 14:
 		if (t->opts->strict)
@@ -508,6 +511,8 @@ static void block_resize(struct tormentor *t, struct heap_block *b)
 	size_t len = block_len(t), offset = (uintptr_t)b->p & (page_size - 1);
 	struct heap_block kept = *b;
 
+	if (!t->opts->strict)	/* another thread may just have unmapped the new place */
+		return;
 	if (b->mapped) {
 		len &= ~(page_size - 1);
 		kept.p = (unsigned char *)do_mremap(t, (uintptr_t)b->p, b->len, len,
