@@ -416,18 +416,18 @@ static const struct sys_cap_desc table[CAP_NR] = {
 		"uffd-kernel", "4.3", "system calls on a page that is away fail with EFAULT",
 		"sudo setfacl -m u:$USER:rw /dev/userfaultfd", probe_uffd_kernel },
 	[CAP_UFFD_WP] = {
-		"uffd-wp", "5.7", "pages shared with a device for reading; copies without MOVE",
+		"uffd-wp", "5.7", "nothing in this version",
 		NULL, probe_wp },
 	[CAP_UFFD_EVENTS] = {
 		"uffd-events", "4.11", "changes of mappings are seen in strict mode only",
 		NULL, probe_events },
 	[CAP_FORK_EVENT] = {
-		"fork-event", "4.11", "everything comes home before a fork",
+		"fork-event", "4.11", "pages that are away, for the child of a raw clone (not strict)",
 		"sudo setcap cap_sys_ptrace+ep PROGRAM", probe_fork_event },
 	[CAP_THREAD_ID] = {
 		"thread-id", "4.14", "faults do not name their thread", NULL, probe_thread_id },
 	[CAP_DONTUNMAP] = {
-		"dontunmap", "5.7", "bulk migration without MOVE; single pages by copy",
+		"dontunmap", "5.7", "migration without MOVE, and of read-only pages",
 		NULL, probe_dontunmap },
 	[CAP_POPULATE] = {
 		"populate", "5.14", "faulting in by range: a touch per page instead",
@@ -436,7 +436,7 @@ static const struct sys_cap_desc table[CAP_NR] = {
 		"uffdio-move", "6.8", "migration without copying, and safety for pinned pages",
 		NULL, probe_move },
 	[CAP_POISON] = {
-		"uffdio-poison", "6.6", "a lost device page ends the program, not one access",
+		"uffdio-poison", "6.6", "EFAULT from a system call on a lost page: it waits",
 		NULL, probe_poison },
 	[CAP_PAGEMAP_SCAN] = {
 		"pagemap-scan", "6.7", "fast snapshots, and telling zero pages from others",
@@ -460,7 +460,7 @@ static const struct sys_cap_desc table[CAP_NR] = {
 	[CAP_MEMBARRIER] = {
 		"membarrier", "4.14", "cheap barriers on rare paths", NULL, probe_membarrier },
 	[CAP_RWP] = {
-		"uffd-rwp", "7.3", "trapping access to a page without taking it away",
+		"uffd-rwp", "7.3", "nothing in this version",
 		NULL, probe_rwp },
 };
 

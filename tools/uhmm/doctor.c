@@ -37,8 +37,8 @@ static const char *migration_path(void)
 	if (sys_cap(CAP_MOVE))
 		return "MOVE (UFFDIO_MOVE: pages move, pinned ones are seen and left alone)";
 	if (sys_cap(CAP_DONTUNMAP))
-		return "DONTUNMAP (mremap for long runs, write-protect and copy for the rest)";
-	return "WP+copy (write-protect, copy, discard)";
+		return "DONTUNMAP (mremap: pages move, pinned ones cannot be told)";
+	return "none (needs uffdio-move or dontunmap): pages stay in system memory";
 }
 
 static void print_json(void)
