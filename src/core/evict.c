@@ -88,7 +88,7 @@ static void lose_pages(struct hmm_mm *mm, struct isolation *iso)
 {
 	struct free_run run = { 0 };
 
-	for (uint32_t i = 0; i < BLOCK_PAGES; i++) {
+	for (uint32_t i = iso->low; i < iso->high; i++) {
 		if (iso->kind[i] != SLOT_DEVICE)
 			continue;
 		devmem_unbind(devmem_find(mm, entry_devmem(iso->origin[i])),

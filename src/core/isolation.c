@@ -83,6 +83,8 @@ struct isolation *isolation_get(struct hmm_mm *mm, uintptr_t addr, bool wait)
 	iso->in_use = true;
 	iso->base = block_base(addr);
 	iso->nr = 0;
+	iso->low = BLOCK_PAGES;
+	iso->high = 0;
 	iso->chunk = NULL;
 	iso->buffer = 0;
 	iso->owner = NULL;
@@ -95,7 +97,7 @@ struct isolation *isolation_get(struct hmm_mm *mm, uintptr_t addr, bool wait)
 static void wake_waiters(struct hmm_mm *mm, struct isolation *iso)
 {
 	sys_uffd_wake(mm->uffd, iso->base, arena_chunk_bytes());
-	for (uint32_t i = 0; i < BLOCK_PAGES; i++)
+	for (uint32_t i = iso->low; i < iso->high; i++)
 		if (iso->where[i] && block_base(iso->where[i]) != iso->base)
 			sys_uffd_wake(mm->uffd, iso->where[i], mm->page);
 }
@@ -144,6 +146,8 @@ static void slot_enter(struct hmm_mm *mm, struct isolation *iso, uintptr_t addr)
 {
 	uint32_t i = slot_of(mm, iso, addr);
 
+	iso->low = i < iso->low ? i : iso->low;
+	iso->high = i < iso->high ? iso->high : i + 1;
 	iso->origin[i] = directory_get(&mm->dir, addr);
 	iso->where[i] = addr;
 	iso->kind[i] = SLOT_NONE;
@@ -530,7 +534,7 @@ static uint32_t give_run_length(const struct hmm_mm *mm, const struct isolation 
 {
 	uint32_t n = 0;
 
-	while (first + n < BLOCK_PAGES) {
+	while (first + n < iso->high) {
 		uint8_t kind = iso->kind[first + n];
 
 		if (kind != SLOT_CONTENT && kind != SLOT_ZERO && kind != SLOT_FILLED)
@@ -624,7 +628,7 @@ static void give_slots(struct hmm_mm *mm, struct isolation *iso, uint32_t i, str
 {
 	uint32_t stuck = 0, limit = BLOCK_PAGES;
 
-	while (i < BLOCK_PAGES && iso->kind[i] != SLOT_NONE) {
+	while (i < iso->high && iso->kind[i] != SLOT_NONE) {
 		uint32_t nr, done;
 		int error = 0;
 
@@ -657,7 +661,7 @@ void isolation_give(struct hmm_mm *mm, struct isolation *iso)
 	uintptr_t last = 0;
 
 	lock_assert_held(&mm->lock);
-	for (uint32_t i = 0; i < BLOCK_PAGES && iso->nr; i++) {
+	for (uint32_t i = iso->low; i < iso->high && iso->nr; i++) {
 		if (iso->kind[i] != SLOT_NONE && iso->where[i])
 			last = iso->where[i];
 		switch (iso->kind[i]) {
@@ -692,7 +696,7 @@ static size_t fill_batch(const struct isolation *iso, uint32_t *next, struct hmm
 	size_t nr = 0;
 	uint32_t i;
 
-	for (i = *next; i < BLOCK_PAGES; i++) {
+	for (i = *next; i < iso->high; i++) {
 		struct hmm_copy_run *last = nr ? &runs[nr - 1] : NULL;
 		uint64_t index = entry_index(iso->origin[i]);
 
@@ -735,9 +739,9 @@ static uint32_t fill_singly(struct hmm_devmem *d, struct isolation *iso, uint32_
 uint32_t isolation_fill(struct hmm_mm *mm, struct isolation *iso)
 {
 	struct hmm_copy_run runs[FILL_RUNS];
-	uint32_t next = 0, failed = 0;
+	uint32_t next = iso->low, failed = 0;
 
-	while (next < BLOCK_PAGES) {
+	while (next < iso->high) {
 		uint32_t first = next, id = 0;
 		size_t nr = fill_batch(iso, &next, runs, &id);
 		struct hmm_devmem *d = devmem_find(mm, id);

@@ -52,6 +52,7 @@ enum slot_kind {
 struct isolation {
 	uint32_t id;			/* immutable */
 	uint32_t nr;			/* slots in use */
+	uint32_t low, high;		/* ... all of them in [low, high) */
 	uintptr_t base;
 	struct chunk *chunk;		/* or NULL */
 	uintptr_t buffer;		/* address of slot 0's bytes: the chunk's, or bounce */

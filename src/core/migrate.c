@@ -40,14 +40,6 @@ static size_t entry_of(const struct hmm_mm *mm, const struct hmm_migrate *m,
 	return (iso->base + slot * mm->page - m->start) / mm->page;
 }
 
-static bool slot_in(const struct hmm_mm *mm, const struct hmm_migrate *m,
-		    const struct isolation *iso, uint32_t slot)
-{
-	uintptr_t addr = iso->base + slot * mm->page;
-
-	return addr >= m->start && addr < m->end;
-}
-
 /* ---------------------------------------------------------------- setup */
 
 static void refuse(struct hmm_mm *mm, struct hmm_migrate *m, uintptr_t start, uintptr_t end,
@@ -437,8 +429,8 @@ int hmm_migrate_copy(struct hmm_mm *mm, struct hmm_migrate *m)
 		return -EINVAL;
 	mig = m->internal;
 	for (uint32_t n = 0; n < mig->nr; n++)
-		for (uint32_t i = 0; i < BLOCK_PAGES; i++)
-			if (mig->iso[n]->kind[i] != SLOT_NONE && slot_in(mm, m, mig->iso[n], i))
+		for (uint32_t i = mig->iso[n]->low; i < mig->iso[n]->high; i++)
+			if (mig->iso[n]->kind[i] != SLOT_NONE)
 				copy_slot(&b, mig->iso[n], i);
 	batch_flush(&b);
 	if (b.devmem)
@@ -469,7 +461,7 @@ static bool decide(struct hmm_mm *mm, const struct isolation *iso, uint32_t slot
 
 static void pages_of(struct hmm_mm *mm, struct hmm_migrate *m, struct isolation *iso)
 {
-	for (uint32_t i = 0; i < BLOCK_PAGES; i++) {
+	for (uint32_t i = iso->low; i < iso->high; i++) {
 		enum hmm_reason reason;
 		size_t entry;
 
@@ -503,7 +495,7 @@ static void finalize_block(struct hmm_mm *mm, struct hmm_migrate *m, struct isol
 	bool whole = iso->huge;
 	uint32_t committed = 0;
 
-	for (uint32_t i = 0; i < BLOCK_PAGES; i++) {
+	for (uint32_t i = iso->low; i < iso->high; i++) {
 		uint64_t src, dst;
 
 		if (iso->kind[i] == SLOT_NONE)
