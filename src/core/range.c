@@ -7,7 +7,8 @@
 
 #include "core/opts.h"
 
-#define RANGE_BATCH	BLOCK_PAGES	/* pages looked at under one hold of the lock */
+#define RANGE_BATCH	(4 * BLOCK_PAGES)	/* pages looked at under one hold of the lock */
+#define STATES		32u	/* of a page, as sys_page_states() says */
 #define RANGE_ROUNDS	64u		/* faults of one page before it counts as a collision */
 
 /* What a look at one page found. */
@@ -125,6 +126,37 @@ static int look_page(struct looker *l, uintptr_t addr, uint8_t state, uint64_t w
 	}
 }
 
+/* An entry with its result, and what was asked of it. */
+static uint64_t with_request(uint64_t pfn, uint64_t before)
+{
+	return pfn | (before & (HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE)) >> KEPT_SHIFT;
+}
+
+/*
+ * Of page @i on: as many as nothing is wanted of, in one readable mapping, none of
+ * them tracked. Their entries follow from the page table alone. Returns the next page.
+ */
+static size_t look_untracked(struct looker *l, size_t i, size_t end, const uint8_t *states)
+{
+	struct hmm_range *r = l->range;
+	uintptr_t addr = r->start + i * l->mm->page, stop = r->start + end * l->mm->page;
+	uint64_t entries[STATES];
+
+	if (r->default_flags || r->pfn_flags_mask || !find_vma(l, addr) ||
+	    !(l->vma.flags & SYS_VMA_READ))
+		return i;
+	stop = stop < l->vma.end ? stop : l->vma.end;
+	stop = directory_next(&l->mm->dir, addr, stop);
+	if (stop - addr < STATES * l->mm->page)
+		return i;	/* the table below would cost more than it saves */
+	for (unsigned int state = 0; state < STATES; state++)
+		look_system(l, (uint8_t)state, 0, &entries[state]);
+	for (; addr < stop; addr += l->mm->page, i++, states++)
+		r->pfns[i] = with_request(entries[*states % STATES], r->pfns[i]);
+	l->written = i;
+	return i;
+}
+
 /*
  * Pages [first, end) of the range. Returns LOOK_DONE, or what the page at *@at needs,
  * with *@until the end of the run that needs the same; or an error. Lock held.
@@ -140,9 +172,14 @@ static int look(struct looker *l, size_t first, size_t end, size_t *at, size_t *
 		return -ENOMEM;
 	l->have_vma = false;
 	for (size_t i = first; i < end; i++) {
-		uint64_t want = wants(r, i), pfn = 0;
-		int ret = look_page(l, r->start + i * l->mm->page, states[i - first], want, &pfn);
+		uint64_t want, pfn = 0;
+		int ret;
 
+		i = look_untracked(l, i, end, &states[i - first]);
+		if (i == end)
+			break;
+		want = wants(r, i);
+		ret = look_page(l, r->start + i * l->mm->page, states[i - first], want, &pfn);
 		if (ret < 0)
 			return need == LOOK_DONE ? ret : need;
 		if (need == LOOK_DONE && ret != LOOK_DONE) {
@@ -155,8 +192,7 @@ static int look(struct looker *l, size_t first, size_t end, size_t *at, size_t *
 			*until = i + 1;
 			continue;
 		}
-		r->pfns[i] = pfn | ((r->pfns[i] & (HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE)) >>
-				    KEPT_SHIFT);
+		r->pfns[i] = with_request(pfn, r->pfns[i]);
 		l->written = i + 1;
 	}
 	return need;
