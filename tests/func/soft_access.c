@@ -430,11 +430,16 @@ static void atomics_with_exclusive_access(void **state)
 	munmap(job.p, page);
 }
 
-/* Shared memory, files and memfds are reached in place. */
+/*
+ * Shared memory, files and memfds are reached in place. What the device fetches around a
+ * page is in its block: all of that is shared here, so that nothing of it may move.
+ */
 static void shared_memory_in_place(void **state)
 {
+	const size_t block = 512 * page;
 	struct world *w = *state;
-	unsigned char *p = map_pages(8, RW, MAP_SHARED);
+	unsigned char *area = map_pages(2 * 512, RW, MAP_SHARED);
+	unsigned char *p = (void *)(((uintptr_t)area + block - 1) & ~(block - 1));
 
 	soft_begin(w, HMM_SOFT_MIGRATE_FIRST);
 	fill(p, 8, 10);
@@ -443,7 +448,7 @@ static void shared_memory_in_place(void **state)
 	assert_holds(p, 8, 11, 0);
 	assert_int_equal(moved(w, pages_to_device), 0);
 	soft_end();
-	munmap(p, 8 * page);
+	munmap(area, 2 * block);
 }
 
 struct node {
