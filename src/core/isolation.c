@@ -363,6 +363,9 @@ static int remap_slots(struct hmm_mm *mm, struct isolation *iso, const struct sy
 		ret = sys_mremap_dontunmap(from, head, to);
 	if (!ret)
 		ret = sys_mremap_dontunmap(from + head, len - head, to + head);
+	/* What came has the protection that the program gave it, by now perhaps none. */
+	if (!ret)
+		ret = sys_mprotect((void *)to, len, PROT_READ | PROT_WRITE);
 	if (!strict)
 		lock_acquire(&mm->lock);
 	mm->stats.remapped_runs++;

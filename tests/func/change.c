@@ -468,6 +468,47 @@ static void mprotect_of_mixed_range(void **state)
 	munmap(p, NR * page);
 }
 
+#define FLIP_ROUNDS	400
+
+struct flipper {
+	unsigned char *p;
+	_Atomic uint32_t stop;
+};
+
+static void *flip_run(void *arg)
+{
+	struct flipper *f = arg;
+
+	while (!f->stop) {
+		mprotect(f->p, NR * page, PROT_NONE);
+		mprotect(f->p, NR * page, PROT_READ);
+	}
+	return NULL;
+}
+
+/*
+ * Protection that another thread takes away while pages are being taken: they go or
+ * stay, and the device can read what it was given.
+ */
+static void protection_flips_while_pages_are_taken(void **state)
+{
+	struct world *w = *state;
+	struct flipper f = { .p = map_filled(NR, 29) };
+	pthread_t thread;
+
+	assert_int_equal(mprotect(f.p, NR * page, PROT_READ), 0);
+	assert_int_equal(pthread_create(&thread, NULL, flip_run, &f), 0);
+	for (int i = 0; i < FLIP_ROUNDS; i++) {
+		assert_true(try_device(w, w->dev, f.p, NR, NULL) >= 0);
+		assert_true(evict(w, f.p, NR) >= 0);
+	}
+	f.stop = 1;
+	pthread_join(thread, NULL);
+	assert_holds(f.p, NR, 29, 0);
+	assert_int_equal(moved(w, lost_pages), 0);
+	munmap(f.p, NR * page);
+}
+
 /* mlock of pages that are away brings them home and keeps them there. */
 static void mlock_brings_home(void **state)
 {
@@ -610,6 +651,7 @@ int main(void)
 		world_test(evict_into_prot_none),
 		world_test(device_removed_under_prot_none),
 		world_test(mprotect_of_mixed_range),
+		world_test(protection_flips_while_pages_are_taken),
 		world_test(mlock_brings_home),
 		world_test(many_small_mappings),
 		world_test(no_split_is_left_behind),

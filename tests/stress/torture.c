@@ -306,10 +306,11 @@ static void slot_discard(struct tormentor *t, struct slot *slot)
 
 static void slot_protect(struct tormentor *t, struct slot *slot)
 {
-	static const int prots[] = { PROT_NONE, PROT_READ, PROT_READ | PROT_WRITE };
+	/* The last is for strict: without it read-only pages are taken by mremap. */
+	static const int prots[] = { PROT_NONE, PROT_READ | PROT_WRITE, PROT_READ };
 	size_t first = stress_below(&t->rng, SLOT_PAGES);
 	size_t nr = 1 + stress_below(&t->rng, SLOT_PAGES - first), i;
-	int prot = prots[stress_below(&t->rng, 3)];
+	int prot = prots[stress_below(&t->rng, t->opts->strict ? 3 : 2)];
 
 	do_mprotect(t, slot_addr(slot, first), nr * page_size, prot);
 	for (i = first; i < first + nr; i++)
