@@ -183,7 +183,7 @@ static int check_vma(struct hmm_mm *mm, uintptr_t addr, struct sys_vma *vma)
 		return -EFAULT;
 	if (!(vma->flags & SYS_VMA_WRITE))
 		return -EPERM;
-	return mm_vma_reason(vma) ? -EOPNOTSUPP : 0;
+	return mm_vma_reason(mm, vma) ? -EOPNOTSUPP : 0;
 }
 
 /* One part from *@at on, which moves past it. Pages had, or why the first was not. */
@@ -206,11 +206,11 @@ static int64_t begin_some(struct hmm_mm *mm, uintptr_t *at, uintptr_t end, const
 	stop = stop < vma.end ? stop : vma.end;
 	*at = stop;
 	mm_evict(mm, start, stop, NULL, true);
-	ret = sys_populate(start, stop - start, true);
+	ret = mm->ops->populate(mm, start, stop - start, true);
 	if (ret)
 		return ret;
-	chunk = staging_get_empty(&mm->staging, (uint32_t)((start - block_base(start)) / mm->page),
-				  (uint32_t)((stop - start) / mm->page), false);
+	chunk = mm->ops->chunk_get(mm, (uint32_t)((start - block_base(start)) / mm->page),
+				   (uint32_t)((stop - start) / mm->page), false);
 	if (!chunk)
 		return -ENOMEM;
 	lock_acquire(&mm->lock);
@@ -218,7 +218,7 @@ static int64_t begin_some(struct hmm_mm *mm, uintptr_t *at, uintptr_t end, const
 	if (!ret && vma.end >= stop)
 		ret = begin_part(mm, chunk, &vma, start, stop, owner, contents);
 	lock_release(&mm->lock);
-	staging_put(&mm->staging, chunk);
+	mm->ops->chunk_put(mm, chunk);
 	return ret;
 }
 

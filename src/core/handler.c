@@ -87,7 +87,7 @@ static void resolve(struct hmm_mm *mm, const struct fault *f)
 	case PAGE_LOST:
 		/* The kernel raises it by itself where it knows markers. */
 		if (!mm->can_poison || sys_uffd_poison(mm->uffd, f->addr, mm->page))
-			sys_kill_thread(f->tid, SIGBUS, f->addr);
+			mm->ops->kill(mm, f->tid, SIGBUS, f->addr);
 		sys_uffd_wake(mm->uffd, f->addr, mm->page);
 		break;
 	default:

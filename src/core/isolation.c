@@ -3,7 +3,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "core/devmem.h"
 
@@ -179,80 +178,15 @@ void isolation_take_device(struct hmm_mm *mm, struct isolation *iso, uintptr_t a
 
 /* ---------------------------------------------------------------- taking */
 
-enum tried {
-	TRIED_NOT,	/* not reached */
-	TRIED_PASSED,	/* taken, or nothing was there to take */
-	TRIED_BUSY,	/* copy-on-write shared, merged, or pinned */
-};
-
-/* Are the slots' pages still where they were, and so what we think they are? */
-static bool in_place(const struct hmm_mm *mm, const struct isolation *iso, uint32_t first,
-		     uint32_t end)
-{
-	for (uint32_t i = first; i < end; i++)
-		if (iso->where[i] != iso->base + i * mm->page)
-			return false;
-	return true;
-}
-
-/*
- * UFFDIO_MOVE of slots [first, first + nr) into the chunk. What it says it did is a
- * hint (the count can be short of the truth); sort_out() looks. Events read on the way
- * may tell that what is at the address now is something else, which is not ours to
- * take. Returns 0 or the error that ended it.
- */
-static int move_slots(struct hmm_mm *mm, const struct isolation *iso, uint32_t first, uint32_t nr,
-		      uint8_t *tried)
-{
-	uintptr_t to = iso->chunk->addr, from = iso->base;
-	uint32_t i = first, end = first + nr, stuck = 0;
-
-	while (i < end) {
-		size_t done = 0;
-		int ret = sys_uffd_move(mm->uffd, to + i * mm->page, from + i * mm->page,
-					(end - i) * mm->page, SYS_UFFD_HOLES | SYS_UFFD_DONTWAKE,
-					&done);
-
-		memset(tried + i, TRIED_PASSED, done / mm->page);
-		i += (uint32_t)(done / mm->page);
-		if (!ret)
-			break;
-		if (ret == -EAGAIN) {
-			if (!done && ++stuck > 64)
-				return ret;
-			mm_drain(mm);
-			if (!in_place(mm, iso, i, end))
-				return ret;
-		} else if (ret == -EBUSY || ret == -EEXIST) {
-			tried[i++] = ret == -EBUSY ? TRIED_BUSY : TRIED_PASSED;
-		} else {
-			return ret;
-		}
-	}
-	mm->stats.moved_runs++;
-	return 0;
-}
-
-/* From what the chunk really holds now: which slots were taken, and what they are. */
+/* From what really landed: which slots were taken, and what they are. */
 static void sort_out(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr,
-		     const uint8_t *tried, enum hmm_reason reason)
+		     const struct taking *t, enum hmm_reason reason)
 {
-	uint8_t states[BLOCK_PAGES] = { 0 };
-	struct chunk *c = iso->chunk;
-
-	if (sys_page_states(mm->pagemap_fd, c->addr + first * mm->page, nr, states))
-		memset(states, SYS_PAGE_PRESENT, nr);
-	if (nr == BLOCK_PAGES && (states[0] & SYS_PAGE_HUGE))
-		iso->huge = c->huge = true;
-	else
-		c->has_table = true;
 	for (uint32_t i = first; i < first + nr; i++) {
-		uint8_t state = states[i - first];
+		uint8_t state = t->landed[i];
 		bool present = state & (SYS_PAGE_PRESENT | SYS_PAGE_SWAPPED);
-		uint8_t tried_by = tried[i];
+		uint8_t tried_by = t->tried[i];
 
-		if (present && !chunk_has(c, i))
-			chunk_set(c, i, 1, true);
 		if (!iso->where[i])
 			tried_by = TRIED_NOT;	/* unmapped meanwhile: nobody's */
 		if (present && iso->where[i])
@@ -274,29 +208,23 @@ static void enter_run(struct hmm_mm *mm, struct isolation *iso, uint32_t first, 
 		slot_enter(mm, iso, iso->base + i * mm->page);
 }
 
-/* mlocked? Advice that does nothing to a page in use is refused only there. */
-static bool locked(uintptr_t addr)
-{
-	return sys_madvise((void *)addr, sys_page_size(), MADV_COLD) == -EINVAL;
-}
-
 /* Why a move of a mapping that looked right was refused. */
-static enum hmm_reason refusal(uintptr_t addr, int error)
+static enum hmm_reason refusal(struct hmm_mm *mm, uintptr_t addr, int error)
 {
 	if (error != -EINVAL)
 		return HMM_REASON_BUSY;
-	return locked(addr) ? HMM_REASON_LOCKED : HMM_REASON_KERNEL;
+	return mm->ops->locked(mm, addr) ? HMM_REASON_LOCKED : HMM_REASON_KERNEL;
 }
 
 static void take_by_move(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr)
 {
-	uint8_t tried[BLOCK_PAGES] = { 0 };
+	struct taking t = { .tried = { 0 } };
 	int ret;
 
 	enter_run(mm, iso, first, nr);
-	ret = move_slots(mm, iso, first, nr, tried);
-	sort_out(mm, iso, first, nr, tried, ret ? refusal(iso->base + first * mm->page, ret) :
-							HMM_REASON_BUSY);
+	ret = mm->ops->move(mm, iso, first, nr, &t);
+	sort_out(mm, iso, first, nr, &t, ret ? refusal(mm, iso->base + first * mm->page, ret) :
+					       HMM_REASON_BUSY);
 	if (iso->huge)
 		mm->stats.moved_huge++;
 }
@@ -322,10 +250,10 @@ static void take_unshared(struct hmm_mm *mm, struct isolation *iso, uint32_t fir
 			j++;
 		mm->lock_drops++;
 		lock_release(&mm->lock);
-		sys_populate(addr, (j - i) * mm->page, true);
+		mm->ops->populate(mm, addr, (j - i) * mm->page, true);
 		lock_acquire(&mm->lock);
 		if (mm->fork_gate || mm_vma(mm, addr, &vma) || vma.start > addr ||
-		    vma.end < iso->base + j * mm->page || mm_vma_reason(&vma) ||
+		    vma.end < iso->base + j * mm->page || mm_vma_reason(mm, &vma) ||
 		    mm_vma_register(mm, &vma))
 			continue;
 		if (directory_next(&mm->dir, addr, iso->base + j * mm->page) ==
@@ -335,75 +263,6 @@ static void take_unshared(struct hmm_mm *mm, struct isolation *iso, uint32_t fir
 				      iso->owner);
 			take_by_move(mm, iso, i, j - i);
 		}
-	}
-}
-
-/*
- * mremap(DONTUNMAP) takes what MOVE cannot: read-only mappings, and everything before
- * Linux 6.8. It is atomic, but knows nothing of pins. Without STRICT its events are
- * our own to read, so the lock is dropped around it; the entries hold the place.
- *
- * A mapping emptied in one call loses its anon_vma and would never merge with its
- * neighbours again: the first page goes by itself.
- */
-static int remap_slots(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
-		       uint32_t first, uint32_t nr)
-{
-	uintptr_t from = iso->base + first * mm->page, to = iso->chunk->addr + first * mm->page;
-	size_t len = nr * mm->page, head = 0;
-	bool strict = mm->flags & HMM_MM_STRICT;
-	int ret = 0;
-
-	if (nr > 1 && vma->start == from && vma->end == from + len)
-		head = mm->page;
-	mm->lock_drops += !strict;
-	if (!strict)
-		lock_release(&mm->lock);
-	if (head)
-		ret = sys_mremap_dontunmap(from, head, to);
-	if (!ret)
-		ret = sys_mremap_dontunmap(from + head, len - head, to + head);
-	/* What came has the protection that the program gave it, by now perhaps none. */
-	if (!ret)
-		ret = sys_mprotect((void *)to, len, PROT_READ | PROT_WRITE);
-	if (!strict)
-		lock_acquire(&mm->lock);
-	mm->stats.remapped_runs++;
-	return ret;
-}
-
-/*
- * In a strict mm a read-only mapping stays one while the lock is held, so nobody
- * writes between copy and discard, and the mapping stays what it is.
- */
-static void discard_slots(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr,
-			  uint8_t *tried)
-{
-	uintptr_t from = iso->base + first * mm->page;
-	uint8_t states[BLOCK_PAGES];
-	uint32_t i, n;
-
-	if (sys_page_states(mm->pagemap_fd, from, nr, states))
-		return;
-	for (i = 0; i < nr; i += n) {
-		const uint8_t want = states[i] & (SYS_PAGE_PRESENT | SYS_PAGE_SWAPPED);
-		size_t done = 0, len;
-
-		for (n = 1; i + n < nr && states[i + n] == states[i]; n++)
-			;
-		len = n * mm->page;
-		if (want && !(states[i] & SYS_PAGE_ZERO))
-			sys_uffd_copy(mm->uffd, iso->chunk->addr + (first + i) * mm->page,
-				      (void *)(from + i * mm->page), len, SYS_UFFD_DONTWAKE, &done);
-		else
-			done = len;
-		if (done && want && sys_madvise((void *)(from + i * mm->page), done, MADV_DONTNEED)) {
-			sys_madvise((void *)(iso->chunk->addr + (first + i) * mm->page), done,
-				    MADV_DONTNEED);
-			done = 0;
-		}
-		memset(tried + first + i, TRIED_PASSED, done / mm->page);
-		mm->stats.copied_pages += done / mm->page;
 	}
 }
 
@@ -430,23 +289,23 @@ static void take_otherwise(struct hmm_mm *mm, struct isolation *iso, const struc
 			   uint32_t first, uint32_t nr)
 {
 	bool strict = mm->flags & HMM_MM_STRICT;
-	uint8_t tried[BLOCK_PAGES] = { 0 };
+	struct taking t = { .tried = { 0 } };
 	enum hmm_reason reason = HMM_REASON_BUSY;
 
 	enter_run(mm, iso, first, nr);
-	if (locked(iso->base + first * mm->page)) {
+	if (mm->ops->locked(mm, iso->base + first * mm->page)) {
 		reason = HMM_REASON_LOCKED;
 	} else if (strict && !(vma->flags & SYS_VMA_WRITE)) {
-		discard_slots(mm, iso, first, nr, tried);
+		mm->ops->copy_out(mm, iso, first, nr, &t);
 	} else if (mm->can_remap) {
 		iso->chunk->remapped = true;
-		if (!remap_slots(mm, iso, vma, first, nr))
-			memset(tried + first, TRIED_PASSED, nr);
+		if (!mm->ops->remap(mm, iso, vma, first, nr, &t))
+			memset(t.tried + first, TRIED_PASSED, nr);
 		leave_moved(mm, iso, first, nr);
 	} else {
 		reason = HMM_REASON_KERNEL;
 	}
-	sort_out(mm, iso, first, nr, tried, reason);
+	sort_out(mm, iso, first, nr, &t, reason);
 }
 
 void isolation_take_system(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
@@ -559,7 +418,7 @@ static uint32_t give_some(struct hmm_mm *mm, struct isolation *iso, uint32_t i, 
 	uintptr_t from = (uintptr_t)isolation_bytes(iso, i);
 	size_t done = 0;
 
-	if (nr >= BOUNCE_PAGES && mm->can_move && iso->chunk && !iso->chunk->remapped) {
+	if (nr >= BOUNCE_PAGES && mm->can_move_home && iso->chunk && !iso->chunk->remapped) {
 		*error = sys_uffd_move(mm->uffd, iso->where[i], from, nr * mm->page,
 				       SYS_UFFD_HOLES, &done);
 		if (done) {
@@ -581,7 +440,7 @@ static bool slot_moved(struct hmm_mm *mm, struct isolation *iso, uint32_t i)
 {
 	uint8_t here = 0, there = 0;
 
-	if (!iso->chunk || iso->buffer != iso->chunk->addr ||
+	if (!mm->can_move_home || !iso->chunk || iso->buffer != iso->chunk->addr ||
 	    sys_page_states(mm->pagemap_fd, (uintptr_t)isolation_bytes(iso, i), 1, &here) ||
 	    sys_page_states(mm->pagemap_fd, iso->where[i], 1, &there))
 		return false;

@@ -67,6 +67,18 @@ struct isolation {
 	uint64_t origin[BLOCK_PAGES];	/* DEVICE, COHERENT: the entry it had */
 };
 
+enum tried {
+	TRIED_NOT,	/* not reached */
+	TRIED_PASSED,	/* taken, or nothing was there to take */
+	TRIED_BUSY,	/* copy-on-write shared, merged, or pinned */
+};
+
+/* What an operation of the mm did to the slots it was to take. */
+struct taking {
+	uint8_t tried[BLOCK_PAGES];
+	uint8_t landed[BLOCK_PAGES];	/* SYS_PAGE_*: what is there now, where it was to go */
+};
+
 static inline uintptr_t block_base(uintptr_t addr)
 {
 	return addr & ~(arena_chunk_bytes() - 1);

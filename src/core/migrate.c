@@ -79,7 +79,7 @@ static enum hmm_reason take_tracked(struct hmm_mm *mm, struct hmm_migrate *m, st
 static uintptr_t take_part(struct hmm_mm *mm, struct hmm_migrate *m, struct isolation *iso,
 			   const struct sys_vma *vma, uintptr_t start, uintptr_t end)
 {
-	enum hmm_reason reason = mm_vma_reason(vma);
+	enum hmm_reason reason = mm_vma_reason(mm, vma);
 	uintptr_t next;
 
 	if (reason != HMM_REASON_NONE) {
@@ -182,7 +182,7 @@ static bool setup_block(struct hmm_mm *mm, struct hmm_migrate *m, struct migrati
 {
 	uint32_t first = (uint32_t)((start - block_base(start)) / mm->page);
 	uint32_t nr = (uint32_t)((end - start) / mm->page);
-	struct chunk *chunk = staging_get_empty(&mm->staging, first, nr, nr == BLOCK_PAGES);
+	struct chunk *chunk = mm->ops->chunk_get(mm, first, nr, nr == BLOCK_PAGES);
 	struct isolation *iso;
 
 	if (!chunk)
@@ -191,7 +191,7 @@ static bool setup_block(struct hmm_mm *mm, struct hmm_migrate *m, struct migrati
 	iso = isolation_get(mm, start, mig->nr == 0);
 	if (!iso) {
 		lock_release(&mm->lock);
-		staging_put(&mm->staging, chunk);
+		mm->ops->chunk_put(mm, chunk);
 		return false;
 	}
 	iso->owner = m->owner;
@@ -524,7 +524,7 @@ void hmm_migrate_finalize(struct hmm_mm *mm, struct hmm_migrate *m)
 		lock_acquire(&mm->lock);
 		finalize_block(mm, m, mig->iso[n]);
 		lock_release(&mm->lock);
-		staging_put(&mm->staging, mig->chunk[n]);
+		mm->ops->chunk_put(mm, mig->chunk[n]);
 	}
 	arena_free(mig, sizeof(*mig));
 	m->internal = NULL;

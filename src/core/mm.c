@@ -58,7 +58,7 @@ static const struct tcb_list *tcbs(struct hmm_mm *mm)
 
 	if (!list->valid) {
 		list->nr = 0;
-		list->overflow = sys_for_each_tcb(tcb_add, list) != 0;
+		list->overflow = mm->ops->for_each_tcb(mm, tcb_add, list) != 0;
 		list->valid = true;
 	}
 	return list;
@@ -166,13 +166,14 @@ int mm_vma(struct hmm_mm *mm, uintptr_t addr, struct sys_vma *vma)
 	return 0;
 }
 
-enum hmm_reason mm_vma_reason(const struct sys_vma *vma)
+enum hmm_reason mm_vma_reason(const struct hmm_mm *mm, const struct sys_vma *vma)
 {
 	if (vma->flags & SYS_VMA_SHMEM)
 		return HMM_REASON_SHARED;
 	if (vma->flags & (SYS_VMA_FILE | SYS_VMA_SHARED))
 		return HMM_REASON_FILE;
-	if ((vma->flags & (SYS_VMA_STACK | SYS_VMA_SPECIAL)) || arena_owns(vma->start, vma->end))
+	if ((vma->flags & (SYS_VMA_STACK | SYS_VMA_SPECIAL)) ||
+	    mm->ops->owns(mm, vma->start, vma->end))
 		return HMM_REASON_RESERVED;
 	if (!(vma->flags & SYS_VMA_READ))
 		return HMM_REASON_PROT;
@@ -180,16 +181,16 @@ enum hmm_reason mm_vma_reason(const struct sys_vma *vma)
 }
 
 /* Never the library's own: a thread that holds the mm lock may not fault on that. */
-bool mm_vma_anonymous(const struct sys_vma *vma)
+bool mm_vma_anonymous(const struct hmm_mm *mm, const struct sys_vma *vma)
 {
 	return !(vma->flags & (SYS_VMA_SHARED | SYS_VMA_FILE | SYS_VMA_SPECIAL)) &&
-	       !arena_owns(vma->start, vma->end);
+	       !mm->ops->owns(mm, vma->start, vma->end);
 }
 
 /* Could the mapping become one with a private anonymous neighbour? */
-static bool mappings_merge(const struct sys_vma *vma)
+static bool mappings_merge(const struct hmm_mm *mm, const struct sys_vma *vma)
 {
-	return mm_vma_anonymous(vma) && !(vma->flags & SYS_VMA_STACK);
+	return mm_vma_anonymous(mm, vma) && !(vma->flags & SYS_VMA_STACK);
 }
 
 /*
@@ -208,10 +209,10 @@ static void mapping_run(struct hmm_mm *mm, const struct sys_vma *vma, uintptr_t 
 	*start = vma->start;
 	*end = vma->end;
 	for (int i = 0; i < RUN_NEIGHBOURS && !mm_vma(mm, *end, &next) && next.start == *end &&
-			mappings_merge(&next); i++)
+			mappings_merge(mm, &next); i++)
 		*end = next.end;
 	for (int i = 0; i < RUN_NEIGHBOURS && *start && !mm_vma(mm, *start - mm->page, &next) &&
-			next.end == *start && mappings_merge(&next); i++)
+			next.end == *start && mappings_merge(mm, &next); i++)
 		*start = next.start;
 }
 
@@ -243,7 +244,7 @@ void mm_vma_join(struct hmm_mm *mm, uintptr_t addr)
 	uintptr_t start, end;
 
 	mm->tcbs.valid = false;
-	if (mm_vma(mm, addr, &vma) || vma.start > addr || !mappings_merge(&vma))
+	if (mm_vma(mm, addr, &vma) || vma.start > addr || !mappings_merge(mm, &vma))
 		return;
 	mapping_run(mm, &vma, &start, &end);
 	if (directory_next(&mm->dir, start, end) != end)
@@ -258,7 +259,7 @@ void mm_vma_release(struct hmm_mm *mm, uintptr_t addr)
 	uintptr_t start, end;
 
 	mm->tcbs.valid = false;
-	if (mm_vma(mm, addr, &vma) || vma.start > addr || !mm_vma_anonymous(&vma))
+	if (mm_vma(mm, addr, &vma) || vma.start > addr || !mm_vma_anonymous(mm, &vma))
 		return;
 	mapping_run(mm, &vma, &start, &end);
 	if (directory_next(&mm->dir, start, end) != end)
@@ -273,7 +274,7 @@ void mm_release_all(struct hmm_mm *mm, bool lost_too)
 
 	lock_assert_held(&mm->lock);
 	for (uintptr_t a = 0; !sys_vma_find(mm->maps_fd, a, &vma); a = vma.end)
-		if (mm_vma_anonymous(&vma) &&
+		if (mm_vma_anonymous(mm, &vma) &&
 		    (lost_too || directory_next(&mm->dir, vma.start, vma.end) == vma.end))
 			(void)sys_uffd_unregister(mm->uffd, vma.start, vma.end - vma.start);
 }
@@ -283,7 +284,7 @@ bool mm_vma_foreign(struct hmm_mm *mm, const struct sys_vma *vma)
 	size_t len = vma->end - vma->start;
 	int ret = sys_uffd_register(mm->uffd, vma->start, len, SYS_UFFD_MISSING);
 
-	if (!ret && !mm_vma_anonymous(vma))
+	if (!ret && !mm_vma_anonymous(mm, vma))
 		sys_uffd_unregister(mm->uffd, vma->start, len);
 	else if (!ret)
 		mm_vma_release(mm, vma->start);
@@ -406,12 +407,13 @@ static void leave_process(struct hmm_mm *mm)
 
 static void fill_in(struct hmm_mm *mm, const struct hmm_mm_opts *opts, struct process *process)
 {
+	mm->ops = &local_ops;
 	mm->process = process;
 	mm->flags = opts->flags;
 	mm->log = opts->log;
 	mm->log_ctx = opts->log_ctx;
 	mm->page = sys_page_size();
-	mm->can_move = sys_cap(CAP_MOVE);
+	mm->can_move = mm->can_move_home = sys_cap(CAP_MOVE);
 	mm->can_remap = sys_cap(CAP_DONTUNMAP);
 	mm->can_poison = sys_cap(CAP_POISON);
 	lock_init(&mm->lock, RANK_MM);
@@ -656,7 +658,7 @@ int64_t hmm_copy_from_user(struct hmm_mm *mm, void *dst, uintptr_t addr, size_t 
 	if (ret || !len)
 		return ret;
 	len = before_lost(mm, addr, len);
-	return len ? sys_copy_from(dst, addr, len) : -EFAULT;
+	return len ? mm->ops->copy_from(mm, dst, addr, len) : -EFAULT;
 }
 
 int64_t hmm_copy_to_user(struct hmm_mm *mm, uintptr_t addr, const void *src, size_t len)
@@ -666,5 +668,5 @@ int64_t hmm_copy_to_user(struct hmm_mm *mm, uintptr_t addr, const void *src, siz
 	if (ret || !len)
 		return ret;
 	len = before_lost(mm, addr, len);
-	return len ? sys_copy_to(addr, src, len) : -EFAULT;
+	return len ? mm->ops->copy_to(mm, addr, src, len) : -EFAULT;
 }

@@ -59,13 +59,62 @@ struct tcb_list {
 };
 
 struct handler_thread;
+struct sys_notif;
+
+/*
+ * What differs between the address space of this process (local.c) and that of
+ * another. All else is userfaultfd's ioctls, which work across processes, and /proc.
+ */
+struct mm_ops {
+	/* A chunk that slots [first, first + nr) can be taken into; NULL: none. No lock held. */
+	struct chunk *(*chunk_get)(struct hmm_mm *mm, uint32_t first, uint32_t nr, bool whole);
+	void (*chunk_put)(struct hmm_mm *mm, struct chunk *chunk);
+
+	/*
+	 * Take the pages of slots [first, first + nr), which are entered and inside one
+	 * mapping: UFFDIO_MOVE; where that is not to be had, mremap(DONTUNMAP); or, of a
+	 * mapping that nobody can write to, copy and discard. What the kernel says it did
+	 * is a hint (the count can be short of the truth): taking->landed says what it
+	 * did do. move, remap: 0, or the error that ended it. Lock held; remap may drop it.
+	 */
+	int (*move)(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr,
+		    struct taking *taking);
+	int (*remap)(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
+		     uint32_t first, uint32_t nr, struct taking *taking);
+	void (*copy_out)(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr,
+			 struct taking *taking);
+
+	/* Is the page mlocked? Lock held. */
+	bool (*locked)(struct hmm_mm *mm, uintptr_t addr);
+
+	/* As sys_populate(), sys_copy_from() and sys_copy_to(). No lock held. */
+	int (*populate)(struct hmm_mm *mm, uintptr_t start, size_t len, bool write);
+	ssize_t (*copy_from)(struct hmm_mm *mm, void *dst, uintptr_t addr, size_t len);
+	ssize_t (*copy_to)(struct hmm_mm *mm, uintptr_t addr, const void *src, size_t len);
+
+	/* Make an announced call. Returns what the kernel did, negative errno. Lock held. */
+	int64_t (*perform)(struct hmm_mm *mm, const struct sys_notif *call);
+
+	/* As sys_for_each_tcb(). Lock held. */
+	int (*for_each_tcb)(struct hmm_mm *mm, void (*fn)(uintptr_t addr, bool main, void *ctx),
+			    void *ctx);
+
+	/* Is any of [start, end) the library's own, never to be taken or trapped? */
+	bool (*owns)(const struct hmm_mm *mm, uintptr_t start, uintptr_t end);
+
+	/* As a fault at @addr would. */
+	void (*kill)(struct hmm_mm *mm, uint32_t tid, int sig, uintptr_t addr);
+};
+
+extern const struct mm_ops local_ops;
 
 struct hmm_mm {
 	uint64_t alive;			/* MM_ALIVE; 0 in a forked child */
-	struct process *process;	/* immutable, as all up to lock */
+	const struct mm_ops *ops;	/* immutable, as all up to lock */
+	struct process *process;
 	uint64_t flags;
 	int uffd, maps_fd, pagemap_fd, stop_fd;
-	bool can_move, can_remap, can_poison;
+	bool can_move, can_move_home, can_remap, can_poison;
 	hmm_log_fn log;
 	void *log_ctx;
 	size_t page;			/* bytes */
@@ -137,10 +186,10 @@ void mm_invalidate(struct hmm_mm *mm, enum hmm_event_type type, uintptr_t start,
 int mm_vma(struct hmm_mm *mm, uintptr_t addr, struct sys_vma *vma);
 
 /* May pages of this mapping be taken? HMM_REASON_NONE: yes. */
-enum hmm_reason mm_vma_reason(const struct sys_vma *vma);
+enum hmm_reason mm_vma_reason(const struct hmm_mm *mm, const struct sys_vma *vma);
 
 /* Is it private anonymous memory of the program's, whatever its protection is by now? */
-bool mm_vma_anonymous(const struct sys_vma *vma);
+bool mm_vma_anonymous(const struct hmm_mm *mm, const struct sys_vma *vma);
 
 /* The mapping has a page away from now on: trap its holes. 0, or why not. Lock held. */
 enum hmm_reason mm_vma_register(struct hmm_mm *mm, const struct sys_vma *vma);

@@ -208,8 +208,8 @@ static int satisfy(struct looker *l, int need, size_t at, size_t until)
 
 	switch (need) {
 	case LOOK_FAULT:
-		return sys_populate(start, end - start,
-				    wants(l->range, at) & HMM_PFN_REQ_WRITE);
+		return mm->ops->populate(mm, start, end - start,
+					 wants(l->range, at) & HMM_PFN_REQ_WRITE);
 	case LOOK_EVICT:
 		ret = mm_evict(mm, start, end, NULL, true);
 		return ret < 0 ? -EFAULT : 0;

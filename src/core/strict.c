@@ -89,7 +89,7 @@ static int64_t do_unmap(struct hmm_mm *mm, const struct sys_notif *n, uintptr_t 
 	int64_t ret;
 
 	mm_invalidate(mm, HMM_EVENT_UNMAP, start, end, NULL);
-	ret = sys_seccomp_perform(n);
+	ret = mm->ops->perform(mm, n);
 	if (ret < 0 && ret > -4096) {
 		drop_gaps(mm, start, end);
 		return ret;
@@ -114,10 +114,10 @@ static int64_t do_brk(struct hmm_mm *mm, const struct sys_notif *n)
 	uintptr_t start = page_up(mm, n->args[0]), old, now;
 	int64_t ret;
 
-	old = page_up(mm, (uintptr_t)sys_seccomp_perform(&query));
+	old = page_up(mm, (uintptr_t)mm->ops->perform(mm, &query));
 	if (start < old && n->args[0])
 		mm_invalidate(mm, HMM_EVENT_UNMAP, start, old, NULL);
-	ret = sys_seccomp_perform(n);
+	ret = mm->ops->perform(mm, n);
 	now = page_up(mm, (uintptr_t)ret);
 	if (now < old)
 		mm_drop(mm, now, old);
@@ -132,7 +132,7 @@ static int64_t do_protect(struct hmm_mm *mm, const struct sys_notif *n)
 
 	span(mm, n->args[0], n->args[1], &start, &end);
 	mm_invalidate(mm, HMM_EVENT_PROTECT, start, end, NULL);
-	return sys_seccomp_perform(n);
+	return mm->ops->perform(mm, n);
 }
 
 /*
@@ -159,7 +159,7 @@ static int64_t do_zap_range(struct hmm_mm *mm, uintptr_t start, uintptr_t end, u
 		stop = vma.end < end ? vma.end : end;
 		part.args[0] = start;
 		part.args[1] = stop - start;
-		ret = sys_seccomp_perform(&part);
+		ret = mm->ops->perform(mm, &part);
 		if (ret)
 			return ret;
 		mm_drop(mm, start, stop);
@@ -175,7 +175,7 @@ static int64_t do_madvise(struct hmm_mm *mm, const struct sys_notif *n)
 	span(mm, n->args[0], n->args[1], &start, &end);
 	/* Nothing to do, or nothing that makes sense: the kernel has the right error. */
 	if (start == end || n->args[0] != start)
-		return sys_seccomp_perform(n);
+		return mm->ops->perform(mm, n);
 	return do_zap_range(mm, start, end, n->args[2]);
 }
 
@@ -205,7 +205,7 @@ static void heal(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 	struct sys_vma vma;
 
 	if (!mm_vma(mm, start, &vma) && vma.start <= start && vma.end < end &&
-	    mm_vma_anonymous(&vma))
+	    mm_vma_anonymous(mm, &vma))
 		(void)mm_vma_register(mm, &vma);
 }
 
@@ -223,16 +223,17 @@ static bool in_like_parts(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 		return false;
 	for (uintptr_t a = start; a < end; a = next.end)
 		if (sys_vma_find(mm->maps_fd, a, &next) || next.start > a ||
-		    !mm_vma_anonymous(&next) || ((next.flags ^ vma.flags) & rights))
+		    !mm_vma_anonymous(mm, &next) || ((next.flags ^ vma.flags) & rights))
 			return false;
 	return vma.end < end;
 }
 
-static int64_t move_part(uintptr_t from, size_t len, size_t new_len, uintptr_t to, uint64_t flags)
+static int64_t move_part(struct hmm_mm *mm, uintptr_t from, size_t len, size_t new_len,
+			 uintptr_t to, uint64_t flags)
 {
 	const struct sys_notif part = { .nr = SYS_mremap, .args = { from, len, new_len, flags, to } };
 
-	return sys_seccomp_perform(&part);
+	return mm->ops->perform(mm, &part);
 }
 
 /*
@@ -254,13 +255,14 @@ static int64_t move_parts(struct hmm_mm *mm, uintptr_t start, uintptr_t end, uin
 		stop = vma.end < end ? vma.end : end;
 		if (a == start && stop - a > mm->page)
 			stop = a + mm->page;
-		ret = move_part(a, stop - a, stop - a + (stop == end ? grow : 0), to + (a - start),
-				flags);
+		ret = move_part(mm, a, stop - a, stop - a + (stop == end ? grow : 0),
+				to + (a - start), flags);
 		if (ret < 0 && ret > -4096)
 			break;
 	}
 	if (a < end && a > start)
-		(void)move_part(to, a - start, a - start, start, MREMAP_MAYMOVE | MREMAP_FIXED);
+		(void)move_part(mm, to, a - start, a - start, start,
+				MREMAP_MAYMOVE | MREMAP_FIXED);
 	return a < end ? ret : (int64_t)to;
 }
 
@@ -276,7 +278,7 @@ static int64_t move_in_parts(struct hmm_mm *mm, const struct sys_notif *n, uintp
 	if (!(n->args[3] & MREMAP_MAYMOVE) || !new_len)
 		return -EFAULT;
 	if (!(n->args[3] & MREMAP_FIXED)) {
-		to = sys_seccomp_perform(&n2);
+		to = mm->ops->perform(mm, &n2);
 		if (to < 0 && to > -4096)
 			return to;
 	}
@@ -286,7 +288,7 @@ static int64_t move_in_parts(struct hmm_mm *mm, const struct sys_notif *n, uintp
 	if (ret == to && new_len < old_len) {
 		n2 = (struct sys_notif){ .nr = SYS_munmap,
 					 .args = { start + new_len, old_len - new_len } };
-		(void)sys_seccomp_perform(&n2);
+		(void)mm->ops->perform(mm, &n2);
 	}
 	return ret;
 }
@@ -298,7 +300,7 @@ static int64_t resize_in_place(struct hmm_mm *mm, const struct sys_notif *n)
 	int64_t ret;
 
 	in_place.args[3] &= ~(uint64_t)MREMAP_MAYMOVE;
-	ret = sys_seccomp_perform(&in_place);
+	ret = mm->ops->perform(mm, &in_place);
 	if (ret == (int64_t)n->args[0])
 		remapped(mm, n, (uintptr_t)ret);
 	return ret;
@@ -335,7 +337,7 @@ static int64_t do_mremap(struct hmm_mm *mm, const struct sys_notif *n)
 	    end - start > mm->page)
 		ret = move_in_parts(mm, n, start, end);
 	else
-		ret = sys_seccomp_perform(n);
+		ret = mm->ops->perform(mm, n);
 	if (ret == -EFAULT && in_like_parts(mm, start, end))
 		ret = move_in_parts(mm, n, start, end);
 	if (ret >= 0 || ret <= -4096) {
@@ -355,7 +357,7 @@ static int64_t do_shm(struct hmm_mm *mm, const struct sys_notif *n)
 	struct sys_vma vma;
 
 	if (mm_vma(mm, addr, &vma) || vma.start > addr)
-		return sys_seccomp_perform(n);
+		return mm->ops->perform(mm, n);
 	return do_unmap(mm, n, vma.start, vma.end);
 }
 

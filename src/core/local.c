@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The operations of an mm that is this process's own: pages are moved into staging,
+ * which lies in the same address space, and calls are made here and now.
+ */
+#include <string.h>
+#include <sys/mman.h>
+
+#include "core/devmem.h"
+#include "sys/seccomp.h"
+
+/* ---------------------------------------------------------------- taking */
+
+static struct chunk *local_chunk_get(struct hmm_mm *mm, uint32_t first, uint32_t nr, bool whole)
+{
+	return staging_get_empty(&mm->staging, first, nr, whole);
+}
+
+static void local_chunk_put(struct hmm_mm *mm, struct chunk *chunk)
+{
+	staging_put(&mm->staging, chunk);
+}
+
+/* Are the slots' pages still where they were, and so what we think they are? */
+static bool in_place(const struct hmm_mm *mm, const struct isolation *iso, uint32_t first,
+		     uint32_t end)
+{
+	for (uint32_t i = first; i < end; i++)
+		if (iso->where[i] != iso->base + i * mm->page)
+			return false;
+	return true;
+}
+
+/* What the chunk really holds now. */
+static void look_landed(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr,
+			struct taking *t)
+{
+	struct chunk *c = iso->chunk;
+
+	if (sys_page_states(mm->pagemap_fd, c->addr + first * mm->page, nr, t->landed + first))
+		memset(t->landed + first, SYS_PAGE_PRESENT, nr);
+	if (nr == BLOCK_PAGES && (t->landed[0] & SYS_PAGE_HUGE))
+		iso->huge = c->huge = true;
+	else
+		c->has_table = true;
+	for (uint32_t i = first; i < first + nr; i++)
+		if ((t->landed[i] & (SYS_PAGE_PRESENT | SYS_PAGE_SWAPPED)) && !chunk_has(c, i))
+			chunk_set(c, i, 1, true);
+}
+
+/* Events read on the way may tell that what is at an address now is something else. */
+static int move_slots(struct hmm_mm *mm, const struct isolation *iso, uint32_t first, uint32_t nr,
+		      uint8_t *tried)
+{
+	uintptr_t to = iso->chunk->addr, from = iso->base;
+	uint32_t i = first, end = first + nr, stuck = 0;
+
+	while (i < end) {
+		size_t done = 0;
+		int ret = sys_uffd_move(mm->uffd, to + i * mm->page, from + i * mm->page,
+					(end - i) * mm->page, SYS_UFFD_HOLES | SYS_UFFD_DONTWAKE,
+					&done);
+
+		memset(tried + i, TRIED_PASSED, done / mm->page);
+		i += (uint32_t)(done / mm->page);
+		if (!ret)
+			break;
+		if (ret == -EAGAIN) {
+			if (!done && ++stuck > 64)
+				return ret;
+			mm_drain(mm);
+			if (!in_place(mm, iso, i, end))
+				return ret;
+		} else if (ret == -EBUSY || ret == -EEXIST) {
+			tried[i++] = ret == -EBUSY ? TRIED_BUSY : TRIED_PASSED;
+		} else {
+			return ret;
+		}
+	}
+	return 0;
+}
+
+static int local_move(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr,
+		      struct taking *t)
+{
+	int ret = move_slots(mm, iso, first, nr, t->tried);
+
+	mm->stats.moved_runs += !ret;
+	look_landed(mm, iso, first, nr, t);
+	return ret;
+}
+
+/*
+ * Atomic, but knows nothing of pins. Without STRICT its events are our own to read, so
+ * the lock is dropped around it; the entries hold the place.
+ *
+ * A mapping emptied in one call loses its anon_vma and would never merge with its
+ * neighbours again: the first page goes by itself.
+ */
+static int local_remap(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
+		       uint32_t first, uint32_t nr, struct taking *t)
+{
+	uintptr_t from = iso->base + first * mm->page, to = iso->chunk->addr + first * mm->page;
+	size_t len = nr * mm->page, head = 0;
+	bool strict = mm->flags & HMM_MM_STRICT;
+	int ret = 0;
+
+	if (nr > 1 && vma->start == from && vma->end == from + len)
+		head = mm->page;
+	iso->chunk->remapped = true;
+	mm->lock_drops += !strict;
+	if (!strict)
+		lock_release(&mm->lock);
+	if (head)
+		ret = sys_mremap_dontunmap(from, head, to);
+	if (!ret)
+		ret = sys_mremap_dontunmap(from + head, len - head, to + head);
+	/* What came has the protection that the program gave it, by now perhaps none. */
+	if (!ret)
+		ret = sys_mprotect((void *)to, len, PROT_READ | PROT_WRITE);
+	if (!strict)
+		lock_acquire(&mm->lock);
+	mm->stats.remapped_runs++;
+	look_landed(mm, iso, first, nr, t);
+	return ret;
+}
+
+/* Slots [i, i + n), whose pages are all in the same @state. Returns how many were taken. */
+static uint32_t copy_out_run(struct hmm_mm *mm, struct isolation *iso, uint32_t i, uint32_t n,
+			     uint8_t state)
+{
+	void *from = (void *)(iso->base + i * mm->page);
+	uintptr_t to = iso->chunk->addr + i * mm->page;
+	size_t done = n * mm->page;
+
+	if (!(state & (SYS_PAGE_PRESENT | SYS_PAGE_SWAPPED)))
+		return n;
+	if (!(state & SYS_PAGE_ZERO))
+		sys_uffd_copy(mm->uffd, to, from, n * mm->page, SYS_UFFD_DONTWAKE, &done);
+	if (done && sys_madvise(from, done, MADV_DONTNEED)) {
+		sys_madvise((void *)to, done, MADV_DONTNEED);
+		done = 0;
+	}
+	return (uint32_t)(done / mm->page);
+}
+
+static void local_copy_out(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr,
+			   struct taking *t)
+{
+	uint8_t states[BLOCK_PAGES];
+	uint32_t i, n;
+
+	if (!sys_page_states(mm->pagemap_fd, iso->base + first * mm->page, nr, states)) {
+		for (i = 0; i < nr; i += n) {
+			uint32_t done;
+
+			for (n = 1; i + n < nr && states[i + n] == states[i]; n++)
+				;
+			done = copy_out_run(mm, iso, first + i, n, states[i]);
+			memset(t->tried + first + i, TRIED_PASSED, done);
+			mm->stats.copied_pages += done;
+		}
+	}
+	look_landed(mm, iso, first, nr, t);
+}
+
+/* Advice that does nothing to a page in use is refused only for mlocked ones. */
+static bool local_locked(struct hmm_mm *mm, uintptr_t addr)
+{
+	return sys_madvise((void *)addr, mm->page, MADV_COLD) == -EINVAL;
+}
+
+/* ---------------------------------------------------------------- the rest */
+
+static int local_populate(struct hmm_mm *mm, uintptr_t start, size_t len, bool write)
+{
+	(void)mm;
+	return sys_populate(start, len, write);
+}
+
+static ssize_t local_copy_from(struct hmm_mm *mm, void *dst, uintptr_t addr, size_t len)
+{
+	(void)mm;
+	return sys_copy_from(dst, addr, len);
+}
+
+static ssize_t local_copy_to(struct hmm_mm *mm, uintptr_t addr, const void *src, size_t len)
+{
+	(void)mm;
+	return sys_copy_to(addr, src, len);
+}
+
+static int64_t local_perform(struct hmm_mm *mm, const struct sys_notif *call)
+{
+	(void)mm;
+	return sys_seccomp_perform(call);
+}
+
+static int local_for_each_tcb(struct hmm_mm *mm, void (*fn)(uintptr_t addr, bool main, void *ctx),
+			      void *ctx)
+{
+	(void)mm;
+	return sys_for_each_tcb(fn, ctx);
+}
+
+static bool local_owns(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
+{
+	(void)mm;
+	return arena_owns(start, end);
+}
+
+static void local_kill(struct hmm_mm *mm, uint32_t tid, int sig, uintptr_t addr)
+{
+	(void)mm;
+	sys_kill_thread(tid, sig, addr);
+}
+
+const struct mm_ops local_ops = {
+	.chunk_get = local_chunk_get,
+	.chunk_put = local_chunk_put,
+	.move = local_move,
+	.remap = local_remap,
+	.copy_out = local_copy_out,
+	.locked = local_locked,
+	.populate = local_populate,
+	.copy_from = local_copy_from,
+	.copy_to = local_copy_to,
+	.perform = local_perform,
+	.for_each_tcb = local_for_each_tcb,
+	.owns = local_owns,
+	.kill = local_kill,
+};
