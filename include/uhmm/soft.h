@@ -221,6 +221,16 @@ struct hmm_soft_stats {
 /** hmm_soft_stats() - read the counters. -EINVAL, -ECHILD. */
 int hmm_soft_stats(struct hmm_soft *soft, struct hmm_soft_stats *stats) HMM_MUST_CHECK;
 
+struct hmm_plugin;
+
+/**
+ * hmm_soft_plugin() - the soft device as a plug-in (plugin.h), as "soft" is loaded
+ *
+ * Static storage. Its options are the fields of struct hmm_soft_opts; devices opened
+ * by it copy among themselves. Any thread; never fails.
+ */
+const struct hmm_plugin *hmm_soft_plugin(void);
+
 /** hmm_soft_devmem_id() - the id that page entries carry; 0 for another process's device. */
 uint32_t hmm_soft_devmem_id(const struct hmm_soft *soft);
 

@@ -14,6 +14,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <uhmm/plugin.h>
+#include <uhmm/soft.h>
+
 #define NR	8
 #define RW	(PROT_READ | PROT_WRITE)
 #define TOP	((uintptr_t)1 << 47)
@@ -347,6 +350,28 @@ static void devmem_calls_refuse_null(void **state)
 	assert_int_equal(addr, 1);
 }
 
+/* A device is opened by a table of options, and closed once. */
+static void device_open_refuses(void **state)
+{
+	struct world *w = *state;
+	struct hmm_device device;
+
+	assert_int_equal(hmm_device_open(NULL, hmm_soft_plugin(), NULL, &device), -EINVAL);
+	assert_int_equal(hmm_device_open(w->mm, NULL, NULL, &device), -EINVAL);
+	assert_int_equal(hmm_device_open(w->mm, hmm_soft_plugin(), NULL, NULL), -EINVAL);
+	assert_int_equal(hmm_device_open(w->mm, hmm_soft_plugin(), "lanes=65", &device), -EINVAL);
+	assert_string_equal(device.said, "soft: lanes must be: 0 to 64");
+	assert_int_equal(hmm_device_close(&device), 0);
+	assert_int_equal(hmm_device_open(w->mm, hmm_soft_plugin(), "fault_around=3", &device),
+			 -EINVAL);
+	assert_string_equal(device.said, "soft: fault_around must be a power of two");
+	assert_int_equal(hmm_device_open(w->mm, hmm_soft_plugin(), "mem=1M,lanes=1", &device), 0);
+	assert_non_null(device.devmem);
+	assert_int_equal(hmm_device_close(&device), 0);
+	assert_int_equal(hmm_device_close(&device), 0);
+	assert_int_equal(hmm_device_close(NULL), -EINVAL);
+}
+
 /* Ranges that are well formed but have nothing mapped in them are no error. */
 static void unmapped_ranges_are_empty(void **state)
 {
@@ -384,6 +409,7 @@ int main(void)
 		good_test(migrate_to_device_refuses),
 		good_test(exclusive_refuses),
 		good_test(devmem_calls_refuse_null),
+		good_test(device_open_refuses),
 		good_test(unmapped_ranges_are_empty),
 	};
 

@@ -9,6 +9,8 @@
 #include <stdbool.h>
 #include <stdio.h>
 
+#include <uhmm/plugin.h>
+
 #define EXIT_USAGE	2
 
 int doctor_main(int argc, char **argv);
@@ -32,7 +34,7 @@ struct trial {
 /* Make an mm, and give it back. */
 void trial_mm(struct trial *trial);
 
-/* Make an mm and a soft device in it, and give both back. */
-void trial_soft(struct trial *trial);
+/* Make an mm and a device in it, and give both back. */
+void trial_device(struct trial *trial, const struct hmm_plugin *plugin, const char *options);
 
 #endif

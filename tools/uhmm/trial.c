@@ -4,8 +4,6 @@
  */
 #include <string.h>
 
-#include <uhmm/soft.h>
-
 #include "command.h"
 
 /* Only the first line: what follows from the first failure explains less. */
@@ -36,9 +34,9 @@ void trial_mm(struct trial *trial)
 		trial->err = hmm_mm_destroy(mm);
 }
 
-void trial_soft(struct trial *trial)
+void trial_device(struct trial *trial, const struct hmm_plugin *plugin, const char *options)
 {
-	struct hmm_soft *soft;
+	struct hmm_device device;
 	struct hmm_mm *mm;
 	int err;
 
@@ -46,9 +44,11 @@ void trial_soft(struct trial *trial)
 	if (trial->err)
 		return;
 
-	trial->err = hmm_soft_open(mm, NULL, &soft);
-	if (!trial->err)
-		trial->err = hmm_soft_close(soft);
+	trial->err = hmm_device_open(mm, plugin, options, &device);
+	if (trial->err)
+		keep_line(trial, HMM_LOG_ERROR, device.said);
+	else
+		trial->err = hmm_device_close(&device);
 	err = hmm_mm_destroy(mm);
 	if (!trial->err)
 		trial->err = err;
