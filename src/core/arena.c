@@ -146,6 +146,7 @@ struct process *process_get(void)
 			p = (struct process *)arena.base;
 			arena.small_next += round_up(sizeof(*p), 64);
 			lock_init(&p->lock, RANK_PROCESS);
+			lock_init(&p->leaves_lock, RANK_LEAVES);
 			p->alive = PROCESS_ALIVE;
 			arena.process = p;
 		}

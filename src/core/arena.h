@@ -25,7 +25,7 @@
 #define BLOCK_PAGES	512u		/* of a block of user memory, and of a chunk */
 #define LEAF_SHIFT	18		/* pages of a directory leaf */
 #define LEAF_PAGES	(1u << LEAF_SHIFT)
-#define LEAVES		16384u
+#define LEAVES		8192u
 #define DEVMEMS		256u
 
 struct hmm_mm;
@@ -45,9 +45,9 @@ struct leaf {
 struct process {
 	uint64_t alive;			/* PROCESS_ALIVE in the process that made it */
 	struct hmm_lock lock;		/* RANK_PROCESS: mm */
-	struct hmm_mm *mm;
-	struct hmm_devmem *devmems[DEVMEMS];	/* by id; under the mm's lock */
-	struct leaf leaves[LEAVES];		/* by id, 0 unused; under the mm's lock */
+	struct hmm_mm *mm;		/* the local one */
+	struct hmm_lock leaves_lock;	/* RANK_LEAVES: whose a leaf is, and of where */
+	struct leaf leaves[LEAVES];	/* by id, 0 unused; the rest under its mm's lock */
 };
 
 /* The process, made at the first call. NULL: no address space for it. Maps memory. */

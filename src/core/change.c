@@ -53,7 +53,7 @@ static void rekey_page(struct hmm_mm *mm, uintptr_t from, uintptr_t to)
 	directory_set(&mm->dir, to, entry);
 	directory_set(&mm->dir, from, PAGE_SYSTEM);
 	if (state == PAGE_DEVICE || state == PAGE_COHERENT)
-		devmem_rebind(devmem_find(mm, entry_devmem(entry)), entry_index(entry), to);
+		devmem_rebind(devmem_find(mm, entry_devmem(entry)), entry_index(entry), mm, to);
 	else if (state == PAGE_ISOLATED)
 		isolation_follow(mm, entry, to);
 }

@@ -10,46 +10,105 @@
 #define DEVMEM_FLAGS		(HMM_DEVMEM_FAULT_SAFE | HMM_DEVMEM_COHERENT)
 #define OPS_OLDEST		sizeof(struct hmm_devmem_ops)
 
-struct hmm_devmem *devmem_use(struct hmm_mm *mm, uint32_t id)
+struct hmm_devmem *devmem_use(struct family *f, uint32_t id)
 {
 	struct hmm_devmem *d;
 
-	lock_acquire(&mm->lock);
-	d = devmem_find(mm, id);
-	if (d && d->dying)
+	lock_acquire(&f->lock);
+	d = atomic_load_explicit(&f->devmems[id & (DEVMEMS - 1)], memory_order_relaxed);
+	if (d && atomic_load_explicit(&d->dying, memory_order_relaxed))
 		d = NULL;
 	if (d)
-		d->users++;
-	lock_release(&mm->lock);
+		atomic_fetch_add_explicit(&d->users, 1, memory_order_relaxed);
+	lock_release(&f->lock);
 	return d;
 }
 
 void devmem_unuse(struct hmm_devmem *d)
 {
-	struct hmm_mm *mm = d->mm;
-
-	lock_acquire(&mm->lock);
-	d->users--;
-	lock_release(&mm->lock);
+	/* release: pairs with hmm_devmem_remove(), after which there is no devmem */
+	atomic_fetch_sub_explicit(&d->users, 1, memory_order_release);
 }
 
 /* ---------------------------------------------------------------- binding */
 
-void devmem_bind(struct hmm_devmem *d, uint64_t index, uintptr_t addr)
+bool devmem_bind(struct hmm_devmem *d, uint64_t index, struct hmm_mm *mm, uintptr_t addr)
 {
-	lock_assert_held(&d->mm->lock);
-	d->place[index] = directory_place(&d->mm->dir, addr);
-	d->nr_bound++;
+	uint32_t free = 0;
+
+	lock_assert_held(&mm->lock);
+	if (index >= d->nr_pages ||
+	    !atomic_compare_exchange_strong_explicit(&d->place[index], &free,
+						     directory_place(&mm->dir, addr),
+						     memory_order_relaxed, memory_order_relaxed))
+		return false;
+	atomic_fetch_add_explicit(&d->nr_bound, 1, memory_order_relaxed);
+	return true;
 }
 
-void devmem_rebind(struct hmm_devmem *d, uint64_t index, uintptr_t addr)
+void devmem_rebind(struct hmm_devmem *d, uint64_t index, struct hmm_mm *mm, uintptr_t addr)
 {
-	d->place[index] = directory_place(&d->mm->dir, addr);
+	uint32_t shared;
+
+	lock_assert_held(&mm->lock);
+	shared = atomic_load_explicit(&d->place[index], memory_order_relaxed) & PLACE_SHARED;
+	if (shared)
+		lock_acquire(&d->lock);
+	atomic_store_explicit(&d->place[index], directory_place(&mm->dir, addr) | shared,
+			      memory_order_relaxed);
+	if (shared)
+		lock_release(&d->lock);
 }
 
-bool devmem_index_free(const struct hmm_devmem *d, uint64_t index)
+/* The table of shares, made at the first. Lock held. */
+static int refs_open(struct hmm_devmem *d)
 {
-	return index < d->nr_pages && !d->place[index];
+	if (!d->refs)
+		d->refs = hmm_safe_alloc(d->nr_pages * sizeof(*d->refs));
+	return d->refs ? 0 : -ENOMEM;
+}
+
+int devmem_share(struct hmm_devmem *d, uint64_t index, uint64_t nr)
+{
+	int ret;
+
+	lock_acquire(&d->lock);
+	ret = refs_open(d);
+	for (uint64_t i = index; !ret && i < index + nr; i++) {
+		uint32_t place = atomic_load_explicit(&d->place[i], memory_order_relaxed);
+
+		if (!(place & PLACE_SHARED)) {
+			atomic_store_explicit(&d->place[i], place | PLACE_SHARED,
+					      memory_order_relaxed);
+			d->refs[i] = 1;
+		}
+		d->refs[i]++;
+	}
+	lock_release(&d->lock);
+	return ret;
+}
+
+bool devmem_shared(struct hmm_devmem *d, uint64_t index)
+{
+	bool shared;
+
+	if (!(atomic_load_explicit(&d->place[index], memory_order_relaxed) & PLACE_SHARED))
+		return false;
+	lock_acquire(&d->lock);
+	shared = d->refs[index] > 1;
+	lock_release(&d->lock);
+	return shared;
+}
+
+/* One page holds it no more. Is there another? */
+static bool share_drop(struct hmm_devmem *d, uint64_t index)
+{
+	bool others;
+
+	lock_acquire(&d->lock);
+	others = --d->refs[index];
+	lock_release(&d->lock);
+	return others;
 }
 
 void free_run_flush(struct free_run *run)
@@ -64,9 +123,12 @@ void free_run_flush(struct free_run *run)
 
 void devmem_unbind(struct hmm_devmem *d, uint64_t index, struct free_run *run)
 {
-	lock_assert_held(&d->mm->lock);
-	d->place[index] = 0;
-	d->nr_bound--;
+	if ((atomic_load_explicit(&d->place[index], memory_order_relaxed) & PLACE_SHARED) &&
+	    share_drop(d, index))
+		return;
+	atomic_store_explicit(&d->place[index], 0, memory_order_relaxed);
+	/* release: pairs with evict_all(), which finds nothing bound */
+	atomic_fetch_sub_explicit(&d->nr_bound, 1, memory_order_release);
 	if (run->nr && run->devmem == d && index == run->index + run->nr) {
 		run->nr++;
 		return;
@@ -133,9 +195,8 @@ int devmem_copy_peer(struct hmm_devmem *d, struct hmm_devmem *from,
 /* ---------------------------------------------------------------- faults */
 
 /* No lock held. The driver first; what it leaves is brought home alone. */
-static void serve(struct hmm_devmem *d, const struct fault *f)
+static void serve(struct hmm_devmem *d, struct hmm_mm *mm, const struct fault *f)
 {
-	struct hmm_mm *mm = d->mm;
 	uint64_t e;
 
 	if (d->ops.migrate_to_ram) {
@@ -165,7 +226,7 @@ static void *devmem_main(void *arg)
 
 	for (;;) {
 		uint32_t seen = atomic_load_explicit(&d->wakeups, memory_order_acquire);
-		struct fault f;
+		struct devmem_fault f;
 		bool have, stop;
 
 		lock_acquire(&d->lock);
@@ -174,12 +235,14 @@ static void *devmem_main(void *arg)
 			f = d->queue[d->head++ % DEVMEM_QUEUE];
 		stop = d->stopping;
 		lock_release(&d->lock);
-		if (have)
-			serve(d, &f);
-		else if (stop)
+		if (have) {
+			serve(d, f.mm, &f.fault);
+			mm_put(f.mm);
+		} else if (stop) {
 			return NULL;
-		else
+		} else {
 			sys_futex_wait(&d->wakeups, seen, NULL);
+		}
 	}
 }
 
@@ -190,14 +253,17 @@ static void wake_thread(struct hmm_devmem *d)
 	sys_futex_wake(&d->wakeups, 1);
 }
 
-static bool enqueue(struct hmm_devmem *d, const struct fault *f)
+/* The mm's lock held. */
+static bool enqueue(struct hmm_devmem *d, struct hmm_mm *mm, const struct fault *f)
 {
 	bool room;
 
 	lock_acquire(&d->lock);
 	room = d->tail - d->head < DEVMEM_QUEUE;
-	if (room)
-		d->queue[d->tail++ % DEVMEM_QUEUE] = *f;
+	if (room) {
+		mm_get(mm);
+		d->queue[d->tail++ % DEVMEM_QUEUE] = (struct devmem_fault){ mm, *f };
+	}
 	lock_release(&d->lock);
 	if (room)
 		wake_thread(d);
@@ -207,12 +273,12 @@ static bool enqueue(struct hmm_devmem *d, const struct fault *f)
 void devmem_fault(struct hmm_mm *mm, struct hmm_devmem *d, const struct fault *f)
 {
 	if (!d->thread) {
-		d->users++;
+		atomic_fetch_add_explicit(&d->users, 1, memory_order_relaxed);
 		lock_release(&mm->lock);
-		serve(d, f);
+		serve(d, mm, f);
 		lock_acquire(&mm->lock);
-		d->users--;
-	} else if (!enqueue(d, f)) {
+		devmem_unuse(d);
+	} else if (!enqueue(d, mm, f)) {
 		sys_uffd_wake(mm->uffd, f->addr, mm->page);	/* it will fault again */
 	}
 }
@@ -235,24 +301,34 @@ static int check_opts(const struct hmm_devmem_opts *opts)
 	return ops->copy_to_device && ops->copy_from_device && ops->page_free ? 0 : -EINVAL;
 }
 
-/* An id for it. Lock held. */
-static int publish(struct hmm_mm *mm, struct hmm_devmem *d)
+/* An id for it. */
+static int publish(struct family *f, struct hmm_devmem *d)
 {
-	for (uint32_t id = 1; id < DEVMEMS; id++) {
-		if (mm->process->devmems[id])
+	int ret = -ENOSPC;
+
+	lock_acquire(&f->lock);
+	for (uint32_t id = 1; id < DEVMEMS && ret; id++) {
+		if (atomic_load_explicit(&f->devmems[id], memory_order_relaxed))
 			continue;
 		d->id = id;
-		mm->process->devmems[id] = d;
-		mm->nr_devmems++;
-		return 0;
+		/* release: who finds it finds all of it */
+		atomic_store_explicit(&f->devmems[id], d, memory_order_release);
+		f->nr_devmems++;
+		ret = 0;
 	}
-	return -ENOSPC;
+	lock_release(&f->lock);
+	return ret;
 }
 
 static void unpublish(struct hmm_devmem *d)
 {
-	d->mm->process->devmems[d->id] = NULL;
-	d->mm->nr_devmems--;
+	struct family *f = d->family;
+
+	lock_acquire(&f->lock);
+	atomic_store_explicit(&f->devmems[d->id], NULL, memory_order_relaxed);
+	f->nr_devmems--;
+	lock_release(&f->lock);
+	family_barrier(f);	/* nobody has found it under a lock that is still held */
 }
 
 int hmm_devmem_add(struct hmm_mm *mm, const struct hmm_devmem_opts *opts, struct hmm_devmem **out)
@@ -275,15 +351,13 @@ int hmm_devmem_add(struct hmm_mm *mm, const struct hmm_devmem_opts *opts, struct
 	if (!d->place)
 		goto err_free;
 	lock_init(&d->lock, RANK_DEVMEM);
-	d->mm = mm;
+	d->family = mm->family;
 	d->ops = *opts->ops;
 	d->flags = opts->flags;
 	d->nr_pages = opts->nr_pages;
 	d->owner = opts->owner;
 	d->ctx = opts->ctx;
-	lock_acquire(&mm->lock);
-	ret = publish(mm, d);
-	lock_release(&mm->lock);
+	ret = publish(mm->family, d);
 	if (ret)
 		goto err_place;
 	if (!(d->flags & HMM_DEVMEM_FAULT_SAFE))
@@ -295,9 +369,7 @@ int hmm_devmem_add(struct hmm_mm *mm, const struct hmm_devmem_opts *opts, struct
 	return 0;
 
 err_unpublish:
-	lock_acquire(&mm->lock);
 	unpublish(d);
-	lock_release(&mm->lock);
 err_place:
 	hmm_safe_free(d->place, opts->nr_pages * sizeof(*d->place));
 err_free:
@@ -309,34 +381,54 @@ static int devmem_enter(const struct hmm_devmem *d)
 {
 	if (!d)
 		return -EINVAL;
-	return d->alive == MM_ALIVE ? mm_enter(d->mm) : -ECHILD;
+	if (d->alive != MM_ALIVE)
+		return -ECHILD;
+	stack_prepare();
+	return thread_state.in_callback ? -EDEADLK : 0;
+}
+
+/* Everything of one mm home. -EIO: some of it is lost. */
+static int evict_mm(struct hmm_devmem *d, struct hmm_mm *mm)
+{
+	return mm_evict(mm, 0, sys_task_size(), d, false) == -EIO ? -EIO : 0;
 }
 
 /* Everything home. Flights that were under way when dying was set are waited for. */
 static int evict_all(struct hmm_devmem *d)
 {
-	struct hmm_mm *mm = d->mm;
+	struct family *f = d->family;
+	const struct timespec tick = { .tv_nsec = 2 * 1000 * 1000 };
+	_Atomic uint32_t never = 0;
 	int result = 0;
 
 	for (int round = 0; round < 5000; round++) {
-		uint64_t left;
+		for (uint32_t i = 0; i < f->nr_slots; i++) {
+			struct hmm_mm *mm = family_get(f, i);
 
-		if (mm_evict(mm, 0, sys_task_size(), d, false) == -EIO)
-			result = -EIO;
-		lock_acquire(&mm->lock);
-		left = d->nr_bound;
-		if (left)
-			isolation_wait(mm);
-		lock_release(&mm->lock);
-		if (!left)
+			if (mm && evict_mm(d, mm))
+				result = -EIO;
+			if (mm)
+				mm_put(mm);
+		}
+		/* acquire: the last page was let go, and whoever did is counted as a user */
+		if (!atomic_load_explicit(&d->nr_bound, memory_order_acquire))
 			return result;
+		sys_futex_wait(&never, 0, &tick);
 	}
 	return -EAGAIN;
 }
 
+static void wait_for_users(struct hmm_devmem *d)
+{
+	const struct timespec tick = { .tv_nsec = 1000 * 1000 };
+	uint32_t users;
+
+	while ((users = atomic_load_explicit(&d->users, memory_order_acquire)))
+		sys_futex_wait(&d->users, users, &tick);
+}
+
 int hmm_devmem_remove(struct hmm_devmem *d)
 {
-	struct hmm_mm *mm;
 	int ret, err;
 
 	if (!d)
@@ -344,15 +436,11 @@ int hmm_devmem_remove(struct hmm_devmem *d)
 	err = devmem_enter(d);
 	if (err)
 		return err;
-	mm = d->mm;
-	lock_acquire(&mm->lock);
-	d->dying = true;
-	lock_release(&mm->lock);
+	atomic_store_explicit(&d->dying, true, memory_order_relaxed);
+	family_barrier(d->family);
 	ret = evict_all(d);
 	if (ret == -EAGAIN) {
-		lock_acquire(&mm->lock);
-		d->dying = false;
-		lock_release(&mm->lock);
+		atomic_store_explicit(&d->dying, false, memory_order_relaxed);
 		return ret;
 	}
 	lock_acquire(&d->lock);
@@ -360,14 +448,11 @@ int hmm_devmem_remove(struct hmm_devmem *d)
 	lock_release(&d->lock);
 	wake_thread(d);
 	thread_join(d->thread);
-	/* Who looks it up does so under the lock, and finds it dying or counts as a user. */
-	lock_acquire(&mm->lock);
-	while (d->users)
-		isolation_wait(mm);
+	wait_for_users(d);
 	unpublish(d);
-	lock_release(&mm->lock);
 	d->alive = 0;
 	hmm_safe_free(d->place, d->nr_pages * sizeof(*d->place));
+	hmm_safe_free(d->refs, d->nr_pages * sizeof(*d->refs));
 	arena_free(d, sizeof(*d));
 	return ret;
 }
@@ -384,36 +469,87 @@ void *hmm_devmem_ctx(const struct hmm_devmem *d)
 
 /* ---------------------------------------------------------------- by index */
 
-/* The page that holds @index now, by directory and reverse map both. Lock held. */
-static bool holder(struct hmm_devmem *d, uint64_t index, uintptr_t *addr)
+/* Does the page at @addr hold @index? The mm's lock held. */
+static bool holds(struct hmm_devmem *d, uint64_t index, struct hmm_mm *mm, uintptr_t addr)
 {
-	uint64_t e;
+	uint64_t e = directory_get(&mm->dir, addr);
 
-	if (!d->place[index])
-		return false;
-	*addr = process_place_addr(d->mm->process, d->place[index]);
-	e = directory_get(&d->mm->dir, *addr);
 	return (entry_state(e) == PAGE_DEVICE || entry_state(e) == PAGE_COHERENT) &&
 	       entry_devmem(e) == d->id && entry_index(e) == index;
 }
 
+/* Where in the mm is a page that holds @index? First at @addr. The mm's lock held. */
+static bool find_in(struct hmm_devmem *d, uint64_t index, struct hmm_mm *mm, uintptr_t *addr)
+{
+	const uintptr_t end = sys_task_size();
+	uintptr_t a = *addr;
+
+	if (holds(d, index, mm, a))
+		return true;
+	for (a = directory_next(&mm->dir, 0, end); a < end && !holds(d, index, mm, a);
+	     a = directory_next(&mm->dir, a + mm->page, end))
+		;
+	*addr = a;
+	return a < end;
+}
+
+/*
+ * A page that holds @index now: its mm, in use and locked, or NULL. By the place; the
+ * other holders of a shared one are nearly always at the same address.
+ */
+static struct hmm_mm *holder(struct hmm_devmem *d, uint64_t index, uintptr_t *addr)
+{
+	uint32_t place = atomic_load_explicit(&d->place[index], memory_order_relaxed);
+	struct family *f = d->family;
+	struct hmm_mm *mm;
+
+	mm = place ? family_get_place(f, place & ~PLACE_SHARED, addr) : NULL;
+	if (mm) {
+		lock_acquire(&mm->lock);
+		if (holds(d, index, mm, *addr))
+			return mm;
+		lock_release(&mm->lock);
+		mm_put(mm);
+	}
+	for (uint32_t i = 0; (place & PLACE_SHARED) && i < f->nr_slots; i++) {
+		uintptr_t at = *addr;
+
+		mm = family_get(f, i);
+		if (!mm)
+			continue;
+		lock_acquire(&mm->lock);
+		if (find_in(d, index, mm, &at)) {
+			*addr = at;
+			return mm;
+		}
+		lock_release(&mm->lock);
+		mm_put(mm);
+	}
+	return NULL;
+}
+
 int hmm_devmem_lookup(struct hmm_devmem *d, uint64_t index, uintptr_t *addr)
 {
-	uintptr_t a;
-	bool held;
+	struct hmm_mm *mm;
+	uintptr_t a = 0;
 	int ret = devmem_enter(d);
 
 	if (ret)
 		return ret;
 	if (!addr || index >= d->nr_pages)
 		return -EINVAL;
-	lock_acquire(&d->mm->lock);
-	held = holder(d, index, &a);
-	lock_release(&d->mm->lock);
-	if (!held)
+	mm = holder(d, index, &a);
+	if (!mm)
 		return -ENOENT;
+	lock_release(&mm->lock);
+	mm_put(mm);
 	*addr = a;
 	return 0;
+}
+
+static bool bound(const struct hmm_devmem *d, uint64_t index)
+{
+	return atomic_load_explicit(&d->place[index], memory_order_relaxed) != 0;
 }
 
 static bool index_range_ok(const struct hmm_devmem *d, uint64_t index, uint64_t nr)
@@ -421,15 +557,14 @@ static bool index_range_ok(const struct hmm_devmem *d, uint64_t index, uint64_t 
 	return nr && index < d->nr_pages && nr <= d->nr_pages - index;
 }
 
-/* The run of consecutive addresses that holds indices from @index on; 0 pages: none. */
-static uint64_t holder_run(struct hmm_devmem *d, uint64_t index, uint64_t nr, uintptr_t *addr)
+/* How many consecutive indices from @index on consecutive pages from @addr on hold. */
+static uint64_t holder_run(struct hmm_devmem *d, uint64_t index, uint64_t nr, struct hmm_mm *mm,
+			   uintptr_t addr)
 {
-	uintptr_t next;
 	uint64_t n = 1;
 
-	if (!holder(d, index, addr))
-		return 0;
-	while (n < nr && holder(d, index + n, &next) && next == *addr + n * d->mm->page)
+	while (n < nr && addr + n * mm->page < sys_task_size() &&
+	       holds(d, index + n, mm, addr + n * mm->page))
 		n++;
 	return n;
 }
@@ -447,69 +582,96 @@ int64_t hmm_devmem_evict(struct hmm_devmem *d, uint64_t index, uint64_t nr_pages
 		return -EINVAL;
 	while (index < end) {
 		uintptr_t addr = 0;
+		struct hmm_mm *mm = holder(d, index, &addr);
+		int64_t done;
 		uint64_t n;
-		int64_t done = 0;
 
-		lock_acquire(&d->mm->lock);
-		n = holder_run(d, index, end - index, &addr);
-		lock_release(&d->mm->lock);
-		if (n)
-			done = mm_evict(d->mm, addr, addr + n * d->mm->page, d, false);
+		if (!mm) {
+			index++;
+			continue;
+		}
+		n = holder_run(d, index, end - index, mm, addr);
+		lock_release(&mm->lock);
+		done = mm_evict(mm, addr, addr + n * mm->page, d, false);
+		mm_put(mm);
 		if (done < 0)
 			lost = true;
 		else
 			pages += done;
-		index += n ? n : 1;
+		/* What is bound still has another holder: round again, as long as it helps. */
+		index += done <= 0;
+		for (; n && index < end && !bound(d, index); n--)
+			index++;
 	}
 	return lost ? -EIO : pages;
 }
 
-int64_t hmm_devmem_poison(struct hmm_devmem *d, uint64_t index, uint64_t nr_pages)
+/* One page of the program's, whose bytes are lost. The mm's lock held. */
+static void poison_page(struct hmm_devmem *d, uint64_t index, struct hmm_mm *mm, uintptr_t addr)
 {
 	struct free_run run = { 0 };
+
+	mm_invalidate(mm, HMM_EVENT_MIGRATE, addr, addr + mm->page, NULL);
+	devmem_unbind(d, index, &run);
+	mm_poison(mm, addr);
+	free_run_flush(&run);
+}
+
+int64_t hmm_devmem_poison(struct hmm_devmem *d, uint64_t index, uint64_t nr_pages)
+{
+	uint64_t end = index + nr_pages;
+	struct hmm_mm *told = NULL;
 	int64_t pages = 0;
-	struct hmm_mm *mm;
 	int ret = devmem_enter(d);
 
 	if (ret)
 		return ret;
 	if (!index_range_ok(d, index, nr_pages))
 		return -EINVAL;
-	mm = d->mm;
-	lock_acquire(&mm->lock);
-	for (uint64_t i = index; i < index + nr_pages; i++) {
-		uintptr_t addr;
+	while (index < end) {
+		uintptr_t addr = 0;
+		struct hmm_mm *mm = holder(d, index, &addr);
 
-		if (!holder(d, i, &addr))
+		if (!mm) {
+			index++;
 			continue;
-		mm_invalidate(mm, HMM_EVENT_MIGRATE, addr, addr + mm->page, NULL);
-		devmem_unbind(d, i, &run);
-		mm_poison(mm, addr);
+		}
+		poison_page(d, index, mm, addr);
 		pages++;
+		lock_release(&mm->lock);
+		if (told)
+			mm_put(told);
+		told = mm;
 	}
-	free_run_flush(&run);
-	lock_release(&mm->lock);
-	if (pages)
-		core_log(mm, HMM_LOG_ERROR,
+	if (told) {
+		core_log(told, HMM_LOG_ERROR,
 			 "HMM-108 device %u lost %l pages; their readers get SIGBUS", d->id,
 			 (uint64_t)pages);
+		mm_put(told);
+	}
 	return pages;
 }
 
-uint64_t devmem_bytes(const struct hmm_devmem *d, int pagemap_fd)
+static uint64_t table_bytes(const void *table, size_t len, int pagemap_fd)
 {
 	const size_t page = sys_page_size();
-	uint64_t nr = (d->nr_pages * sizeof(*d->place) + page - 1) / page, bytes = 0;
+	uint64_t nr = (len + page - 1) / page, bytes = 0;
 	uint8_t states[BLOCK_PAGES];
 
-	for (uint64_t i = 0; i < nr; i += sizeof(states)) {
+	for (uint64_t i = 0; table && i < nr; i += sizeof(states)) {
 		size_t n = nr - i < sizeof(states) ? nr - i : sizeof(states);
 
-		if (sys_page_states(pagemap_fd, (uintptr_t)d->place + i * page, n, states))
+		if (sys_page_states(pagemap_fd, (uintptr_t)table + i * page, n, states))
 			continue;
 		for (size_t j = 0; j < n; j++)
 			if ((states[j] & SYS_PAGE_PRESENT) && !(states[j] & SYS_PAGE_ZERO))
 				bytes += page;
 	}
 	return bytes;
+}
+
+uint64_t devmem_bytes(const struct hmm_devmem *d, int pagemap_fd)
+{
+	return table_bytes((const void *)d->place, d->nr_pages * sizeof(*d->place), pagemap_fd) +
+	       table_bytes(d->refs, d->nr_pages * sizeof(*d->refs), pagemap_fd);
 }

@@ -87,6 +87,13 @@ static struct leaf *leaf_find(const struct directory *dir, uintptr_t addr)
 	return id ? &dir->process->leaves[id] : NULL;
 }
 
+static void leaf_unclaim(struct directory *dir, struct leaf *leaf)
+{
+	lock_acquire(&dir->process->leaves_lock);
+	memset(leaf, 0, sizeof(*leaf));
+	lock_release(&dir->process->leaves_lock);
+}
+
 void directory_fini(struct directory *dir)
 {
 	if (!dir->leaf_of)
@@ -98,33 +105,47 @@ void directory_fini(struct directory *dir)
 			continue;
 		chunks_close(leaf->entries, LEAF_BYTES);
 		arena_free(leaf->used, LEAF_BLOCKS * sizeof(*leaf->used));
-		memset(leaf, 0, sizeof(*leaf));
+		leaf_unclaim(dir, leaf);
 	}
 	chunks_close(dir->leaf_of, leaf_of_bytes(dir));
 	dir->leaf_of = NULL;
 }
 
+/* A free leaf's id, which is the mm's from now on; 0: all are in use. */
+static unsigned int leaf_claim(struct directory *dir, uintptr_t addr)
+{
+	struct process *process = dir->process;
+	unsigned int id;
+
+	lock_acquire(&process->leaves_lock);
+	for (id = 1; id < LEAVES && process->leaves[id].mm; id++)
+		;
+	id = id == LEAVES ? 0 : id;
+	if (id) {
+		process->leaves[id].mm = dir->mm;
+		process->leaves[id].base =
+			addr & ~(((uintptr_t)1 << (dir->page_shift + LEAF_SHIFT)) - 1);
+	}
+	lock_release(&process->leaves_lock);
+	return id;
+}
+
 static int leaf_make(struct directory *dir, uintptr_t addr)
 {
-	struct leaf *leaf;
-	unsigned int id;
-	int ret;
+	unsigned int id = leaf_claim(dir, addr);
+	struct leaf *leaf = &dir->process->leaves[id];
+	int ret = -ENOMEM;
 
-	for (id = 1; id < LEAVES && dir->process->leaves[id].mm; id++)
-		;
-	if (id == LEAVES)
-		return -ENOMEM;
-	leaf = &dir->process->leaves[id];
+	if (!id)
+		return ret;
 	leaf->used = arena_alloc(LEAF_BLOCKS * sizeof(*leaf->used));
-	if (!leaf->used)
-		return -ENOMEM;
-	ret = chunks_open(LEAF_BYTES, (void **)&leaf->entries);
+	if (leaf->used)
+		ret = chunks_open(LEAF_BYTES, (void **)&leaf->entries);
 	if (ret) {
 		arena_free(leaf->used, LEAF_BLOCKS * sizeof(*leaf->used));
+		leaf_unclaim(dir, leaf);
 		return ret;
 	}
-	leaf->mm = dir->mm;
-	leaf->base = addr & ~(((uintptr_t)1 << (dir->page_shift + LEAF_SHIFT)) - 1);
 	leaf->nr_used = 0;
 	dir->leaf_of[addr >> (dir->page_shift + LEAF_SHIFT)] = (uint16_t)id;
 	return 0;
@@ -245,11 +266,16 @@ uint32_t directory_place(const struct directory *dir, uintptr_t addr)
 	return id << LEAF_SHIFT | ((uint32_t)(addr >> dir->page_shift) & (LEAF_PAGES - 1));
 }
 
-uintptr_t process_place_addr(const struct process *process, uint32_t place)
+struct hmm_mm *process_place(struct process *process, uint32_t place, uintptr_t *addr)
 {
-	const struct leaf *leaf = &process->leaves[place >> LEAF_SHIFT];
+	const struct leaf *leaf = &process->leaves[place >> LEAF_SHIFT & (LEAVES - 1)];
+	struct hmm_mm *mm;
 
-	return leaf->base + (uintptr_t)(place & (LEAF_PAGES - 1)) * sys_page_size();
+	lock_acquire(&process->leaves_lock);
+	mm = leaf->mm;
+	*addr = leaf->base + (uintptr_t)(place & (LEAF_PAGES - 1)) * sys_page_size();
+	lock_release(&process->leaves_lock);
+	return mm;
 }
 
 uint64_t directory_bytes(const struct directory *dir, int pagemap_fd)

@@ -121,9 +121,11 @@ uint32_t directory_block_used(const struct directory *dir, uintptr_t addr);
 bool directory_block_huge(const struct directory *dir, uintptr_t addr);
 void directory_block_set_huge(struct directory *dir, uintptr_t addr, bool huge);
 
-/* A page's place in 32 bits, never 0, for the reverse map of a devmem; and back. */
+/* A page's place in 31 bits, never 0, for the reverse map of a devmem. */
 uint32_t directory_place(const struct directory *dir, uintptr_t addr);
-uintptr_t process_place_addr(const struct process *process, uint32_t place);
+
+/* And back: the mm, which may be on its way out, and the address; NULL: nobody's. */
+struct hmm_mm *process_place(struct process *process, uint32_t place, uintptr_t *addr);
 
 /* RAM the leaves use, from their page tables. */
 uint64_t directory_bytes(const struct directory *dir, int pagemap_fd);

@@ -146,7 +146,7 @@ static struct chunk *chunk_for(struct hmm_mm *mm, uintptr_t start, uintptr_t *en
 
 	if (nr > BOUNCE_PAGES) {
 		lock_release(&mm->lock);
-		chunk = staging_get_writable(&mm->staging, first, nr, huge);
+		chunk = staging_get_writable(&mm->family->staging, first, nr, huge);
 		lock_acquire(&mm->lock);
 		if (!chunk)
 			*end = start + BOUNCE_PAGES * mm->page;
@@ -178,7 +178,7 @@ int64_t mm_evict(struct hmm_mm *mm, uintptr_t start, uintptr_t end, struct hmm_d
 		pages += evict_run(mm, a, b, chunk, &lost);
 		if (chunk) {
 			lock_release(&mm->lock);
-			staging_put(&mm->staging, chunk);
+			staging_put(&mm->family->staging, chunk);
 			lock_acquire(&mm->lock);
 		}
 	}

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The threads that serve CPU faults: one pinned to each CPU, since a blocked thread on
- * the faulter's own CPU is woken five times faster than one elsewhere, and following
- * the faulter around loses. All wait in poll; whoever gets the mm lock first reads.
+ * The threads that serve a family's CPU faults: one pinned to each CPU, since a blocked
+ * thread on the faulter's own CPU is woken five times faster than one elsewhere, and
+ * following the faulter around loses. All wait in poll; whoever gets the mm lock first
+ * reads.
  *
  * This is the fault-safe domain: what runs here touches the arena, static data and its
  * own stack, and nothing else.
@@ -14,8 +15,10 @@
 
 #define ZERO_WINDOW_MAX	64u
 
+#define READY_MAX	16	/* mms looked after at one wake-up */
+
 struct handler_thread {
-	struct hmm_mm *mm;
+	struct family *family;
 	struct thread *thread;
 	unsigned int cpu;
 	bool pinned;
@@ -23,7 +26,9 @@ struct handler_thread {
 
 void handlers_kick(struct hmm_mm *mm)
 {
-	sys_eventfd_signal(mm->stop_fd);
+	/* release: pairs with serve_kicked(); the ring was filled before */
+	atomic_store_explicit(&mm->kicked, true, memory_order_release);
+	sys_eventfd_signal(mm->family->stop_fd);
 }
 
 /* How many pages from @addr on may be filled with zeros at once. */
@@ -107,10 +112,40 @@ static void serve(struct hmm_mm *mm)
 	lock_release(&mm->lock);
 }
 
+/* Those mms whose userfaultfds have something. */
+static void serve_ready(struct family *f)
+{
+	uint64_t tickets[READY_MAX];
+	int nr = sys_epoll_ready(f->wait_fd, tickets, READY_MAX);
+
+	for (int i = 0; i < nr; i++) {
+		struct hmm_mm *mm = family_get_ticket(f, tickets[i]);
+
+		if (!mm)
+			continue;
+		serve(mm);
+		mm_put(mm);
+	}
+}
+
+/* Those whose rings others have filled. */
+static void serve_kicked(struct family *f)
+{
+	for (uint32_t i = 0; i < f->nr_slots; i++) {
+		struct hmm_mm *mm = family_get(f, i);
+
+		if (!mm)
+			continue;
+		if (atomic_exchange_explicit(&mm->kicked, false, memory_order_acquire))
+			serve(mm);
+		mm_put(mm);
+	}
+}
+
 static void *handler_main(void *arg)
 {
 	struct handler_thread *h = arg;
-	struct hmm_mm *mm = h->mm;
+	struct family *f = h->family;
 
 	thread_state.on_handler = true;
 	if (h->pinned)
@@ -118,20 +153,27 @@ static void *handler_main(void *arg)
 	for (;;) {
 		bool faults, kicked;
 
-		if (sys_poll2(mm->uffd, mm->stop_fd, -1, &faults, &kicked) < 0)
+		if (sys_poll2(f->wait_fd, f->stop_fd, -1, &faults, &kicked) < 0)
 			continue;
 		if (kicked)
-			sys_eventfd_clear(mm->stop_fd);
+			sys_eventfd_clear(f->stop_fd);
 		/* acquire: pairs with handlers_stop() */
-		if (atomic_load_explicit(&mm->stopping, memory_order_acquire)) {
-			sys_eventfd_signal(mm->stop_fd);	/* for the others */
+		if (atomic_load_explicit(&f->stopping, memory_order_acquire)) {
+			sys_eventfd_signal(f->stop_fd);	/* for the others */
 			return NULL;
 		}
-		serve(mm);
+		if (f->only) {
+			serve(f->only);
+			continue;
+		}
+		if (kicked)
+			serve_kicked(f);
+		if (faults)
+			serve_ready(f);
 	}
 }
 
-int handlers_start(struct hmm_mm *mm, uint32_t nr)
+int handlers_start(struct family *f, uint32_t nr)
 {
 	unsigned int cpus[256];
 	unsigned int nr_cpus = sys_cpus(cpus, ARRAY_SIZE(cpus));
@@ -140,32 +182,32 @@ int handlers_start(struct hmm_mm *mm, uint32_t nr)
 		nr = nr_cpus < HANDLERS_MAX ? nr_cpus : HANDLERS_MAX;
 	if (!nr)
 		nr = 1;
-	mm->handlers = arena_alloc(nr * sizeof(*mm->handlers));
-	if (!mm->handlers)
+	f->handlers = arena_alloc(nr * sizeof(*f->handlers));
+	if (!f->handlers)
 		return -ENOMEM;
-	for (mm->nr_handlers = 0; mm->nr_handlers < nr; mm->nr_handlers++) {
-		struct handler_thread *h = &mm->handlers[mm->nr_handlers];
+	for (f->nr_handlers = 0; f->nr_handlers < nr; f->nr_handlers++) {
+		struct handler_thread *h = &f->handlers[f->nr_handlers];
 		int ret;
 
-		h->mm = mm;
+		h->family = f;
 		h->pinned = nr_cpus > 0 && nr >= nr_cpus;
-		h->cpu = nr_cpus ? cpus[mm->nr_handlers % nr_cpus] : 0;
+		h->cpu = nr_cpus ? cpus[f->nr_handlers % nr_cpus] : 0;
 		ret = thread_start(handler_main, h, &h->thread);
 		if (ret) {
-			handlers_stop(mm);
+			handlers_stop(f);
 			return ret;
 		}
 	}
 	return 0;
 }
 
-void handlers_stop(struct hmm_mm *mm)
+void handlers_stop(struct family *f)
 {
-	atomic_store_explicit(&mm->stopping, true, memory_order_release);
-	sys_eventfd_signal(mm->stop_fd);
-	for (uint32_t i = 0; i < mm->nr_handlers; i++)
-		thread_join(mm->handlers[i].thread);
-	arena_free(mm->handlers, mm->nr_handlers * sizeof(*mm->handlers));
-	mm->handlers = NULL;
-	mm->nr_handlers = 0;
+	atomic_store_explicit(&f->stopping, true, memory_order_release);
+	sys_eventfd_signal(f->stop_fd);
+	for (uint32_t i = 0; i < f->nr_handlers; i++)
+		thread_join(f->handlers[i].thread);
+	arena_free(f->handlers, f->nr_handlers * sizeof(*f->handlers));
+	f->handlers = NULL;
+	f->nr_handlers = 0;
 }

@@ -350,7 +350,7 @@ void isolation_commit(struct hmm_mm *mm, struct isolation *iso, uint32_t i, uint
 		iso->nr--;
 		return;
 	}
-	devmem_rebind(d, index, iso->where[i]);
+	devmem_rebind(d, index, mm, iso->where[i]);
 	mm->stats.pages_between += from != NULL;
 	mm->stats.pages_to_device += from == NULL;
 	if (d->flags & HMM_DEVMEM_COHERENT) {

@@ -13,12 +13,12 @@
 
 static struct chunk *local_chunk_get(struct hmm_mm *mm, uint32_t first, uint32_t nr, bool whole)
 {
-	return staging_get_empty(&mm->staging, first, nr, whole);
+	return staging_get_empty(&mm->family->staging, first, nr, whole);
 }
 
 static void local_chunk_put(struct hmm_mm *mm, struct chunk *chunk)
 {
-	staging_put(&mm->staging, chunk);
+	staging_put(&mm->family->staging, chunk);
 }
 
 /* Are the slots' pages still where they were, and so what we think they are? */

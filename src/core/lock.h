@@ -25,8 +25,10 @@
 enum lock_rank {
 	RANK_PROCESS = 1,	/* which mm this process has, the strict listener */
 	RANK_MM,		/* one mm: directory, notifiers, isolations, event stream */
-	RANK_DEVMEM,		/* one devmem's queue of faults */
-	RANK_STAGING,		/* one mm's staging chunks */
+	RANK_FAMILY,		/* which mms and devmems there are */
+	RANK_DEVMEM,		/* one devmem's queue of faults, who shares a page of it */
+	RANK_STAGING,		/* one family's staging chunks */
+	RANK_LEAVES,		/* whose the directory's leaves are */
 	RANK_ARENA,		/* the process's safe memory; a leaf */
 };
 

@@ -383,7 +383,7 @@ static void batch_use(struct batch *b, uint32_t id)
 	batch_flush(b);
 	if (b->devmem)
 		devmem_unuse(b->devmem);
-	b->devmem = devmem_use(b->mm, id);
+	b->devmem = devmem_use(b->mm->family, id);
 }
 
 static void copy_slot(struct batch *b, struct isolation *iso, uint32_t slot)
@@ -447,16 +447,16 @@ static bool decide(struct hmm_mm *mm, const struct isolation *iso, uint32_t slot
 	struct hmm_devmem *d = devmem_find(mm, hmm_src_devmem(dst));
 
 	*reason = iso->origin[slot] ? HMM_REASON_DEVICE : HMM_REASON_COPY;
-	if (!(dst & HMM_DST_VALID) || !d || d->dying ||
-	    !devmem_index_free(d, hmm_src_index(dst)))
+	if (!(dst & HMM_DST_VALID) || !d ||
+	    atomic_load_explicit(&d->dying, memory_order_relaxed))
 		return false;
 	/* Unmapped, or moved: the driver would fill in the wrong address. */
 	*reason = HMM_REASON_BUSY;
 	if (iso->where[slot] != iso->base + slot * mm->page)
 		return false;
-	/* From here on the index is taken, and its devmem cannot be removed. */
-	devmem_bind(d, hmm_src_index(dst), iso->where[slot]);
-	return true;
+	*reason = iso->origin[slot] ? HMM_REASON_DEVICE : HMM_REASON_COPY;
+	/* If it can be had the index is taken, and from here on its devmem stays. */
+	return devmem_bind(d, hmm_src_index(dst), mm, iso->where[slot]);
 }
 
 static void pages_of(struct hmm_mm *mm, struct hmm_migrate *m, struct isolation *iso)

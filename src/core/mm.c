@@ -7,7 +7,6 @@
 #include "core/devmem.h"
 #include "core/opts.h"
 
-#define STAGING_DEFAULT	((uint64_t)64 << 20)
 #define STAGING_MAX	((uint64_t)1 << 30)
 #define MM_FLAGS	(HMM_MM_STRICT | HMM_MM_USER_FAULTS_ONLY)
 #define OPTS_OLDEST	offsetof(struct hmm_mm_opts, staging_bytes)
@@ -361,15 +360,8 @@ static int open_files(struct hmm_mm *mm)
 		ret = mm->pagemap_fd;
 		goto err_maps;
 	}
-	mm->stop_fd = sys_eventfd();
-	if (mm->stop_fd < 0) {
-		ret = mm->stop_fd;
-		goto err_pagemap;
-	}
 	return 0;
 
-err_pagemap:
-	sys_close(mm->pagemap_fd);
 err_maps:
 	sys_close(mm->maps_fd);
 err_uffd:
@@ -379,7 +371,6 @@ err_uffd:
 
 static void close_files(struct hmm_mm *mm)
 {
-	sys_close(mm->stop_fd);
 	sys_close(mm->pagemap_fd);
 	sys_close(mm->maps_fd);
 	sys_close(mm->uffd);
@@ -419,6 +410,29 @@ static void fill_in(struct hmm_mm *mm, const struct hmm_mm_opts *opts, struct pr
 	lock_init(&mm->lock, RANK_MM);
 }
 
+int mm_tables_init(struct hmm_mm *mm)
+{
+	int ret = directory_init(&mm->dir, mm->process, mm);
+
+	if (ret)
+		return ret;
+	ret = isolations_init(mm);
+	if (!ret)
+		ret = family_add(mm->family, mm);
+	if (ret)
+		directory_fini(&mm->dir);
+	return ret;
+}
+
+void mm_tables_fini(struct hmm_mm *mm)
+{
+	family_remove(mm->family, mm);
+	isolations_fini(mm);
+	if (mm->exclusive_pages)
+		exclusive_close(mm);
+	directory_fini(&mm->dir);
+}
+
 /* What an mm is made of, in the order it is taken down again. */
 static int build(struct hmm_mm *mm, const struct hmm_mm_opts *opts)
 {
@@ -426,18 +440,15 @@ static int build(struct hmm_mm *mm, const struct hmm_mm_opts *opts)
 
 	if (ret)
 		return ret;
-	ret = directory_init(&mm->dir, mm->process, mm);
+	ret = family_make(mm->process, mm, opts->staging_bytes, &mm->family);
 	if (ret)
 		goto err_files;
-	ret = isolations_init(mm);
-	if (!ret)
-		ret = staging_init(&mm->staging, mm,
-				   opts->staging_bytes ? opts->staging_bytes : STAGING_DEFAULT);
+	ret = mm_tables_init(mm);
 	if (ret)
-		goto err_directory;
-	ret = handlers_start(mm, opts->nr_handlers);
+		goto err_family;
+	ret = handlers_start(mm->family, opts->nr_handlers);
 	if (ret)
-		goto err_staging;
+		goto err_tables;
 	mm->alive = MM_ALIVE;
 	if (mm->flags & HMM_MM_STRICT)
 		ret = strict_start(mm);
@@ -447,11 +458,11 @@ static int build(struct hmm_mm *mm, const struct hmm_mm_opts *opts)
 
 err_handlers:
 	mm->alive = 0;
-	handlers_stop(mm);
-err_staging:
-	staging_fini(&mm->staging);
-err_directory:
-	directory_fini(&mm->dir);
+	handlers_stop(mm->family);
+err_tables:
+	mm_tables_fini(mm);
+err_family:
+	family_free(mm->family);
 err_files:
 	close_files(mm);
 	return ret;
@@ -531,9 +542,9 @@ int hmm_mm_destroy(struct hmm_mm *mm)
 	ret = mm_enter(mm);
 	if (ret)
 		return ret;
-	lock_acquire(&mm->lock);
-	ret = mm->nr_devmems ? -EBUSY : 0;
-	lock_release(&mm->lock);
+	lock_acquire(&mm->family->lock);
+	ret = mm->family->nr_devmems ? -EBUSY : 0;
+	lock_release(&mm->family->lock);
 	if (ret)
 		return ret;
 	lost = mm->stats.lost_pages;
@@ -544,14 +555,11 @@ int hmm_mm_destroy(struct hmm_mm *mm)
 	lock_acquire(&mm->lock);
 	mm_release_all(mm, true);
 	lock_release(&mm->lock);
-	handlers_stop(mm);
+	handlers_stop(mm->family);
 	mm->alive = 0;
 	lost = mm->stats.lost_pages - lost;
-	staging_fini(&mm->staging);
-	isolations_fini(mm);
-	if (mm->exclusive_pages)
-		exclusive_close(mm);
-	directory_fini(&mm->dir);
+	mm_tables_fini(mm);
+	family_free(mm->family);
 	close_files(mm);
 	arena_free(mm, sizeof(*mm));
 	return lost ? -EIO : 0;
@@ -592,11 +600,17 @@ const char *hmm_reason_name(enum hmm_reason reason)
 
 static uint64_t metadata_bytes(struct hmm_mm *mm)
 {
-	uint64_t bytes = directory_bytes(&mm->dir, mm->pagemap_fd);
+	const int pagemap_fd = mm->family->pagemap_fd;
+	uint64_t bytes = directory_bytes(&mm->dir, pagemap_fd);
 
-	for (uint32_t id = 1; id < DEVMEMS; id++)
-		if (devmem_find(mm, id))
-			bytes += devmem_bytes(devmem_find(mm, id), mm->pagemap_fd);
+	for (uint32_t id = 1; id < DEVMEMS; id++) {
+		struct hmm_devmem *d = devmem_use(mm->family, id);
+
+		if (!d)
+			continue;
+		bytes += devmem_bytes(d, pagemap_fd);
+		devmem_unuse(d);
+	}
 	return bytes;
 }
 

@@ -23,11 +23,11 @@
 #include <uhmm/driver.h>
 
 #include "core/directory.h"
+#include "core/family.h"
 #include "core/isolation.h"
 #include "core/lock.h"
 #include "core/log.h"
 #include "core/notifier.h"
-#include "core/staging.h"
 
 #define HANDLERS_MAX	8u
 #define FAULT_RING	1024u		/* faults read and not yet served; a power of two */
@@ -58,7 +58,6 @@ struct tcb_list {
 	bool valid, overflow;
 };
 
-struct handler_thread;
 struct sys_notif;
 
 /*
@@ -110,17 +109,18 @@ extern const struct mm_ops local_ops;
 
 struct hmm_mm {
 	uint64_t alive;			/* MM_ALIVE; 0 in a forked child */
-	const struct mm_ops *ops;	/* immutable, as all up to lock */
+	const struct mm_ops *ops;	/* immutable, as all up to refs */
 	struct process *process;
+	struct family *family;
+	uint32_t slot, generation;	/* in the family */
 	uint64_t flags;
-	int uffd, maps_fd, pagemap_fd, stop_fd;
+	int uffd, maps_fd, pagemap_fd;
 	bool can_move, can_move_home, can_remap, can_poison;
 	hmm_log_fn log;
 	void *log_ctx;
 	size_t page;			/* bytes */
-	struct handler_thread *handlers;
-	uint32_t nr_handlers;
-	_Atomic bool stopping;		/* release in handlers_stop(): handlers end */
+	_Atomic uint32_t refs;		/* futex: threads that use it, see family.h */
+	_Atomic bool kicked;		/* its ring was filled by another than a handler */
 
 	struct hmm_lock lock;		/* RANK_MM: all that follows */
 	uint64_t lock_drops;		/* times the lock was dropped inside an operation */
@@ -134,7 +134,6 @@ struct hmm_mm {
 	struct tcb_list tcbs;
 	uintptr_t zero_next;		/* where a sequential toucher of holes will be */
 	uint32_t zero_window;		/* pages filled at once there */
-	uint32_t nr_devmems;
 	uint32_t fork_gate;		/* forks under way: nothing may be taken */
 	uint32_t forkers[FORKERS_MAX];	/* threads in libc's fork, 0: nobody */
 	uint32_t users;			/* process lock: strict's threads at work in here */
@@ -145,7 +144,6 @@ struct hmm_mm {
 
 	_Atomic uint32_t epoch;		/* futex: bumped when an isolation ends */
 	_Atomic uint32_t epoch_waiters;
-	struct staging staging;		/* has a lock of its own */
 };
 
 #define MM_ALIVE	0x75686d6d2d6d6d21ULL
@@ -172,6 +170,10 @@ static inline bool mm_range_ok(uintptr_t start, uintptr_t end)
 {
 	return !((start | end) & (sys_page_size() - 1)) && start < end && end <= sys_task_size();
 }
+
+/* Directory, isolations and the place in the family; and out again. */
+int mm_tables_init(struct hmm_mm *mm);
+void mm_tables_fini(struct hmm_mm *mm);
 
 /* Tell the notifiers; counts. Lock held. */
 void mm_invalidate(struct hmm_mm *mm, enum hmm_event_type type, uintptr_t start, uintptr_t end,
@@ -213,8 +215,8 @@ void mm_release_all(struct hmm_mm *mm, bool lost_too);
 void mm_drain(struct hmm_mm *mm);
 
 /* handler.c */
-int handlers_start(struct hmm_mm *mm, uint32_t nr);
-void handlers_stop(struct hmm_mm *mm);
+int handlers_start(struct family *family, uint32_t nr);
+void handlers_stop(struct family *family);
 void handlers_kick(struct hmm_mm *mm);		/* the ring has faults */
 
 /* change.c: what a change of mappings does to the tables. Lock held. */

@@ -7,6 +7,8 @@
 
 #include "core/mm.h"
 
+#define STAGING_DEFAULT	((uint64_t)64 << 20)
+
 static size_t chunk_bytes(void)
 {
 	return arena_chunk_bytes();
@@ -69,7 +71,7 @@ int staging_init(struct staging *s, struct hmm_mm *mm, uint64_t bytes)
 	memset(s, 0, sizeof(*s));
 	lock_init(&s->lock, RANK_STAGING);
 	s->mm = mm;
-	s->max = (uint32_t)(bytes / chunk_bytes());
+	s->max = (uint32_t)((bytes ? bytes : STAGING_DEFAULT) / chunk_bytes());
 	if (s->max < 4)
 		s->max = 4;
 	if (s->max > STAGING_CHUNKS_MAX)

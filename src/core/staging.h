@@ -37,11 +37,12 @@ struct chunk {
 
 struct staging {
 	struct hmm_lock lock;		/* RANK_STAGING */
-	struct hmm_mm *mm;		/* immutable */
+	struct hmm_mm *mm;		/* immutable; whose chunks are taken into, NULL: nobody's */
 	uint32_t nr, max;		/* chunks made; most of them */
 	struct chunk *chunks;		/* [max] */
 };
 
+/* @bytes: 0 for the default. */
 int staging_init(struct staging *staging, struct hmm_mm *mm, uint64_t bytes);
 void staging_fini(struct staging *staging);
 

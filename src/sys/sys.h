@@ -189,6 +189,12 @@ int sys_eventfd(void);
 int sys_eventfd_signal(int fd);
 void sys_eventfd_clear(int fd);
 int sys_poll2(int fd_a, int fd_b, int timeout_ms, bool *a, bool *b);	/* readable? */
+
+/* An epoll that says which of its descriptors are readable, by the @data they came with. */
+int sys_epoll_open(void);
+int sys_epoll_add(int epoll, int fd, uint64_t data);
+void sys_epoll_remove(int epoll, int fd);
+int sys_epoll_ready(int epoll, uint64_t *data, int max);	/* how many; never blocks */
 void sys_close(int fd);
 void sys_write_stderr(const char *line);	/* with a newline, in one write */
 

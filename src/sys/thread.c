@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 
 #include "sys/internal.h"
@@ -202,6 +203,35 @@ int sys_poll2(int fd_a, int fd_b, int timeout_ms, bool *a, bool *b)
 	*a = fds[0].revents != 0;
 	*b = fds[1].revents != 0;
 	return ret;
+}
+
+int sys_epoll_open(void)
+{
+	return (int)sys_ret(epoll_create1(EPOLL_CLOEXEC));
+}
+
+int sys_epoll_add(int epoll, int fd, uint64_t data)
+{
+	struct epoll_event event = { .events = EPOLLIN, .data.u64 = data };
+
+	return (int)sys_ret(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event));
+}
+
+void sys_epoll_remove(int epoll, int fd)
+{
+	struct epoll_event unused;
+
+	epoll_ctl(epoll, EPOLL_CTL_DEL, fd, &unused);
+}
+
+int sys_epoll_ready(int epoll, uint64_t *data, int max)
+{
+	struct epoll_event events[16];
+	int nr = (int)sys_ret(epoll_wait(epoll, events, max < 16 ? max : 16, 0));
+
+	for (int i = 0; i < nr; i++)
+		data[i] = events[i].data.u64;
+	return nr;
 }
 
 void sys_close(int fd)

@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: MIT */
+#include "core/family.h"
+
+#include <errno.h>
+
+#include "core/mm.h"
+
+#define SLOTS_BYTES	(FAMILY_MMS * sizeof(struct mm_slot))
+
+static int open_wait(struct family *f)
+{
+	if (f->only)
+		return f->only->uffd;
+	return sys_epoll_open();
+}
+
+static void close_files(struct family *f)
+{
+	sys_close(f->stop_fd);
+	if (f->only)
+		return;
+	sys_close(f->wait_fd);
+	sys_close(f->pagemap_fd);
+}
+
+static int open_files(struct family *f)
+{
+	int ret;
+
+	f->stop_fd = f->wait_fd = f->pagemap_fd = -1;
+	f->pagemap_fd = f->only ? f->only->pagemap_fd : sys_pagemap_open();
+	f->stop_fd = sys_eventfd();
+	f->wait_fd = open_wait(f);
+	ret = f->pagemap_fd < 0 ? f->pagemap_fd : f->stop_fd < 0 ? f->stop_fd :
+	      f->wait_fd < 0 ? f->wait_fd : 0;
+	if (ret)
+		close_files(f);
+	return ret;
+}
+
+int family_make(struct process *process, struct hmm_mm *only, uint64_t staging_bytes,
+		struct family **out)
+{
+	struct family *f = arena_alloc(sizeof(*f));
+	int ret = -ENOMEM;
+
+	if (!f)
+		return ret;
+	f->slots = arena_alloc(SLOTS_BYTES);
+	if (!f->slots)
+		goto err_free;
+	f->process = process;
+	f->only = only;
+	lock_init(&f->lock, RANK_FAMILY);
+	ret = open_files(f);
+	if (ret)
+		goto err_slots;
+	ret = staging_init(&f->staging, only, staging_bytes);
+	if (ret)
+		goto err_files;
+	*out = f;
+	return 0;
+
+err_files:
+	close_files(f);
+err_slots:
+	arena_free(f->slots, SLOTS_BYTES);
+err_free:
+	arena_free(f, sizeof(*f));
+	return ret;
+}
+
+void family_free(struct family *f)
+{
+	staging_fini(&f->staging);
+	close_files(f);
+	arena_free(f->slots, SLOTS_BYTES);
+	arena_free(f, sizeof(*f));
+}
+
+static int slot_take(struct family *f, struct hmm_mm *mm)
+{
+	for (uint32_t i = 0; i < FAMILY_MMS; i++) {
+		if (f->slots[i].mm)
+			continue;
+		f->slots[i].mm = mm;
+		mm->slot = i;
+		mm->generation = ++f->slots[i].generation;
+		f->nr_slots = i < f->nr_slots ? f->nr_slots : i + 1;
+		f->nr_mms++;
+		return 0;
+	}
+	return -ENOSPC;
+}
+
+int family_add(struct family *f, struct hmm_mm *mm)
+{
+	int ret;
+
+	lock_acquire(&f->lock);
+	ret = slot_take(f, mm);
+	lock_release(&f->lock);
+	if (!ret && !f->only)
+		ret = sys_epoll_add(f->wait_fd, mm->uffd, mm_ticket(mm));
+	if (ret)
+		family_remove(f, mm);
+	return ret;
+}
+
+void family_remove(struct family *f, struct hmm_mm *mm)
+{
+	const struct timespec tick = { .tv_nsec = 2 * 1000 * 1000 };
+	uint32_t refs;
+
+	if (!f->only)
+		sys_epoll_remove(f->wait_fd, mm->uffd);
+	lock_acquire(&f->lock);
+	if (f->slots[mm->slot].mm == mm) {
+		f->slots[mm->slot].mm = NULL;
+		f->nr_mms--;
+	}
+	lock_release(&f->lock);
+	/* acquire: what its last user did is done */
+	while ((refs = atomic_load_explicit(&mm->refs, memory_order_acquire)))
+		sys_futex_wait(&mm->refs, refs, &tick);
+}
+
+uint64_t mm_ticket(const struct hmm_mm *mm)
+{
+	return (uint64_t)mm->generation << 32 | mm->slot;
+}
+
+void mm_get(struct hmm_mm *mm)
+{
+	atomic_fetch_add_explicit(&mm->refs, 1, memory_order_relaxed);
+}
+
+void mm_put(struct hmm_mm *mm)
+{
+	/* release: pairs with family_remove(), after which there is no mm; its tick wakes it */
+	atomic_fetch_sub_explicit(&mm->refs, 1, memory_order_release);
+}
+
+struct hmm_mm *family_get(struct family *f, uint32_t slot)
+{
+	struct hmm_mm *mm;
+
+	lock_acquire(&f->lock);
+	mm = slot < FAMILY_MMS ? f->slots[slot].mm : NULL;
+	if (mm)
+		mm_get(mm);
+	lock_release(&f->lock);
+	return mm;
+}
+
+struct hmm_mm *family_get_ticket(struct family *f, uint64_t ticket)
+{
+	struct hmm_mm *mm = family_get(f, (uint32_t)ticket);
+
+	if (mm && mm->generation != (uint32_t)(ticket >> 32)) {
+		mm_put(mm);
+		return NULL;
+	}
+	return mm;
+}
+
+/* A leaf that is being taken down names an mm that is in no slot any more. */
+struct hmm_mm *family_get_place(struct family *f, uint32_t place, uintptr_t *addr)
+{
+	struct hmm_mm *mm;
+
+	lock_acquire(&f->lock);
+	mm = process_place(f->process, place, addr);
+	for (uint32_t i = 0; mm && i <= f->nr_slots; i++) {
+		if (i == f->nr_slots)
+			mm = NULL;
+		else if (f->slots[i].mm == mm)
+			break;
+	}
+	if (mm)
+		mm_get(mm);
+	lock_release(&f->lock);
+	return mm;
+}
+
+void family_barrier(struct family *f)
+{
+	for (uint32_t i = 0; i < f->nr_slots; i++) {
+		struct hmm_mm *mm = family_get(f, i);
+
+		if (!mm)
+			continue;
+		lock_acquire(&mm->lock);
+		lock_release(&mm->lock);
+		mm_put(mm);
+	}
+}

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A family: the address spaces that share devices, staging and fault handlers. A local
+ * mm is the only one of its family; a monitor's are those of a tree of processes.
+ *
+ * Under the family's lock: which mms there are, and how often each is in use by a
+ * thread that found it here, so that an mm goes away under nobody's hands:
+ *
+ *	finder (handler, eviction by index)	hmm_mm_destroy()
+ *	-----------------------------------	----------------
+ *	family lock
+ *	  mm = slots[i].mm, mm->refs++
+ *	unlock					family lock
+ *	mm lock ...				  slots[i].mm = NULL
+ *	.					unlock
+ *	mm->refs--				wait until mm->refs is 0
+ *						free
+ */
+#ifndef UHMM_CORE_FAMILY_H
+#define UHMM_CORE_FAMILY_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/arena.h"
+#include "core/lock.h"
+#include "core/staging.h"
+
+#define FAMILY_MMS	4096u
+
+struct handler_thread;
+
+struct mm_slot {
+	struct hmm_mm *mm;		/* NULL: free */
+	uint32_t generation;		/* of mms in this slot */
+};
+
+struct family {
+	struct process *process;	/* immutable, as all up to lock */
+	struct hmm_mm *only;		/* the local mm; NULL: they come and go */
+	int pagemap_fd;			/* of this process */
+	int wait_fd;			/* readable when faults wait: a userfaultfd, or an epoll of many */
+	int stop_fd;			/* an eventfd: a kick, or the end */
+	struct handler_thread *handlers;
+	uint32_t nr_handlers;
+	_Atomic bool stopping;		/* release in handlers_stop(): handlers end */
+	struct staging staging;		/* has a lock of its own */
+
+	struct hmm_lock lock;		/* RANK_FAMILY: all that follows */
+	struct mm_slot *slots;		/* [FAMILY_MMS] */
+	uint32_t nr_slots;		/* used so far, free ones among them */
+	uint32_t nr_mms;
+	uint32_t nr_devmems;
+	/* By id; a non-NULL one stays while a page is bound to it, or it has users. */
+	struct hmm_devmem *_Atomic devmems[DEVMEMS];
+};
+
+/*
+ * A family without mms. @only: of that local mm, whose userfaultfd and pagemap are
+ * open; else NULL. -ENOMEM, -EMFILE ...
+ */
+int family_make(struct process *process, struct hmm_mm *only, uint64_t staging_bytes,
+		struct family **out);
+void family_free(struct family *family);
+
+/* The mm can be found from now on, and its faults are served. -ENOSPC. */
+int family_add(struct family *family, struct hmm_mm *mm);
+
+/* No more; waits for those who use it. No lock held. */
+void family_remove(struct family *family, struct hmm_mm *mm);
+
+/* The mm of a slot, in use until mm_put(); NULL: there is none. */
+struct hmm_mm *family_get(struct family *family, uint32_t slot);
+
+/* The same if it is still the one that @ticket (mm_ticket()) was made of. */
+struct hmm_mm *family_get_ticket(struct family *family, uint64_t ticket);
+uint64_t mm_ticket(const struct hmm_mm *mm);
+
+/* The mm of a device page's place, and the address there. */
+struct hmm_mm *family_get_place(struct family *family, uint32_t place, uintptr_t *addr);
+
+void mm_get(struct hmm_mm *mm);		/* one that is in use, or whose lock is held */
+void mm_put(struct hmm_mm *mm);
+
+/* Who holds an mm's lock now has let go of it when this returns. No lock held. */
+void family_barrier(struct family *family);
+
+#endif
