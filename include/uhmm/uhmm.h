@@ -78,10 +78,11 @@ const char *hmm_version(void);
  *    of large blocks in several threads do that, when such blocks are migrated;
  *  - mremap of memory that was mapped in several pieces, next to each other, fails with
  *    EFAULT if some of them were being migrated: the kernel has not merged those;
- *  - mremap(DONTUNMAP), which takes read-only pages and, before Linux 6.8, all pages,
- *    can take what another thread maps at an address while it is being migrated;
+ *  - before Linux 6.8, where mremap(DONTUNMAP) takes the pages, it can take what another
+ *    thread maps at an address while it is being migrated;
  *  - a notifier hears of a munmap or a discard soon after it, not before;
- *  - changes of mappings that are not private anonymous memory are not announced.
+ *  - changes of mappings that are not private anonymous memory are not announced;
+ *  - from Linux 6.8 on, pages of read-only mappings stay where they are (reason `kernel`).
  *
  * so a program that does none of these from several threads at once needs no
  * STRICT. The price of STRICT: some 7 us for each such call, no_new_privs for a

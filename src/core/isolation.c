@@ -209,22 +209,24 @@ static void enter_run(struct hmm_mm *mm, struct isolation *iso, uint32_t first, 
 }
 
 /* Why a move of a mapping that looked right was refused. */
-static enum hmm_reason refusal(struct hmm_mm *mm, uintptr_t addr, int error)
+static enum hmm_reason refusal(struct hmm_mm *mm, uintptr_t addr, size_t len, int error)
 {
 	if (error != -EINVAL)
 		return HMM_REASON_BUSY;
-	return mm->ops->locked(mm, addr) ? HMM_REASON_LOCKED : HMM_REASON_KERNEL;
+	return mm->ops->locked(mm, addr, len) ? HMM_REASON_LOCKED : HMM_REASON_KERNEL;
 }
 
-static void take_by_move(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr)
+static void take_by_move(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
+			 uint32_t first, uint32_t nr)
 {
 	struct taking t = { .tried = { 0 } };
+	uintptr_t start = iso->base + first * mm->page;
 	int ret;
 
 	enter_run(mm, iso, first, nr);
-	ret = mm->ops->move(mm, iso, first, nr, &t);
-	sort_out(mm, iso, first, nr, &t, ret ? refusal(mm, iso->base + first * mm->page, ret) :
-					       HMM_REASON_BUSY);
+	ret = mm->ops->move(mm, iso, vma, first, nr, &t);
+	sort_out(mm, iso, first, nr, &t,
+		 ret ? refusal(mm, start, nr * mm->page, ret) : HMM_REASON_BUSY);
 	if (iso->huge)
 		mm->stats.moved_huge++;
 }
@@ -261,7 +263,7 @@ static void take_unshared(struct hmm_mm *mm, struct isolation *iso, uint32_t fir
 			/* A mirror may have looked at the pages meanwhile. */
 			mm_invalidate(mm, HMM_EVENT_MIGRATE, addr, iso->base + j * mm->page,
 				      iso->owner);
-			take_by_move(mm, iso, i, j - i);
+			take_by_move(mm, iso, &vma, i, j - i);
 		}
 	}
 }
@@ -285,29 +287,43 @@ static void leave_moved(struct hmm_mm *mm, struct isolation *iso, uint32_t first
 	}
 }
 
+/*
+ * Where no move can ask each page: @readonly, from a mapping that nobody can write to
+ * while the lock is held; else by mremap, which sees no pins.
+ */
 static void take_otherwise(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
-			   uint32_t first, uint32_t nr)
+			   uint32_t first, uint32_t nr, bool readonly)
 {
-	bool strict = mm->flags & HMM_MM_STRICT;
 	struct taking t = { .tried = { 0 } };
 	enum hmm_reason reason = HMM_REASON_BUSY;
 
 	enter_run(mm, iso, first, nr);
-	if (mm->ops->locked(mm, iso->base + first * mm->page)) {
+	if (mm->ops->locked(mm, iso->base + first * mm->page, nr * mm->page)) {
 		reason = HMM_REASON_LOCKED;
-	} else if (strict && !(vma->flags & SYS_VMA_WRITE)) {
-		mm->ops->copy_out(mm, iso, first, nr, &t);
-	} else if (mm->can_remap) {
-		iso->chunk->remapped = true;
+	} else if (readonly) {
+		mm->ops->take_readonly(mm, iso, vma, first, nr, &t);
+	} else {
 		if (!mm->ops->remap(mm, iso, vma, first, nr, &t))
 			memset(t.tried + first, TRIED_PASSED, nr);
 		leave_moved(mm, iso, first, nr);
-	} else {
-		reason = HMM_REASON_KERNEL;
 	}
 	sort_out(mm, iso, first, nr, &t, reason);
+	if (iso->huge)
+		mm->stats.moved_huge++;
 }
 
+static void refuse_slots(struct isolation *iso, uint32_t first, uint32_t nr,
+			 enum hmm_reason reason)
+{
+	for (uint32_t i = first; i < first + nr; i++)
+		iso->reason[i] = (uint16_t)reason;
+}
+
+/*
+ * What sees a pin takes, where it can be had. A read-only mapping of an mm that is not
+ * strict stays: its pages cannot be asked in place (limbo.h), and could not be put
+ * back, since another mapping may be at their address by then.
+ */
 void isolation_take_system(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
 			   uintptr_t start, uintptr_t end)
 {
@@ -316,15 +332,14 @@ void isolation_take_system(struct hmm_mm *mm, struct isolation *iso, const struc
 
 	lock_assert_held(&mm->lock);
 	if (reason != HMM_REASON_NONE) {
-		for (uint32_t i = first; i < first + nr; i++)
-			iso->reason[i] = (uint16_t)reason;
-		return;
-	}
-	if (mm->can_move && (vma->flags & SYS_VMA_WRITE) && !(vma->flags & SYS_VMA_EXEC)) {
-		take_by_move(mm, iso, first, nr);
+		refuse_slots(iso, first, nr, reason);
+	} else if (mm->can_move && (vma->flags & SYS_VMA_WRITE)) {
+		take_by_move(mm, iso, vma, first, nr);
 		take_unshared(mm, iso, first, nr);
+	} else if (mm->can_remap && (!mm->can_move || (mm->flags & HMM_MM_STRICT))) {
+		take_otherwise(mm, iso, vma, first, nr, mm->can_move);
 	} else {
-		take_otherwise(mm, iso, vma, first, nr);
+		refuse_slots(iso, first, nr, HMM_REASON_KERNEL);
 	}
 }
 

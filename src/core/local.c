@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "core/devmem.h"
+#include "core/limbo.h"
 #include "sys/seccomp.h"
 
 /* ---------------------------------------------------------------- taking */
@@ -48,11 +49,14 @@ static void look_landed(struct hmm_mm *mm, struct isolation *iso, uint32_t first
 			chunk_set(c, i, 1, true);
 }
 
-/* Events read on the way may tell that what is at an address now is something else. */
-static int move_slots(struct hmm_mm *mm, const struct isolation *iso, uint32_t first, uint32_t nr,
-		      uint8_t *tried)
+/*
+ * From the block at @from: the program's, or limbo. Events read on the way may tell that
+ * what is at an address now is something else.
+ */
+static int move_slots(struct hmm_mm *mm, const struct isolation *iso, uintptr_t from,
+		      uint32_t first, uint32_t nr, uint8_t *tried)
 {
-	uintptr_t to = iso->chunk->addr, from = iso->base;
+	uintptr_t to = iso->chunk->addr;
 	uint32_t i = first, end = first + nr, stuck = 0;
 
 	while (i < end) {
@@ -80,11 +84,20 @@ static int move_slots(struct hmm_mm *mm, const struct isolation *iso, uint32_t f
 	return 0;
 }
 
-static int local_move(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr,
-		      struct taking *t)
+/* MOVE wants the same protection on both sides; a JIT's memory can be executed. */
+static int local_move(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
+		      uint32_t first, uint32_t nr, struct taking *t)
 {
-	int ret = move_slots(mm, iso, first, nr, t->tried);
+	void *to = (void *)(iso->chunk->addr + first * mm->page);
+	bool exec = vma->flags & SYS_VMA_EXEC;
+	int ret = 0;
 
+	if (exec)
+		ret = sys_mprotect(to, nr * mm->page, PROT_READ | PROT_WRITE | PROT_EXEC);
+	if (!ret)
+		ret = move_slots(mm, iso, iso->base, first, nr, t->tried);
+	if (exec)
+		(void)sys_mprotect(to, nr * mm->page, PROT_READ | PROT_WRITE);
 	mm->stats.moved_runs += !ret;
 	look_landed(mm, iso, first, nr, t);
 	return ret;
@@ -125,49 +138,70 @@ static int local_remap(struct hmm_mm *mm, struct isolation *iso, const struct sy
 	return ret;
 }
 
-/* Slots [i, i + n), whose pages are all in the same @state. Returns how many were taken. */
-static uint32_t copy_out_run(struct hmm_mm *mm, struct isolation *iso, uint32_t i, uint32_t n,
-			     uint8_t state)
+/* Slots from @i on, below @end, that all have been taken, or all not. */
+static uint32_t tried_run(const uint8_t *tried, uint32_t i, uint32_t end)
 {
-	void *from = (void *)(iso->base + i * mm->page);
-	uintptr_t to = iso->chunk->addr + i * mm->page;
-	size_t done = n * mm->page;
+	uint32_t n = 1;
 
-	if (!(state & (SYS_PAGE_PRESENT | SYS_PAGE_SWAPPED)))
-		return n;
-	if (!(state & SYS_PAGE_ZERO))
-		sys_uffd_copy(mm->uffd, to, from, n * mm->page, SYS_UFFD_DONTWAKE, &done);
-	if (done && sys_madvise(from, done, MADV_DONTNEED)) {
-		sys_madvise((void *)to, done, MADV_DONTNEED);
-		done = 0;
-	}
-	return (uint32_t)(done / mm->page);
+	while (i + n < end && (tried[i + n] == TRIED_PASSED) == (tried[i] == TRIED_PASSED))
+		n++;
+	return n;
 }
 
-static void local_copy_out(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr,
-			   struct taking *t)
+/* Slots [i, i + n) are pinned, or cannot go for another reason: back from limbo. */
+static void leave_limbo(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
+			uint32_t i, uint32_t n)
 {
-	uint8_t states[BLOCK_PAGES];
-	uint32_t i, n;
+	uintptr_t addr = iso->base + i * mm->page;
+	size_t done = 0;
 
-	if (!sys_page_states(mm->pagemap_fd, iso->base + first * mm->page, nr, states)) {
-		for (i = 0; i < nr; i += n) {
-			uint32_t done;
+	if (!limbo_return(mm, vma, addr, n * mm->page))
+		return;
+	/* No mapping to be had for it: the bytes at least; what DMA may still bring is lost. */
+	mm->stats.lost_pages += n;
+	(void)sys_uffd_copy(mm->uffd, iso->chunk->addr + i * mm->page,
+			    (void *)limbo_of(mm, addr), n * mm->page, SYS_UFFD_DONTWAKE, &done);
+}
 
-			for (n = 1; i + n < nr && states[i + n] == states[i]; n++)
-				;
-			done = copy_out_run(mm, iso, first + i, n, states[i]);
-			memset(t->tried + first + i, TRIED_PASSED, done);
-			mm->stats.copied_pages += done;
-		}
+/*
+ * A second try for what the first move out of limbo has left: a write fault unshares it,
+ * which is ours and no handler's to serve. What is busy after that is pinned.
+ */
+static void local_take_readonly(struct hmm_mm *mm, struct isolation *iso,
+				const struct sys_vma *vma, uint32_t first, uint32_t nr,
+				struct taking *t)
+{
+	uintptr_t start = iso->base + first * mm->page;
+	uint32_t end = first + (uint32_t)(limbo_take(mm, vma, start, nr * mm->page) / mm->page);
+	uintptr_t limbo = limbo_of(mm, iso->base);
+
+	if (end > first)
+		(void)move_slots(mm, iso, limbo, first, end - first, t->tried);
+	for (uint32_t i = first, n; i < end; i += n) {
+		n = tried_run(t->tried, i, end);
+		if (t->tried[i] == TRIED_PASSED)
+			continue;
+		(void)sys_populate(limbo + i * mm->page, n * mm->page, true);
+		(void)move_slots(mm, iso, limbo, i, n, t->tried);
 	}
+	for (uint32_t i = first, n; i < end; i += n) {
+		n = tried_run(t->tried, i, end);
+		if (t->tried[i] != TRIED_PASSED)
+			leave_limbo(mm, iso, vma, i, n);
+	}
+	if (end > first)
+		limbo_clear(mm);
 	look_landed(mm, iso, first, nr, t);
 }
 
-/* Advice that does nothing to a page in use is refused only for mlocked ones. */
-static bool local_locked(struct hmm_mm *mm, uintptr_t addr)
+/*
+ * Advice that does nothing to pages in use is refused only for mlocked ones. Given for a
+ * part of a 2 MiB page it would split that: hence for all that is to be taken.
+ */
+static bool local_locked(struct hmm_mm *mm, uintptr_t addr, size_t len)
 {
-	return sys_madvise((void *)addr, mm->page, MADV_COLD) == -EINVAL;
+	(void)mm;
+	return sys_madvise((void *)addr, len, MADV_COLD) == -EINVAL;
 }
 
 /* ---------------------------------------------------------------- the rest */
@@ -220,7 +254,7 @@ const struct mm_ops local_ops = {
 	.chunk_put = local_chunk_put,
 	.move = local_move,
 	.remap = local_remap,
-	.copy_out = local_copy_out,
+	.take_readonly = local_take_readonly,
 	.locked = local_locked,
 	.populate = local_populate,
 	.copy_from = local_copy_from,

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "core/devmem.h"
+#include "core/limbo.h"
 #include "core/opts.h"
 
 #define STAGING_MAX	((uint64_t)1 << 30)
@@ -428,6 +429,7 @@ void mm_tables_fini(struct hmm_mm *mm)
 {
 	family_remove(mm->family, mm);
 	isolations_fini(mm);
+	limbo_close(mm);
 	if (mm->exclusive_pages)
 		exclusive_close(mm);
 	directory_fini(&mm->dir);

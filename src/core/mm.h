@@ -72,19 +72,20 @@ struct mm_ops {
 	/*
 	 * Take the pages of slots [first, first + nr), which are entered and inside one
 	 * mapping: UFFDIO_MOVE; where that is not to be had, mremap(DONTUNMAP); or, of a
-	 * mapping that nobody can write to, copy and discard. What the kernel says it did
-	 * is a hint (the count can be short of the truth): taking->landed says what it
-	 * did do. move, remap: 0, or the error that ended it. Lock held; remap may drop it.
+	 * mapping that nobody can write to (strict), whichever leaves pinned pages there,
+	 * TRIED_BUSY. What the kernel says it did is a hint (the count can be short of the
+	 * truth): taking->landed says what it did do. move, remap: 0, or the error that
+	 * ended it. Lock held; remap may drop it.
 	 */
-	int (*move)(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr,
-		    struct taking *taking);
+	int (*move)(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
+		    uint32_t first, uint32_t nr, struct taking *taking);
 	int (*remap)(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
 		     uint32_t first, uint32_t nr, struct taking *taking);
-	void (*copy_out)(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr,
-			 struct taking *taking);
+	void (*take_readonly)(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
+			      uint32_t first, uint32_t nr, struct taking *taking);
 
-	/* Is the page mlocked? Lock held. */
-	bool (*locked)(struct hmm_mm *mm, uintptr_t addr);
+	/* Is any of [addr, addr + len), inside one mapping, mlocked? Lock held. */
+	bool (*locked)(struct hmm_mm *mm, uintptr_t addr, size_t len);
 
 	/* As sys_populate(), sys_copy_from() and sys_copy_to(). No lock held. */
 	int (*populate)(struct hmm_mm *mm, uintptr_t start, size_t len, bool write);
@@ -137,6 +138,7 @@ struct hmm_mm {
 	uint32_t fork_gate;		/* forks under way: nothing may be taken */
 	uint32_t forkers[FORKERS_MAX];	/* threads in libc's fork, 0: nobody */
 	uint32_t users;			/* process lock: strict's threads at work in here */
+	uintptr_t limbo;		/* address space for a block, from the first use on */
 	void *exclusive_pages;		/* EXCLUSIVE_MAX pages, reserved at the first use */
 	uint64_t exclusive_used[EXCLUSIVE_MAX / 64];
 	const void *exclusive_owner;	/* of the last begin, for messages */

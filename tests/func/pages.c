@@ -209,12 +209,20 @@ static void mlocked_pages_stay(void **state)
 	munmap(p, NR * page);
 }
 
+/* Do read-only pages move at all? */
+static bool readonly_moves(void)
+{
+	return strict() || masked("uffdio-move");
+}
+
 /* Read-only anonymous pages move and come back, read-only. */
 static void readonly_pages_move(void **state)
 {
 	struct world *w = *state;
 	unsigned char *p = map_filled(NR, 3);
 
+	if (!readonly_moves())
+		lacks("only in a strict mm");
 	assert_int_equal(mprotect(p, NR * page, PROT_READ), 0);
 	to_device(w, w->dev, p, NR);
 	assert_holds(p, NR / 2, 3, 0);
@@ -225,6 +233,58 @@ static void readonly_pages_move(void **state)
 	fill(p, NR, 4);
 	assert_holds(p, NR, 4, 0);
 	munmap(p, NR * page);
+}
+
+/* Read-only pages that a child of fork shares move, and each side keeps its own. */
+static void cow_shared_readonly_pages_move(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(NR, 3);
+	int fds[2];
+	char byte;
+	pid_t pid;
+
+	if (!readonly_moves())
+		lacks("only in a strict mm");
+	assert_int_equal(pipe(fds), 0);
+	assert_int_equal(mprotect(p, NR * page, PROT_READ), 0);
+	pid = fork();
+	if (!pid) {
+		child_signals();
+		close(fds[1]);
+		_exit(read(fds[0], &byte, 1) == 0 && holds(p, NR, 3, 0) ? 0 : 1);
+	}
+	close(fds[0]);
+	to_device(w, w->dev, p, NR);
+	close(fds[1]);
+	assert_int_equal(wait_child(pid), 0);
+	assert_int_equal(evict(w, p, NR), NR);
+	/* Alone again, but never written since: not its own in the kernel's books. */
+	to_device(w, w->dev, p, NR);
+	assert_holds(p, NR, 3, 0);
+	munmap(p, NR * page);
+}
+
+/*
+ * A read-only 2 MiB page leaves whole too, where it is not all of its mapping: taken by
+ * mremap in one call, that could not be merged with its neighbours again.
+ */
+static void readonly_huge_page_moves_whole(void **state)
+{
+	struct world *w = *state;
+	unsigned char *base, *p = map_huge(&base);
+
+	if (!p)
+		lacks("no transparent huge page to be had");
+	if (!strict() || masked("uffdio-move") || masked("pagemap-scan"))
+		lacks("only in a strict mm, by UFFDIO_MOVE");
+	assert_int_equal(madvise(base, 2 * HUGE, MADV_HUGEPAGE), 0);
+	assert_int_equal(mprotect(base, 2 * HUGE, PROT_READ), 0);
+	to_device(w, w->dev, p, 512);
+	assert_int_equal(moved(w, moved_huge), 1);
+	assert_int_equal(evict(w, p, 512), 512);
+	assert_holds(p, 512, 1, 0);
+	munmap(base, 2 * HUGE);
 }
 
 /* src[] says of read-only pages that they may not be written. */
@@ -280,11 +340,14 @@ static void prot_none_pages_stay(void **state)
 	munmap(p, NR * page);
 }
 
-/* Pages that io_uring has pinned stay, and what it reads into them afterwards lands. */
-static void pinned_pages_stay(void **state)
+/*
+ * Pages that io_uring has pinned stay, and what it reads into them afterwards lands,
+ * whatever the mapping's protection has become since. Its unpinned pages go.
+ */
+static void pinned_pages_stay_under(struct world *w, int prot)
 {
-	struct world *w = *state;
-	unsigned char *p = map_filled(NR, 8);
+	unsigned char *p = map_filled(NR, 8), *pinned = p + 4 * page;
+	uint64_t reasons[HMM_REASONS] = { 0 };
 	struct uring ring;
 	int fds[2];
 
@@ -292,23 +355,69 @@ static void pinned_pages_stay(void **state)
 		lacks("io_uring");
 	if (masked("uffdio-move"))
 		lacks("without UFFDIO_MOVE a pin cannot be seen; mremap keeps the page");
-	if (uring_register(&ring, p, NR * page))
+	if (uring_register(&ring, pinned, 4 * page))
 		lacks("registered buffers (RLIMIT_MEMLOCK)");
-	assert_refused(w, p, NR, HMM_REASON_PINNED);
+	assert_int_equal(mprotect(p, NR * page, prot), 0);
+	assert_int_equal(try_device(w, w->dev, p, NR, reasons), NR - 4);
+	assert_int_equal(reasons[HMM_REASON_PINNED], 4);
+	assert_at(w, pinned, 4, HMM_PLACE_SYSTEM);
+	assert_int_equal(cpu_maps_count(pinned, 4), 4);
 	assert_holds(p, NR, 8, 0);
 	assert_int_equal(pipe(fds), 0);
 	assert_int_equal(write(fds[1], "fresh", 5), 5);
-	assert_int_equal(uring_do(&ring, IORING_OP_READ_FIXED, fds[0], p + page, 5, 0), 5);
-	assert_memory_equal(p + page, "fresh", 5);
+	assert_int_equal(uring_do(&ring, IORING_OP_READ_FIXED, fds[0], pinned + page, 5, 0), 5);
+	assert_memory_equal(pinned + page, "fresh", 5);
+	if (!(prot & PROT_WRITE))
+		assert_int_equal(touch_write(pinned), SIGSEGV);
 	assert_int_equal(uring_unregister(&ring), 0);
 	/* The kernel lets go of the pins some time after the call. */
 	assert_true(eventually(try_device(w, w->dev, p, NR, NULL) >= 0 &&
 			       all_at(w, p, NR, HMM_PLACE_DEVICE)));
-	assert_memory_equal(p + page, "fresh", 5);
-	assert_holds(p + 2 * page, NR - 2, 8, 2);
+	assert_memory_equal(pinned + page, "fresh", 5);
+	assert_holds(pinned + 2 * page, NR - 6, 8, 6);
+	/* Still one mapping: mremap works inside one only. */
+	p = mremap(p, NR * page, 2 * NR * page, MREMAP_MAYMOVE);
+	assert_ptr_not_equal(p, MAP_FAILED);
+	assert_holds(p, 5, 8, 0);
 	close(fds[0]);
 	close(fds[1]);
 	uring_close(&ring);
+	munmap(p, 2 * NR * page);
+}
+
+static void pinned_pages_stay(void **state)
+{
+	pinned_pages_stay_under(*state, RW);
+}
+
+/* A buffer registered while it could be written, made read-only since: pinned still. */
+static void pinned_readonly_pages_stay(void **state)
+{
+	if (!strict())
+		lacks("read-only pages move in a strict mm only");
+	pinned_pages_stay_under(*state, PROT_READ);
+}
+
+static void pinned_executable_pages_stay(void **state)
+{
+	pinned_pages_stay_under(*state, RW | PROT_EXEC);
+}
+
+/*
+ * Read-only pages stay in an mm that is not strict: a pin on them cannot be seen
+ * without taking them, and they could not be put back without a race.
+ */
+static void readonly_pages_stay_unless_strict(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(NR, 3);
+
+	if (readonly_moves())
+		lacks("they move");
+	assert_int_equal(mprotect(p, NR * page, PROT_READ), 0);
+	assert_refused(w, p, NR, HMM_REASON_KERNEL);
+	assert_int_equal(cpu_maps_count(p, NR), NR);
+	assert_holds(p, NR, 3, 0);
 	munmap(p, NR * page);
 }
 
@@ -712,7 +821,12 @@ int main(void)
 		world_test(readonly_pages_lack_write),
 		world_test(executable_pages_move),
 		world_test(prot_none_pages_stay),
+		world_test(readonly_pages_stay_unless_strict),
+		world_test(cow_shared_readonly_pages_move),
+		world_test(readonly_huge_page_moves_whole),
 		world_test(pinned_pages_stay),
+		world_test(pinned_readonly_pages_stay),
+		world_test(pinned_executable_pages_stay),
 		world_test(pinning_brings_home),
 		world_test(shared_anonymous_stays),
 		world_test(memfd_stays),
