@@ -5,10 +5,13 @@
 #include <string.h>
 #include <sys/prctl.h>
 
+#include "bulk.h"
 #include "device.h"
 
 #define QUEUE_STACK	(1UL << 20)
 #define PIECE_PAGES_MIN	16	/* below it a hand-over costs more than it saves */
+#define BULK_TO_DEVICE	4	/* pages from which on a copy goes past the caches ... */
+#define BULK_FROM_DEVICE	128	/* ... fewer may be for a CPU that waits to read them */
 
 static uint64_t runs_pages(const struct hmm_copy_run *runs, size_t nr_runs)
 {
@@ -19,19 +22,28 @@ static uint64_t runs_pages(const struct hmm_copy_run *runs, size_t nr_runs)
 	return pages;
 }
 
+static void copy_pages(const struct hmm_soft *soft, void *dst, const void *src, uint64_t nr,
+		       uint64_t bulk)
+{
+	if (nr >= bulk)
+		soft_bulk_copy(dst, src, nr, soft->page_size);
+	else
+		memcpy(dst, src, nr * soft->page_size);
+}
+
 static void copy_runs(struct hmm_soft *soft, enum soft_dma_way way,
 		      const struct hmm_copy_run *runs, size_t nr_runs)
 {
 	for (size_t i = 0; i < nr_runs; i++) {
 		char *at = soft_memory_at(&soft->memory, runs[i].index);
-		size_t bytes = runs[i].nr_pages * soft->page_size;
+		uint64_t nr = runs[i].nr_pages;
 
 		if (way == SOFT_DMA_FROM_DEVICE)
-			memcpy(runs[i].cpu, at, bytes);
+			copy_pages(soft, runs[i].cpu, at, nr, BULK_FROM_DEVICE);
 		else if (runs[i].cpu)
-			memcpy(at, runs[i].cpu, bytes);
+			copy_pages(soft, at, runs[i].cpu, nr, BULK_TO_DEVICE);
 		else
-			memset(at, 0, bytes);
+			memset(at, 0, nr * soft->page_size);
 	}
 }
 
@@ -370,9 +382,9 @@ int soft_copy_peer(struct hmm_devmem *devmem, struct hmm_devmem *from, struct hm
 
 		if (ret)
 			return ret;
-		memcpy(soft_memory_at(&soft->memory, runs[i].to),
-		       soft_memory_at(&peer->memory, runs[i].from),
-		       run.nr_pages * soft->page_size);
+		copy_pages(soft, soft_memory_at(&soft->memory, runs[i].to),
+			   soft_memory_at(&peer->memory, runs[i].from), run.nr_pages,
+			   BULK_TO_DEVICE);
 		pages += run.nr_pages;
 	}
 	pace_link(&soft->dma, pages * soft->page_size);
