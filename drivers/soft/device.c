@@ -324,13 +324,18 @@ int hmm_soft_open(struct hmm_mm *mm, const struct hmm_soft_opts *opts, struct hm
 	ret = soft_keeper_start(soft);
 	if (ret)
 		goto err_keeper;
+	ret = soft_readahead_start(soft);
+	if (ret)
+		goto err_readahead;
 	ret = attach(soft);
 	if (ret)
-		goto err_keeper;
+		goto err_readahead;
 	atomic_store_explicit(&soft->magic, SOFT_MAGIC, memory_order_relaxed);
 	*out = soft;
 	return 0;
 
+err_readahead:
+	soft_readahead_stop(&soft->readahead);
 err_keeper:
 	soft_keeper_stop(&soft->keeper);
 	lanes_stop(soft);
@@ -362,6 +367,7 @@ int hmm_soft_close(struct hmm_soft *soft)
 	soft_exclusive_end_all(soft);
 	atomic_store_explicit(&soft->magic, 0, memory_order_relaxed);
 	detach(soft);
+	soft_readahead_stop(&soft->readahead);
 	soft_keeper_stop(&soft->keeper);
 	lanes_stop(soft);
 	soft_dma_destroy(&soft->dma);

@@ -7,7 +7,7 @@
  *   mover->lock, exclusive.lock     held across calls of the core
  *   kernels.lock, faults.lock       never held across calls of the core
  *   table.lock                      what invalidate() takes
- *   memory.lock, policy.lock, dma.lock, keeper.lock
+ *   memory.lock, policy.lock, dma.lock, keeper.lock, readahead.lock
  *                                   leaves; what page_free and the copies take
  *
  * All of the device lies in safe memory: callbacks touch it. The handle itself is
@@ -33,6 +33,7 @@
 #include "mover.h"
 #include "pagetable.h"
 #include "policy.h"
+#include "readahead.h"
 
 #define SOFT_MAGIC		0x74666f736d6d68ULL
 #define SOFT_LANES		64
@@ -67,6 +68,7 @@ struct hmm_soft {
 	struct soft_policy policy;
 	struct soft_kernels kernels;
 	struct soft_keeper keeper;
+	struct soft_readahead readahead;
 	struct soft_mover mover;	/* everybody's but the fault server's */
 	struct soft_mover fault_mover;
 	struct soft_exclusive exclusive;

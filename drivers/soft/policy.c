@@ -17,6 +17,8 @@
 #define DEFAULT_PREFETCH	51
 #define FAULT_AROUND		16		/* pages a new stream of CPU faults begins with */
 #define FAULT_AROUND_MAX	512
+#define STREAM_GROWTH		4		/* of a window, each time a stream goes on */
+#define READAHEAD_MIN		128		/* pages of a window for which a thread is worth waking */
 #define FORGET_BLOCKS		64		/* above it, all refusals are forgotten */
 
 static struct soft_record *record_slot(struct soft_policy *policy, uintptr_t block)
@@ -75,7 +77,7 @@ static bool block_is_dense(struct hmm_soft *soft, uintptr_t block)
 }
 
 /*
- * The window of pages that a fault at @va earns: its stream's, doubled, if it is where
+ * The window of pages that a fault at @va earns: its stream's, grown, if it is where
  * that was expected to go on; a new stream's otherwise, of which every one that goes
  * nowhere halves the next one's start. Lock held.
  */
@@ -89,7 +91,8 @@ static uint32_t stream_pages(struct soft_streams *streams, uintptr_t va, uint32_
 		if (streams->stream[i].next == va)
 			stream = &streams->stream[i];
 	if (stream) {
-		stream->pages = stream->pages < most / 2 ? stream->pages * 2 : most;
+		stream->pages = stream->pages < most / STREAM_GROWTH ?
+				stream->pages * STREAM_GROWTH : most;
 		streams->base = FAULT_AROUND;
 	} else {
 		stream = &streams->stream[streams->oldest++ % SOFT_STREAMS];
@@ -252,6 +255,7 @@ int soft_migrate_to_ram(struct hmm_devmem *devmem, const struct hmm_fault *fault
 	struct hmm_soft *soft = hmm_devmem_ctx(devmem);
 	uint32_t pages = atomic_load_explicit(&soft->policy.fault_around, memory_order_relaxed);
 	uint32_t most = block_pages(soft);
+	bool ahead = !pages;
 	uintptr_t start, end;
 	int64_t ret;
 
@@ -270,5 +274,12 @@ int soft_migrate_to_ram(struct hmm_devmem *devmem, const struct hmm_fault *fault
 		return 0;
 	window_of(soft, fault->addr, pages, &start, &end);
 	ret = hmm_evict(fault->mm, start, end);
+	/*
+	 * The CPU goes on with these; what follows comes meanwhile. Not for another mm of
+	 * the family, which could be gone before the thread gets to it.
+	 */
+	if (ahead && pages >= READAHEAD_MIN && fault->mm == soft->mm &&
+	    end + (end - start) <= soft->user_end)
+		soft_readahead_post(&soft->readahead, end, end + (end - start));
 	return ret < 0 ? (int)ret : 0;
 }

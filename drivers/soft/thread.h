@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The device's own threads: lanes, DMA queues, the keeper.
+ * The device's own threads: lanes, DMA queues, the keeper, the read-ahead.
  *
  * They run while pages are away, some of them for a CPU fault that waits, so their
  * stacks (and with them their thread control blocks) are safe memory, and every

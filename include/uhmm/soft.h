@@ -55,7 +55,8 @@ struct hmm_soft_opts {
 	uint32_t prefetch;	/* percent of a block's pages on the device from which on
 				   all of it is fetched: 0 means 51, 101 never */
 	uint32_t fault_around;	/* most pages brought home by one CPU fault, a power of two
-				   up to 512; 0: 16, grown and shrunk by the access pattern */
+				   up to 512; 0: 16, grown and shrunk by the access pattern,
+				   and read ahead where the CPU goes front to back */
 	uint64_t link_ns;	/* latency added to each DMA transfer */
 	uint64_t link_mbps;	/* bandwidth of the link in MB/s; 0: as fast as it goes */
 	uint64_t mem_mbps;	/* bandwidth of span accesses to device memory; 0: as above */

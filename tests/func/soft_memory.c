@@ -7,6 +7,7 @@
 #include "world.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -305,6 +306,34 @@ static void fault_around_brings_neighbours(void **state)
 	munmap(p, 512 * page);
 }
 
+/*
+ * A CPU that reads front to back finds the next window on its way before it gets there:
+ * all of it but the first page, by which it is seen to go on.
+ */
+static void stream_is_read_ahead(void **state)
+{
+	enum { ALL = 3 * 512, TOUCHED = 768, AHEAD = 128 };
+	struct world *w = *state;
+	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = ALL * page);
+	struct hmm_soft *soft = open_soft(w, &opts);
+	unsigned char *p = map_filled(ALL, 13), *next = p + TOUCHED * page;
+
+	assert_int_equal(move_in(soft, p, ALL, NULL), ALL);
+	for (size_t i = 0; i < TOUCHED; i++)
+		assert_int_equal(touch_read(p + i * page), 0);
+	while (next < p + (ALL - AHEAD) * page && !count_at(w, next, 1, HMM_PLACE_DEVICE))
+		next += page;
+	assert_true(next < p + (ALL - AHEAD) * page);
+	/* Nobody touches these. */
+	while (count_at(w, next + page, AHEAD - 1, HMM_PLACE_SYSTEM) < AHEAD - 1)
+		sched_yield();
+	assert_int_equal(count_at(w, next, 1, HMM_PLACE_DEVICE), 1);
+	assert_holds(p, ALL, 13, 0);
+	assert_true(moved(w, cpu_faults) <= 16);
+	assert_int_equal(hmm_soft_close(soft), 0);
+	munmap(p, ALL * page);
+}
+
 /* With fault_around 1 a touch brings its page and no other. */
 static void fault_around_of_one(void **state)
 {
@@ -470,6 +499,7 @@ int main(void)
 		world_test(device_reset_is_told_page_by_page),
 		world_test(kernel_on_a_lost_page),
 		world_test(fault_around_brings_neighbours),
+		world_test(stream_is_read_ahead),
 		world_test(fault_around_of_one),
 		world_test(impossible_options),
 		world_test(bad_arguments),
