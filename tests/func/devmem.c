@@ -274,6 +274,26 @@ static void pages_that_cannot_be_read_are_told(void **state)
 	munmap(p, NR * page);
 }
 
+/* Eviction by address and by index say -EIO of such pages, and bring the others home. */
+static void evict_of_unreadable_pages_is_eio(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(NR, 5);
+
+	w->may_lose = true;
+	to_device(w, w->dev, p, 8);
+	atomic_store(&w->dev->broken, true);
+	assert_int_equal(hmm_evict(w->mm, (uintptr_t)p, (uintptr_t)p + 4 * page), -EIO);
+	assert_int_equal(hmm_devmem_evict(w->dev->devmem, 4, 2), -EIO);
+	atomic_store(&w->dev->broken, false);
+	assert_int_equal(evict(w, p, NR), 2);
+	assert_int_equal(moved(w, lost_pages), 6);
+	assert_int_equal(touch_read(p), SIGBUS);
+	assert_int_equal(touch_read(p + 5 * page), SIGBUS);
+	assert_holds(p + 6 * page, NR - 6, 5, 6);
+	munmap(p, NR * page);
+}
+
 /* A poisoned device page: SIGBUS to its reader, EFAULT to a system call, freed. */
 static void poison_tells_the_reader(void **state)
 {
@@ -533,6 +553,7 @@ int main(void)
 		world_test(remove_brings_everything_home),
 		world_test(remove_while_threads_touch),
 		world_test(pages_that_cannot_be_read_are_told),
+		world_test(evict_of_unreadable_pages_is_eio),
 		world_test(poison_tells_the_reader),
 		world_test(poison_in_a_range),
 		world_test(poison_of_free_pages),
