@@ -91,8 +91,8 @@ enum hmm_soft_fault_reason {
 	HMM_SOFT_FAULT_MISALIGNED,	/* crosses its natural alignment */
 	HMM_SOFT_FAULT_LOST,		/* the page's bytes are lost */
 	HMM_SOFT_FAULT_NOMEM,
-	HMM_SOFT_FAULT_ATOMIC,		/* no atomic access to this memory: shared, of a file or
-					   pinned, in an mm that is not STRICT */
+	HMM_SOFT_FAULT_ATOMIC,		/* no atomic access to this memory: of a file or memfd, or,
+					   in an mm that is not STRICT, shared or pinned */
 };
 
 enum hmm_soft_access {

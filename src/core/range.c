@@ -39,10 +39,10 @@ static uint64_t wants(const struct hmm_range *r, size_t i)
 	       (HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE);
 }
 
-/* May the mapping be touched directly until the next invalidation? */
+/* May the mapping be touched directly until the next invalidation? A truncation is none. */
 static bool direct(struct looker *l)
 {
-	return (l->mm->flags & HMM_MM_STRICT) && !l->foreign;
+	return (l->mm->flags & HMM_MM_STRICT) && !l->foreign && !(l->vma.flags & SYS_VMA_SHRINKS);
 }
 
 /* The mapping of @addr. Lock held. */

@@ -113,13 +113,15 @@ static bool starts_with(const char *text, const char *head)
  */
 static uint32_t name_flags(const char *name, uint64_t inode)
 {
-	static const char *const of_no_file[] = { "/memfd:", "/dev/zero", "/SYSV", "/anon_hugepage" };
+	static const char *const of_no_file[] = { "/dev/zero", "/SYSV", "/anon_hugepage" };
 
 	if (inode) {
+		if (starts_with(name, "/memfd:"))
+			return SYS_VMA_FILE | SYS_VMA_SHMEM | SYS_VMA_SHRINKS;
 		for (size_t i = 0; i < ARRAY_SIZE(of_no_file); i++)
 			if (starts_with(name, of_no_file[i]))
 				return SYS_VMA_FILE | SYS_VMA_SHMEM;
-		return SYS_VMA_FILE;
+		return SYS_VMA_FILE | SYS_VMA_SHRINKS;
 	}
 	if (strcmp(name, "[stack]") == 0)
 		return SYS_VMA_STACK;

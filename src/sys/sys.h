@@ -142,6 +142,7 @@ uintptr_t sys_task_size(void);	/* first address beyond user space (47-bit layout
 #define SYS_VMA_STACK	BIT(5)	/* named [stack] */
 #define SYS_VMA_SPECIAL	BIT(6)	/* [vdso], [vvar], [vsyscall] ... */
 #define SYS_VMA_SHMEM	BIT(7)	/* FILE of no file: memfd, shared anonymous, SysV, hugetlb */
+#define SYS_VMA_SHRINKS	BIT(8)	/* FILE that somebody can truncate: files, memfd */
 
 struct sys_vma {
 	uintptr_t start, end;

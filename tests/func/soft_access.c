@@ -431,8 +431,8 @@ static void atomics_with_exclusive_access(void **state)
 }
 
 /*
- * Shared memory, files and memfds are reached in place. What the device fetches around a
- * page is in its block: all of that is shared here, so that nothing of it may move.
+ * Shared memory is reached in place. What the device fetches around a page is in its
+ * block: all of that is shared here, so that nothing of it may move.
  */
 static void shared_memory_in_place(void **state)
 {
@@ -449,6 +449,69 @@ static void shared_memory_in_place(void **state)
 	assert_int_equal(moved(w, pages_to_device), 0);
 	soft_end();
 	munmap(area, 2 * block);
+}
+
+/* A memfd, or a file on disk, of @nr pages of the pattern, mapped shared. */
+static unsigned char *map_file(bool disk, size_t nr, int *fd)
+{
+	char path[] = "/tmp/uhmm-soft-XXXXXX";
+	unsigned char *p;
+
+	*fd = disk ? mkstemp(path) : memfd_create("soft", MFD_CLOEXEC);
+	assert_true(*fd >= 0);
+	if (disk)
+		unlink(path);
+	assert_int_equal(ftruncate(*fd, (off_t)(nr * page)), 0);
+	p = mmap(NULL, nr * page, RW, MAP_SHARED, *fd, 0);
+	assert_ptr_not_equal(p, MAP_FAILED);
+	fill(p, nr, 16);
+	return p;
+}
+
+/* What the device reads and writes of a file or a memfd is the file's. */
+static void files_and_memfds_in_place(void **state)
+{
+	struct world *w = *state;
+	static unsigned char buf[4096];
+	int fd;
+
+	for (int disk = 0; disk < 2; disk++) {
+		unsigned char *p = map_file(disk, 8, &fd);
+
+		soft_begin(w, HMM_SOFT_MIGRATE_FIRST);
+		device_checks(p, 8, 16);
+		device_fills(p, 8, 17);
+		assert_int_equal(pread(fd, buf, page, 0), page);
+		assert_holds(buf, 1, 17, 0);
+		assert_holds(p, 8, 17, 0);
+		soft_end();
+		munmap(p, 8 * page);
+		close(fd);
+	}
+}
+
+/*
+ * A file that shrinks under its mapping, which nothing announces: where the CPU would
+ * get SIGBUS the device has a fault, with a translation from before or without.
+ */
+static void truncated_file_ends_the_kernel(void **state)
+{
+	struct world *w = *state;
+	int fd;
+
+	for (int disk = 0; disk < 2; disk++) {
+		unsigned char *p = map_file(disk, 8, &fd);
+
+		soft_begin(w, HMM_SOFT_MIGRATE_FIRST);
+		device_checks(p, 8, 16);
+		assert_int_equal(ftruncate(fd, (off_t)(4 * page)), 0);
+		refused(kernel_load_one, p + 5 * page, HMM_SOFT_READ, HMM_SOFT_FAULT_UNMAPPED);
+		refused(kernel_store_one, p + 6 * page, HMM_SOFT_WRITE, HMM_SOFT_FAULT_UNMAPPED);
+		device_checks(p, 4, 16);
+		soft_end();
+		munmap(p, 8 * page);
+		close(fd);
+	}
 }
 
 struct node {
@@ -575,6 +638,8 @@ int main(void)
 		world_test(atomics_while_migrating),
 		world_test(atomics_with_exclusive_access),
 		world_test(shared_memory_in_place),
+		world_test(files_and_memfds_in_place),
+		world_test(truncated_file_ends_the_kernel),
 		world_test(a_list_is_walked_in_place),
 		world_test(accessed_and_dirty_bits),
 		world_test(tickets_are_waited_for_once),

@@ -146,10 +146,12 @@ static uint32_t expected_flags(const struct line *l)
 			 (l->perms[2] == 'x' ? SYS_VMA_EXEC : 0) |
 			 (l->perms[3] == 's' ? SYS_VMA_SHARED : 0);
 
-	if (l->inode && (!strncmp(l->name, "/memfd:", 7) || !strncmp(l->name, "/dev/zero", 9)))
+	if (l->inode && !strncmp(l->name, "/dev/zero", 9))
 		return flags | SYS_VMA_FILE | SYS_VMA_SHMEM;
+	if (l->inode && !strncmp(l->name, "/memfd:", 7))
+		return flags | SYS_VMA_FILE | SYS_VMA_SHMEM | SYS_VMA_SHRINKS;
 	if (l->inode)
-		return flags | SYS_VMA_FILE;
+		return flags | SYS_VMA_FILE | SYS_VMA_SHRINKS;
 	if (strcmp(l->name, "[stack]") == 0)
 		return flags | SYS_VMA_STACK;
 	if (strncmp(l->name, "[v", 2) == 0)
