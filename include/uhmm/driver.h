@@ -88,6 +88,20 @@ struct hmm_fault {
 	uint32_t thread;	/* its thread id, 0 where the kernel does not say */
 };
 
+/**
+ * hmm_fault_done() - end a fault that migrate_to_ram answered with -EINPROGRESS
+ * @fault: as migrate_to_ram had it
+ *
+ * Brings the page home if it is still on a device: where that is @devmem its
+ * copy_from_device is called by this very thread, so have the bytes at hand. The CPU
+ * that waits goes on either way, and faults again if the page has changed hands. Once
+ * per fault; hmm_devmem_remove() waits for it.
+ *
+ * Context: a thread of the driver's, not from a callback other than migrate_to_ram;
+ * blocks.
+ */
+void hmm_fault_done(struct hmm_devmem *devmem, const struct hmm_fault *fault);
+
 struct hmm_devmem_ops {
 	uint64_t size;		/* sizeof(struct hmm_devmem_ops) */
 
@@ -107,7 +121,11 @@ struct hmm_devmem_ops {
 	/*
 	 * Optional. Bring fault->addr home with hmm_evict(), and as much around it
 	 * as the driver likes. Without it, or where it leaves the page where it is
-	 * (any return), the core brings that page alone.
+	 * (any other return), the core brings that page alone.
+	 *
+	 * -EINPROGRESS: the driver has copied @fault and ends it with hmm_fault_done(),
+	 * from a thread of its own. So a device that is slow to answer keeps no thread
+	 * that serves CPU faults waiting.
 	 */
 	int (*migrate_to_ram)(struct hmm_devmem *devmem, const struct hmm_fault *fault);
 

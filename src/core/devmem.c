@@ -194,30 +194,56 @@ int devmem_copy_peer(struct hmm_devmem *d, struct hmm_devmem *from,
 
 /* ---------------------------------------------------------------- faults */
 
-/* No lock held. The driver first; what it leaves is brought home alone. */
-static void serve(struct hmm_devmem *d, struct hmm_mm *mm, const struct fault *f)
+/* The page alone, if it is still away; then the CPU that waits for it goes on. No lock held. */
+static void finish(struct hmm_mm *mm, uintptr_t addr)
 {
+	int64_t pages = mm_evict(mm, addr, addr + mm->page, NULL, false);
 	uint64_t e;
 
-	if (d->ops.migrate_to_ram) {
-		struct hmm_fault fault = { mm, f->addr, 0, f->write, f->tid };
+	lock_acquire(&mm->lock);
+	e = directory_get(&mm->dir, addr);
+	/* In somebody else's flight: that one's end wakes the CPU. */
+	if (entry_state(e) == PAGE_ISOLATED)
+		mm->isolations[entry_isolation(e)]->waiters = true;
+	else if (entry_state(e) != PAGE_SYSTEM || pages <= 0)
+		sys_uffd_wake(mm->uffd, addr, mm->page);	/* it changed hands: again */
+	lock_release(&mm->lock);
+}
 
+/*
+ * The driver first, which keeps the mm and counts as a user until it has ended the
+ * fault: that can be before migrate_to_ram has returned. No lock held.
+ */
+static void serve(struct hmm_devmem *d, struct hmm_mm *mm, const struct fault *f)
+{
+	struct hmm_fault fault = { mm, f->addr, 0, f->write, f->tid };
+	uint64_t e = 0;
+
+	if (d->ops.migrate_to_ram) {
 		lock_acquire(&mm->lock);
 		e = directory_get(&mm->dir, f->addr);
 		lock_release(&mm->lock);
 		fault.index = entry_index(e);
-		if (entry_state(e) == PAGE_DEVICE && entry_devmem(e) == d->id)
-			d->ops.migrate_to_ram(d, &fault);
 	}
-	mm_evict(mm, f->addr, f->addr + mm->page, NULL, false);
-	lock_acquire(&mm->lock);
-	e = directory_get(&mm->dir, f->addr);
-	/* In somebody else's flight: that one's end wakes the CPU. */
-	if (entry_state(e) == PAGE_ISOLATED)
-		mm->isolations[entry_isolation(e)]->waiters = true;
-	else if (entry_state(e) != PAGE_SYSTEM)
-		sys_uffd_wake(mm->uffd, f->addr, mm->page);	/* it changed hands: again */
-	lock_release(&mm->lock);
+	if (entry_state(e) == PAGE_DEVICE && entry_devmem(e) == d->id) {
+		mm_get(mm);
+		atomic_fetch_add_explicit(&d->users, 1, memory_order_relaxed);
+		if (d->ops.migrate_to_ram(d, &fault) == -EINPROGRESS)
+			return;
+		devmem_unuse(d);
+		mm_put(mm);
+	}
+	finish(mm, f->addr);
+}
+
+void hmm_fault_done(struct hmm_devmem *d, const struct hmm_fault *fault)
+{
+	struct hmm_mm *mm = fault->mm;
+
+	stack_prepare();
+	finish(mm, fault->addr);
+	mm_put(mm);
+	devmem_unuse(d);
 }
 
 static void *devmem_main(void *arg)

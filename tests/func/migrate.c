@@ -978,6 +978,87 @@ static void driver_brings_neighbours_home(void **state)
 	munmap(base, 32 * page);
 }
 
+static void *read_first_byte(void *arg)
+{
+	return (void *)(uintptr_t)*(volatile unsigned char *)arg;
+}
+
+/* A thread that touches @p, whose fault the driver has answered with -EINPROGRESS. */
+static pthread_t toucher(struct testdev *dev, void *p)
+{
+	pthread_t thread;
+	uint32_t before = atomic_load(&dev->nr_deferred);
+
+	assert_int_equal(pthread_create(&thread, NULL, read_first_byte, p), 0);
+	assert_true(eventually(atomic_load(&dev->nr_deferred) == before + 1));
+	return thread;
+}
+
+static unsigned char joined(pthread_t thread)
+{
+	void *byte;
+
+	assert_int_equal(pthread_join(thread, &byte), 0);
+	return (unsigned char)(uintptr_t)byte;
+}
+
+static void fault_ends_later(struct world *w, struct testdev *dev, struct testdev *other)
+{
+	unsigned char *p = map_filled(4, 33);
+	pthread_t first, second;
+
+	to_device(w, dev, p, 2);
+	to_device(w, other, p + 2 * page, 2);
+	atomic_store(&dev->defer, true);
+	first = toucher(dev, p);
+	second = toucher(dev, p + page);
+	/* Nobody is kept: the other device's fault is served, in this thread's time. */
+	assert_holds(p + 2 * page, 2, 33, 2);
+	assert_at(w, p, 2, HMM_PLACE_DEVICE);
+	hmm_fault_done(dev->devmem, &dev->deferred[1]);
+	assert_int_equal(joined(second), (unsigned char)pattern(33, 1, 0));
+	hmm_fault_done(dev->devmem, &dev->deferred[0]);
+	assert_int_equal(joined(first), (unsigned char)pattern(33, 0, 0));
+	atomic_store(&dev->defer, false);
+	assert_holds(p, 4, 33, 0);
+	munmap(p, 4 * page);
+}
+
+/* A fault that the driver ends by itself keeps no handler, and ends in any order. */
+static void driver_ends_a_fault_later(void **state)
+{
+	struct world *w = *state;
+
+	fault_ends_later(w, w->dev, w->other);
+}
+
+/* The same from the thread of a devmem that is not fault safe. */
+static void driver_ends_a_fault_later_unsafe(void **state)
+{
+	struct world *w = *state;
+
+	fault_ends_later(w, w->other, w->dev);
+}
+
+/* The page was replaced while the driver had its fault: the CPU sees what is there now. */
+static void fault_ends_after_its_page(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(2, 34);
+	pthread_t thread;
+
+	to_device(w, w->dev, p, 2);
+	atomic_store(&w->dev->defer, true);
+	thread = toucher(w->dev, p);
+	assert_ptr_equal(mmap(p, page, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), p);
+	hmm_fault_done(w->dev->devmem, &w->dev->deferred[0]);
+	assert_int_equal(joined(thread), 0);
+	atomic_store(&w->dev->defer, false);
+	assert_holds(p + page, 1, 34, 1);
+	munmap(p, 2 * page);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -1018,6 +1099,9 @@ int main(void)
 		world_test(setup_seq_covers_its_own_event),
 		world_test(threads_fault_on_one_page_at_once),
 		world_test(no_write_is_lost_while_pages_migrate),
+		world_test(driver_ends_a_fault_later),
+		world_test(driver_ends_a_fault_later_unsafe),
+		world_test(fault_ends_after_its_page),
 		world_test(driver_brings_neighbours_home),
 	};
 

@@ -218,6 +218,14 @@ static int dev_to_ram(struct hmm_devmem *devmem, const struct hmm_fault *fault)
 	int64_t ret;
 
 	atomic_fetch_add(&dev->faults, 1);
+	if (atomic_load(&dev->defer)) {
+		uint32_t nr = atomic_load(&dev->nr_deferred);
+
+		assert_true(nr < ARRAY_LEN(dev->deferred));
+		dev->deferred[nr] = *fault;
+		atomic_store(&dev->nr_deferred, nr + 1);
+		return -EINPROGRESS;
+	}
 	if (!around)
 		return 0;
 	start = fault->addr & ~(uintptr_t)(around * page - 1);

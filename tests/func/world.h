@@ -76,6 +76,9 @@ struct testdev {
 	_Atomic uint64_t copies_to, copies_from;	/* calls */
 	_Atomic uint64_t faults;		/* migrate_to_ram */
 	_Atomic uint64_t around;		/* pages that migrate_to_ram evicts; 0: none */
+	_Atomic bool defer;			/* migrate_to_ram leaves its fault in deferred */
+	_Atomic uint32_t nr_deferred;
+	struct hmm_fault deferred[4];
 
 	pthread_t thread;
 	_Atomic uint32_t stop;
