@@ -48,6 +48,7 @@ lint:			## include arrows, file lists, documents, cppcheck where installed
 	scripts/arrows
 	scripts/lists
 	scripts/quotes
+	scripts/guarantees
 	@if command -v cppcheck >/dev/null; then \
 		cppcheck --quiet --error-exitcode=1 --std=c11 --enable=warning,portability \
 			--suppress=missingIncludeSystem --suppress=subtractPointers:src/sys/keeper.c \

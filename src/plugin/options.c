@@ -104,7 +104,8 @@ static int number_take(const struct refusal *r, const struct hmm_plugin_option *
 			snprintf(bounds, sizeof(bounds), "%llu to %llu",
 				 (unsigned long long)o->min, (unsigned long long)o->max);
 		else
-			snprintf(bounds, sizeof(bounds), "%llu or more", (unsigned long long)o->min);
+			snprintf(bounds, sizeof(bounds), "%llu or more",
+				 (unsigned long long)o->min);
 		return refuse(r, o->name, "must be", bounds);
 	}
 	value->number = n;

@@ -101,7 +101,7 @@ static int plugin_check(const struct hmm_plugin *p, const char *path, char *why,
 	if (p->abi != HMM_PLUGIN_ABI || p->size != sizeof(*p))
 		return say(why, bytes, -ENOEXEC, path, "made for an older libuhmm");
 	if (!p->name || !name_valid(p->name, strlen(p->name)) || !p->what || !p->open || !p->close)
-		return say(why, bytes, -ENOEXEC, path, "hmm_plugin lacks name, what, open or close");
+		return say(why, bytes, -ENOEXEC, path, "hmm_plugin lacks name, what, open, close");
 	if (!table_valid(p))
 		return say(why, bytes, -ENOEXEC, path, "its table of options cannot be");
 	return 0;
@@ -195,7 +195,8 @@ static int names_of_folder(struct names *names, const char *path)
 		size_t len = strlen(entry->d_name);
 		size_t stem = len > strlen(SUFFIX) ? len - strlen(SUFFIX) : 0;
 
-		if (stem && !strcmp(entry->d_name + stem, SUFFIX) && name_valid(entry->d_name, stem))
+		if (stem && !strcmp(entry->d_name + stem, SUFFIX) &&
+		    name_valid(entry->d_name, stem))
 			ret = names_add(names, entry->d_name, stem);
 	}
 	closedir(dir);

@@ -92,7 +92,7 @@ struct kit {
 
 #define IN_PLAIN	(1u << 0)	/* in an mm of events alone */
 #define IN_STRICT	(1u << 1)	/* in a STRICT one, where there is one */
-#define BY_DRIVER	(1u << 2)	/* in a plain one, migrating by the driver's own operation */
+#define BY_DRIVER	(1u << 2)	/* in a plain one, migrated by the driver's own operation */
 
 struct trial {
 	const char *name;

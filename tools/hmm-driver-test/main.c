@@ -269,7 +269,8 @@ static int options_read(int argc, char **argv, struct request *request)
 {
 	static const struct option options[] = {
 		{ "list", no_argument, NULL, 'l' }, { "promises", no_argument, NULL, 'p' },
-		{ "seed", required_argument, NULL, 's' }, { "timeout", required_argument, NULL, 't' },
+		{ "seed", required_argument, NULL, 's' },
+		{ "timeout", required_argument, NULL, 't' },
 		{ "help", no_argument, NULL, 'h' }, { "version", no_argument, NULL, 'V' },
 		{ NULL, 0, NULL, 0 },
 	};

@@ -153,7 +153,8 @@ void no_stale_translation(struct kit *kit)
 		map_again(kit, p, nr);
 		must_read(kit, D_STOPS, p, zeros, 8, "after a new mapping at the same address");
 		memset(p, 0x22, nr * kit->page);
-		must_read(kit, D_STOPS, p, (unsigned char[]){ 0x22 }, 1, "after the CPU wrote anew");
+		must_read(kit, D_STOPS, p, (unsigned char[]){ 0x22 }, 1,
+			  "after the CPU wrote anew");
 
 		doing("pages %s are discarded", away ? "on the device" : "in system memory");
 		if (away)
@@ -213,8 +214,8 @@ static void *race_read(void *arg)
 		if (ret || !byte)
 			continue;	/* a gap or a hole: between two generations */
 		if (byte < before || byte > after + 1)
-			broke(D_STOPS, "a device read that began at generation %u of the mapping and"
-			      " ended at %u has bytes of %u", before, after, byte);
+			broke(D_STOPS, "a device read that began at generation %u of the"
+			      " mapping and ended at %u has bytes of %u", before, after, byte);
 	}
 	return NULL;
 }
@@ -260,27 +261,26 @@ void changes_race_accesses(struct kit *kit)
 
 /* ---------------------------------------------------------------- atomics */
 
-#define ADDS	3000
+#define ADDS	3000		/* at least, by each side */
 
 struct adder {
 	struct kit *kit;
 	uint64_t *word;
-	_Atomic int refused;
+	_Atomic uint64_t by_cpu, by_device, refused;
 	_Atomic bool done;
 };
 
+/* Until both have had their share: one alone would prove nothing. */
 static void *device_adds(void *arg)
 {
 	struct adder *a = arg;
 
-	for (int i = 0; i < ADDS; i++) {
+	for (uint64_t i = 0; i < ADDS || atomic_load(&a->by_cpu) < ADDS; i++) {
 		int ret = a->kit->plugin->add(&a->kit->device, (uintptr_t)a->word, 1);
 
-		if (!ret)
-			continue;
-		if (ret != -EOPNOTSUPP && ret != -EBUSY)
+		if (ret && ret != -EOPNOTSUPP && ret != -EBUSY)
 			broke(D_ATOMIC, "the device's add answers %s", strerror(-ret));
-		atomic_fetch_add(&a->refused, 1);
+		atomic_fetch_add(ret ? &a->refused : &a->by_device, 1);
 	}
 	atomic_store(&a->done, true);
 	return NULL;
@@ -291,7 +291,7 @@ void atomics_add_up(struct kit *kit)
 {
 	struct adder adder = { .kit = kit };
 	pthread_t thread;
-	uint64_t want = ADDS;
+	uint64_t want;
 
 	if (!kit->plugin->add)
 		not_offered("no add");
@@ -301,13 +301,16 @@ void atomics_add_up(struct kit *kit)
 		cannot("no thread");
 	while (!atomic_load(&adder.done)) {
 		__atomic_fetch_add(adder.word, 1, __ATOMIC_SEQ_CST);
-		want++;
+		atomic_fetch_add(&adder.by_cpu, 1);
 	}
 	pthread_join(thread, NULL);
-	want -= (uint64_t)atomic_load(&adder.refused);
+	want = atomic_load(&adder.by_cpu) + atomic_load(&adder.by_device);
 	if (*adder.word != want)
 		broke(D_ATOMIC, "%llu additions came to %llu", (unsigned long long)want,
 		      (unsigned long long)*adder.word);
 	unmap_pages(kit, adder.word, 1);
-	note("%d of %d by the device", ADDS - atomic_load(&adder.refused), ADDS);
+	note("%llu by the device, %llu refused, %llu by the CPU",
+	     (unsigned long long)atomic_load(&adder.by_device),
+	     (unsigned long long)atomic_load(&adder.refused),
+	     (unsigned long long)atomic_load(&adder.by_cpu));
 }

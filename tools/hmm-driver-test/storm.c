@@ -45,8 +45,8 @@ static void *cpu_main(void *arg)
 		volatile uint64_t *word = word_of(s, i, me->cpu);
 
 		if (*word != s->last[me->cpu][i])
-			broke(D_BYTES, "everything at once: a word that a CPU wrote as %llu reads"
-			      " %llu", (unsigned long long)s->last[me->cpu][i],
+			broke(D_BYTES, "everything at once: a word that a CPU wrote as %llu"
+			      " reads %llu", (unsigned long long)s->last[me->cpu][i],
 			      (unsigned long long)*word);
 		*word = ++s->last[me->cpu][i];
 		atomic_fetch_add(&s->accesses, 1);
@@ -66,8 +66,8 @@ static void *device_main(void *arg)
 		if (dev_read(s->kit, word_of(s, i, CPUS), &seen, sizeof(seen)))
 			broke(D_SEES, "everything at once: the device cannot read");
 		if (seen != s->device_last[i])
-			broke(D_SEES, "everything at once: a word that the device wrote as %llu reads"
-			      " %llu", (unsigned long long)s->device_last[i],
+			broke(D_SEES, "everything at once: a word that the device wrote as %llu"
+			      " reads %llu", (unsigned long long)s->device_last[i],
 			      (unsigned long long)seen);
 		next = seen + 1;
 		if (dev_write(s->kit, word_of(s, i, CPUS), &next, sizeof(next)))
@@ -106,10 +106,11 @@ static void settle(struct storm *s)
 	for (size_t i = 0; i < s->nr; i++) {
 		for (unsigned int cpu = 0; cpu < CPUS; cpu++)
 			if (*word_of(s, i, cpu) != s->last[cpu][i])
-				broke(D_BYTES, "everything at once: at the end a CPU's word differs");
+				broke(D_BYTES, "everything at once: at the end a CPU's word is"
+				      " another");
 		if (*word_of(s, i, CPUS) != s->device_last[i])
-			broke(D_SEES, "everything at once: at the end the device wrote %llu and the"
-			      " CPU reads %llu", (unsigned long long)s->device_last[i],
+			broke(D_SEES, "everything at once: at the end the device wrote %llu and"
+			      " the CPU reads %llu", (unsigned long long)s->device_last[i],
 			      (unsigned long long)*word_of(s, i, CPUS));
 	}
 }
@@ -117,7 +118,9 @@ static void settle(struct storm *s)
 void everything_at_once(struct kit *kit)
 {
 	bool view = kit->plugin->read && kit->plugin->write;
-	void *(*const mains[])(void *) = { cpu_main, cpu_main, mover_main, mover_main, device_main };
+	void *(*const mains[])(void *) = {
+		cpu_main, cpu_main, mover_main, mover_main, device_main,
+	};
 	size_t nr_threads = ARRAY_LEN(mains) - !view;
 	struct storm *storm = calloc(1, sizeof(*storm));
 	struct sailor sailors[ARRAY_LEN(mains)];

@@ -293,7 +293,8 @@ static int flight_answer(struct flight *f, const struct watched *w, int ret)
 	if (ret > 0)
 		broke(D_ONCE, "a copy returned %d, which is no negative errno", ret);
 	if (done && ret != -EINPROGRESS)
-		broke(D_ONCE, "a copy called hmm_copy_done() and returned %d, not -EINPROGRESS", ret);
+		broke(D_ONCE, "a copy called hmm_copy_done() and returned %d, not -EINPROGRESS",
+		      ret);
 	if (air)
 		return ret;
 	if (!done)
@@ -332,7 +333,7 @@ static int copy(struct hmm_devmem *devmem, struct hmm_copy *copy, bool from,
 		const struct hmm_copy_run *runs, size_t nr_runs)
 {
 	struct watched *w = watched_of(devmem);
-	__typeof__(w->ops.copy_to_device) op = from ? w->ops.copy_from_device : w->ops.copy_to_device;
+	__typeof__(w->ops.copy_to_device) op;
 	const char *outer;
 	struct flight *f;
 	int ret;
@@ -349,6 +350,7 @@ static int copy(struct hmm_devmem *devmem, struct hmm_copy *copy, bool from,
 	if (f)
 		flight_divert(f, w, from, runs, nr_runs);
 	outer = enter(w, from ? "copy_from_device" : "copy_to_device", false);
+	op = from ? w->ops.copy_from_device : w->ops.copy_to_device;
 	ret = op(devmem, copy, f && f->buffer ? f->given : runs, nr_runs);
 	forbids = outer;
 	return f ? flight_answer(f, w, ret) : ret;
