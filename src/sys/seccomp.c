@@ -89,7 +89,7 @@ static void if_any_bit(struct program *p, uint32_t k, enum label yes, enum label
 	emit(p, BPF_JMP | BPF_JSET | BPF_K, k, yes, no);
 }
 
-static void emit_calls(struct program *p)
+static void emit_calls(struct program *p, bool exec)
 {
 	static const unsigned int always[] = {
 		SYS_munmap, SYS_mremap, SYS_mprotect, SYS_pkey_mprotect, SYS_brk,
@@ -106,6 +106,10 @@ static void emit_calls(struct program *p)
 	emit(p, BPF_ALU | BPF_AND | BPF_K, NR_MASK, NEXT, NEXT);
 	for (size_t i = 0; i < ARRAY_SIZE(always); i++)
 		if_equal(p, always[i], COOKIE, NEXT);
+	if (exec) {
+		if_equal(p, SYS_execve, NOTIFY, NEXT);
+		if_equal(p, SYS_execveat, NOTIFY, NEXT);
+	}
 	if_equal(p, SYS_mmap, MMAP, NEXT);
 	if_equal(p, SYS_madvise, MADVISE, NEXT);
 	if_equal(p, SYS_shmat, SHMAT, NEXT);
@@ -160,10 +164,10 @@ static uint8_t distance(const struct program *p, unsigned int from, uint8_t labe
 	return label == NEXT ? 0 : (uint8_t)(p->at[label] - from - 1);
 }
 
-static void program_build(struct program *p, uint64_t cookie)
+static void program_build(struct program *p, uint64_t cookie, bool exec)
 {
 	p->len = 0;
-	emit_calls(p);
+	emit_calls(p, exec);
 	emit_mmap(p, cookie);
 	emit_madvise(p);
 	emit_rest(p, cookie);
@@ -175,36 +179,34 @@ static void program_build(struct program *p, uint64_t cookie)
 
 /* ---------------------------------------------------------------- installing */
 
-/*
- * TSYNC puts the filter on the other threads, and no_new_privs with it. A thread
- * with a filter that this one has not cannot be joined to it: ESRCH.
- */
-static int install_once(void)
+static int install_once(bool exec, unsigned long flags)
 {
 	struct program program;
 	struct sock_fprog prog;
-	unsigned long flags = SECCOMP_FILTER_FLAG_NEW_LISTENER | SECCOMP_FILTER_FLAG_TSYNC |
-			      SECCOMP_FILTER_FLAG_TSYNC_ESRCH;
 
-	if (sys_cap(CAP_SECCOMP_KILLABLE))
-		flags |= UHMM_SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
-	program_build(&program, sys_cookie());
+	program_build(&program, sys_cookie(), exec);
 	prog.len = program.len;
 	prog.filter = program.code;
-	return (int)sys_ret(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &prog));
+	return (int)sys_ret(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER,
+				    flags | SECCOMP_FILTER_FLAG_NEW_LISTENER, &prog));
 }
 
-static int install(void)
+static int install(bool exec, unsigned long flags)
 {
-	int fd = install_once();
+	int fd = install_once(exec, flags);
 
 	/* EACCES: neither CAP_SYS_ADMIN nor no_new_privs. */
 	if (fd == -EACCES) {
 		if (prctl(PR_SET_NO_NEW_PRIVS, 1L, 0L, 0L, 0L))
 			return -EPERM;
-		fd = install_once();
+		fd = install_once(exec, flags);
 	}
-	switch (fd) {
+	return fd;
+}
+
+static int install_error(int err)
+{
+	switch (err) {
 	case -ESRCH:
 		return -EBUSY;
 	case -EACCES:
@@ -213,8 +215,40 @@ static int install(void)
 	case -ENOSYS:
 		return -EOPNOTSUPP;
 	default:
-		return fd;
+		return err;
 	}
+}
+
+/*
+ * TSYNC puts the filter on the other threads, and no_new_privs with it. A thread
+ * with a filter that this one has not cannot be joined to it: ESRCH.
+ */
+static int install_on_all(void)
+{
+	unsigned long flags = SECCOMP_FILTER_FLAG_TSYNC | SECCOMP_FILTER_FLAG_TSYNC_ESRCH;
+	int fd;
+
+	if (sys_cap(CAP_SECCOMP_KILLABLE))
+		flags |= UHMM_SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+	fd = install(false, flags);
+	return fd < 0 ? install_error(fd) : fd;
+}
+
+int sys_seccomp_listen_tree(void)
+{
+	int fd = install(true, UHMM_SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV);
+
+	if (fd == -EINVAL)	/* before 5.19 */
+		fd = install(true, 0);
+	return fd < 0 ? install_error(fd) : fd;
+}
+
+void sys_seccomp_sync_wake(int listener)
+{
+	uint64_t sync_wake = UHMM_SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP;
+
+	/* Refused: slower wake-ups, nothing else. */
+	ioctl(listener, UHMM_SECCOMP_IOCTL_NOTIF_SET_FLAGS, sync_wake);
 }
 
 /*
@@ -227,7 +261,6 @@ static _Atomic(_Atomic uint64_t *) last_id;
 
 int sys_seccomp_listen(void)
 {
-	uint64_t sync_wake = UHMM_SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP;
 	int fd, sock;
 
 	if (!sys_cap(CAP_SECCOMP_NOTIFY))
@@ -235,15 +268,14 @@ int sys_seccomp_listen(void)
 	sock = keeper_start();
 	if (sock < 0)
 		return sock;
-	fd = install();
+	fd = install_on_all();
 	if (fd < 0) {
 		close(sock);
 		return fd;
 	}
 	sys_close(atomic_exchange(&keeper_sock, sock));
-	/* Refused: slower wake-ups, nothing else. */
 	if (sys_cap(CAP_SECCOMP_SYNC_WAKE))
-		ioctl(fd, UHMM_SECCOMP_IOCTL_NOTIF_SET_FLAGS, sync_wake);
+		sys_seccomp_sync_wake(fd);
 	return fd;
 }
 
@@ -361,11 +393,18 @@ int sys_seccomp_answer(int listener, uint64_t id, int64_t value)
 	return respond(listener, id, value, 0, 0);
 }
 
+void sys_seccomp_pass(int nr, uint64_t args[6])
+{
+	if ((nr & NR_MASK) == SYS_mmap)
+		args[4] = sys_mmap_fd(sys_cookie(), (int)args[4]);
+	else
+		args[5] = sys_cookie();
+}
+
 int64_t sys_seccomp_perform(const struct sys_notif *notif)
 {
 	uint64_t a[6];
 
-	memcpy(a, notif->args, sizeof(a));
 	switch (notif->nr & NR_MASK) {
 #ifdef SYS_fork
 	case SYS_fork:
@@ -373,11 +412,9 @@ int64_t sys_seccomp_perform(const struct sys_notif *notif)
 	case SYS_clone:
 	case SYS_clone3:
 		return -EOPNOTSUPP;	/* the child would be a copy of this thread */
-	case SYS_mmap:
-		a[4] = sys_mmap_fd(sys_cookie(), (int)a[4]);
-		break;
 	default:
-		a[5] = sys_cookie();
+		memcpy(a, notif->args, sizeof(a));
+		sys_seccomp_pass(notif->nr, a);
 	}
 	return sys_cookie_call(notif->nr, a[0], a[1], a[2], a[3], a[4], a[5]);
 }

@@ -29,6 +29,20 @@ struct sys_notif {
  */
 int sys_seccomp_listen(void);
 
+/*
+ * The same for this thread and all that it and its children will ever start, other
+ * programs too: execve and execveat are notified as well, and the cookie is the one
+ * of sys_cookie(). For a child before it becomes another program. No keeper: who gets
+ * the listener answers for as long as one of them lives.
+ */
+int sys_seccomp_listen_tree(void);
+
+/* Answers wake the caller on the answerer's CPU, where the kernel can. */
+void sys_seccomp_sync_wake(int listener);
+
+/* Put the cookie where call @nr with @args leaves room for it. */
+void sys_seccomp_pass(int nr, uint64_t args[6]);
+
 /* Block for the next call. 0, or -ENOENT (it died meanwhile), -EINTR, -ECANCELED (no filter left). */
 int sys_seccomp_recv(int listener, struct sys_notif *notif);
 

@@ -170,6 +170,9 @@ int sys_page_states(int pagemap_fd, uintptr_t start, size_t nr_pages, uint8_t *s
 
 int sys_futex_wait(_Atomic uint32_t *word, uint32_t expected, const struct timespec *timeout);
 int sys_futex_wake(_Atomic uint32_t *word, int nr);
+/* On memory that several processes map. */
+int sys_futex_wait_shared(_Atomic uint32_t *word, uint32_t expected, const struct timespec *timeout);
+int sys_futex_wake_shared(_Atomic uint32_t *word, int nr);
 uint32_t sys_gettid(void);
 int sys_pin_to_cpu(unsigned int cpu);	/* this thread */
 unsigned int sys_cpus(unsigned int *cpus, unsigned int max);	/* allowed; returns how many */
@@ -196,6 +199,7 @@ int sys_epoll_open(void);
 int sys_epoll_add(int epoll, int fd, uint64_t data);
 void sys_epoll_remove(int epoll, int fd);
 int sys_epoll_ready(int epoll, uint64_t *data, int max);	/* how many; never blocks */
+int sys_epoll_wait(int epoll, uint64_t *data, int timeout_ms);	/* one of them; negative: for ever */
 void sys_close(int fd);
 void sys_write_stderr(const char *line);	/* with a newline, in one write */
 

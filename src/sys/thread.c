@@ -36,6 +36,16 @@ int sys_futex_wake(_Atomic uint32_t *word, int nr)
 	return (int)sys_ret(syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, nr, NULL, NULL, 0));
 }
 
+int sys_futex_wait_shared(_Atomic uint32_t *word, uint32_t expected, const struct timespec *timeout)
+{
+	return (int)sys_ret(syscall(SYS_futex, word, FUTEX_WAIT, expected, timeout, NULL, 0));
+}
+
+int sys_futex_wake_shared(_Atomic uint32_t *word, int nr)
+{
+	return (int)sys_ret(syscall(SYS_futex, word, FUTEX_WAKE, nr, NULL, NULL, 0));
+}
+
 uint32_t sys_gettid(void)
 {
 	return (uint32_t)syscall(SYS_gettid);
@@ -222,6 +232,19 @@ void sys_epoll_remove(int epoll, int fd)
 	struct epoll_event unused;
 
 	epoll_ctl(epoll, EPOLL_CTL_DEL, fd, &unused);
+}
+
+int sys_epoll_wait(int epoll, uint64_t *data, int timeout_ms)
+{
+	struct epoll_event event;
+	int nr;
+
+	do {
+		nr = (int)sys_ret(epoll_wait(epoll, &event, 1, timeout_ms));
+	} while (nr == -EINTR && timeout_ms < 0);
+	if (nr > 0)
+		*data = event.data.u64;
+	return nr == -EINTR ? 0 : nr;
 }
 
 int sys_epoll_ready(int epoll, uint64_t *data, int max)

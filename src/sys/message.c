@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: MIT
+#include "sys/message.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include "sys/internal.h"
+#include "sys/sys.h"
+
+union fds_room {
+	struct cmsghdr head;
+	char room[CMSG_SPACE(SYS_SOCKET_FDS * sizeof(int)) + CMSG_SPACE(sizeof(struct ucred))];
+};
+
+int sys_socket_pair(int socks[2])
+{
+	return (int)sys_ret(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, socks));
+}
+
+/* ---------------------------------------------------------------- listening */
+
+static int dir_in(const char *parent, char *path, size_t size)
+{
+	int len;
+
+	if (!parent || parent[0] != '/')
+		return -ENOENT;
+	len = snprintf(path, size, "%s/uhmm-XXXXXX", parent);
+	if (len < 0 || (size_t)len >= size)
+		return -ENAMETOOLONG;
+	return mkdtemp(path) ? 0 : -errno;
+}
+
+int sys_private_dir(char *path, size_t size)
+{
+	if (!dir_in(getenv("XDG_RUNTIME_DIR"), path, size) ||
+	    !dir_in(getenv("TMPDIR"), path, size))
+		return 0;
+	return dir_in("/tmp", path, size);
+}
+
+int sys_private_dir_remove(const char *path)
+{
+	return (int)sys_ret(rmdir(path));
+}
+
+void sys_unlink(const char *path)
+{
+	unlink(path);
+}
+
+int sys_link_to(const char *target, const char *path)
+{
+	return (int)sys_ret(symlink(target, path));
+}
+
+uid_t sys_uid(void)
+{
+	return geteuid();
+}
+
+int sys_socket_listen(const char *path)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int fd, one = 1, ret;
+
+	if (strlen(path) >= sizeof(addr.sun_path))
+		return -ENAMETOOLONG;
+	memcpy(addr.sun_path, path, strlen(path) + 1);
+	fd = (int)sys_ret(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+	if (fd < 0)
+		return fd;
+	ret = (int)sys_ret(bind(fd, (struct sockaddr *)&addr, sizeof(addr)));
+	if (!ret)
+		ret = (int)sys_ret(listen(fd, SOMAXCONN));
+	/* Inherited by what is accepted: from the first message on the sender is told. */
+	if (!ret)
+		ret = (int)sys_ret(setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &one, sizeof(one)));
+	if (ret) {
+		close(fd);
+		return ret;
+	}
+	return fd;
+}
+
+int sys_socket_accept(int listener, pid_t *pid, uid_t *uid)
+{
+	struct ucred peer;
+	socklen_t len = sizeof(peer);
+	int one = 1;
+	int fd, ret;
+
+	do {
+		fd = (int)sys_ret(accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK));
+	} while (fd == -EINTR);
+	if (fd < 0)
+		return fd;
+	ret = (int)sys_ret(getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len));
+	if (!ret)
+		ret = (int)sys_ret(setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &one, sizeof(one)));
+	if (ret) {
+		close(fd);
+		return ret;
+	}
+	*pid = peer.pid;
+	*uid = peer.uid;
+	return fd;
+}
+
+/* ---------------------------------------------------------------- messages */
+
+int sys_socket_send(int sock, const struct sys_message *msg)
+{
+	union fds_room control;
+	struct iovec part = { .iov_base = msg->data, .iov_len = msg->len };
+	struct msghdr head = { .msg_iov = &part, .msg_iovlen = 1 };
+	const size_t bytes = msg->nr_fds * sizeof(int);
+	long ret;
+
+	if (msg->nr_fds) {
+		memset(&control, 0, sizeof(control));
+		control.head.cmsg_level = SOL_SOCKET;
+		control.head.cmsg_type = SCM_RIGHTS;
+		control.head.cmsg_len = CMSG_LEN(bytes);
+		memcpy(CMSG_DATA(&control.head), msg->fds, bytes);
+		head.msg_control = &control;
+		head.msg_controllen = CMSG_SPACE(bytes);
+	}
+	do {
+		ret = sys_ret(sendmsg(sock, &head, MSG_NOSIGNAL));
+	} while (ret == -EINTR);
+	return ret < 0 ? (int)ret : 0;
+}
+
+static void take_control(struct msghdr *head, struct sys_message *msg)
+{
+	struct cmsghdr *c;
+	struct ucred sender;
+
+	for (c = CMSG_FIRSTHDR(head); c; c = CMSG_NXTHDR(head, c)) {
+		if (c->cmsg_level != SOL_SOCKET)
+			continue;
+		if (c->cmsg_type == SCM_CREDENTIALS) {
+			memcpy(&sender, CMSG_DATA(c), sizeof(sender));
+			msg->sender = sender.pid;
+		} else if (c->cmsg_type == SCM_RIGHTS) {
+			msg->nr_fds = (unsigned int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+			memcpy(msg->fds, CMSG_DATA(c), msg->nr_fds * sizeof(int));
+		}
+	}
+}
+
+int sys_socket_recv(int sock, struct sys_message *msg)
+{
+	union fds_room control;
+	struct iovec part = { .iov_base = msg->data, .iov_len = msg->len };
+	struct msghdr head = {
+		.msg_iov = &part,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control),
+	};
+	long ret;
+
+	do {
+		ret = sys_ret(recvmsg(sock, &head, MSG_CMSG_CLOEXEC));
+	} while (ret == -EINTR);
+	msg->nr_fds = 0;
+	msg->sender = 0;
+	if (ret < 0)
+		return ret == -ECONNRESET ? -EPIPE : (int)ret;
+	take_control(&head, msg);
+	if (ret > 0 && !(head.msg_flags & (MSG_TRUNC | MSG_CTRUNC))) {
+		msg->len = (size_t)ret;
+		return 0;
+	}
+	while (msg->nr_fds)
+		close(msg->fds[--msg->nr_fds]);
+	return ret ? -EMSGSIZE : -EPIPE;
+}
+
+/* ---------------------------------------------------------------- shared memory */
+
+int sys_shared_memory(const char *name, size_t bytes, void **out)
+{
+	const int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+	long mem;
+	int fd;
+
+	fd = (int)sys_ret(syscall(SYS_memfd_create, name, (long)(MFD_CLOEXEC | MFD_ALLOW_SEALING)));
+	if (fd < 0)
+		return fd;
+	mem = sys_ret(ftruncate(fd, (off_t)bytes));
+	if (!mem)
+		mem = sys_ret(fcntl(fd, F_ADD_SEALS, seals));
+	if (!mem)
+		mem = sys_cookie_call(SYS_mmap, 0, bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
+				      sys_mmap_fd(sys_cookie(), fd), 0);
+	if (mem < 0 && mem > -4096) {
+		close(fd);
+		return (int)mem;
+	}
+	*out = (void *)mem;
+	return fd;
+}

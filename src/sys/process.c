@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: MIT
+#include "sys/process.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/kcmp.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+
+#include "sys/internal.h"
+#include "sys/sys.h"
+
+/* ---------------------------------------------------------------- who */
+
+static ssize_t read_proc(pid_t pid, const char *file, char *text, size_t size)
+{
+	char path[64];
+	ssize_t got;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, file);
+	fd = (int)sys_ret(open(path, O_RDONLY | O_CLOEXEC));
+	if (fd < 0)
+		return fd == -ENOENT ? -ESRCH : fd;
+	got = sys_ret(read(fd, text, size - 1));
+	close(fd);
+	text[got > 0 ? got : 0] = '\0';
+	return got;
+}
+
+static long status_number(const char *text, const char *key)
+{
+	const char *line = strstr(text, key);
+
+	return line ? strtol(line + strlen(key), NULL, 10) : -1;
+}
+
+int sys_process_of(pid_t tid, struct sys_process *out)
+{
+	char text[512];
+	const char *name;
+	size_t len;
+	ssize_t got;
+
+	got = read_proc(tid, "status", text, sizeof(text));
+	if (got <= 0)
+		return got < 0 ? (int)got : -ESRCH;
+	if (strncmp(text, "Name:\t", 6) != 0)
+		return -EIO;
+	name = text + 6;
+	len = strcspn(name, "\n");
+	if (len >= sizeof(out->name))
+		len = sizeof(out->name) - 1;
+	memcpy(out->name, name, len);
+	out->name[len] = '\0';
+	/* From the second line on: a name cannot forge these, its newlines are escaped. */
+	out->tgid = (pid_t)status_number(name, "\nTgid:\t");
+	out->ppid = (pid_t)status_number(name, "\nPPid:\t");
+	out->zombie = strstr(name, "\nState:\tZ") || strstr(name, "\nState:\tX");
+	return out->tgid > 0 && out->ppid >= 0 ? 0 : -EIO;
+}
+
+bool sys_process_descends(pid_t pid, pid_t ancestor)
+{
+	struct sys_process process;
+
+	while (pid > 1 && !sys_process_of(pid, &process)) {
+		if (process.ppid == ancestor)
+			return true;
+		pid = process.ppid;
+	}
+	return false;
+}
+
+int sys_same_memory(pid_t a, pid_t b)
+{
+	long ret = sys_ret(syscall(SYS_kcmp, (long)a, (long)b, (long)KCMP_VM, 0L, 0L));
+
+	return ret < 0 ? (int)ret : ret == 0;
+}
+
+int sys_pidfd_open(pid_t pid)
+{
+	return (int)sys_ret(syscall(SYS_pidfd_open, (long)pid, 0L));
+}
+
+int sys_pidfd_kill(int pidfd, int sig)
+{
+	return (int)sys_ret(syscall(SYS_pidfd_send_signal, (long)pidfd, (long)sig, NULL, 0L));
+}
+
+/* ---------------------------------------------------------------- starting and ending */
+
+pid_t sys_fork(int parent_death)
+{
+	pid_t parent = getpid();
+	pid_t pid = (pid_t)sys_ret(fork());
+
+	if (pid == 0 && parent_death) {
+		prctl(PR_SET_PDEATHSIG, (long)parent_death, 0L, 0L, 0L);
+		if (getppid() != parent)
+			raise(parent_death);
+	}
+	return pid;
+}
+
+bool sys_same_group(pid_t pid)
+{
+	return getpgid(pid) == getpgrp();
+}
+
+int sys_kill(pid_t pid, int sig)
+{
+	return (int)sys_ret(kill(pid, sig));
+}
+
+void sys_stop_self(void)
+{
+	raise(SIGSTOP);
+}
+
+void sys_reap(pid_t pid)
+{
+	while (sys_ret(waitpid(pid, NULL, __WALL)) == -EINTR)
+		;
+}
+
+uint64_t sys_resident_bytes(pid_t pid)
+{
+	char text[2048];
+	long kib;
+
+	if (read_proc(pid, "status", text, sizeof(text)) <= 0)
+		return 0;
+	kib = status_number(text, "\nRssAnon:");
+	return kib < 0 ? 0 : (uint64_t)kib << 10;
+}
+
+int sys_program_path(char *path, size_t size)
+{
+	ssize_t len = sys_ret(readlink("/proc/self/exe", path, size));
+
+	if (len < 0)
+		return (int)len;
+	if ((size_t)len == size)
+		return -ENAMETOOLONG;
+	path[len] = '\0';
+	return 0;
+}
+
+bool sys_file_exists(const char *path)
+{
+	return access(path, R_OK) == 0;
+}
+
+int sys_exec(char *const argv[])
+{
+	execvp(argv[0], argv);
+	return -errno;
+}
+
+int sys_subreaper(void)
+{
+	return (int)sys_ret(prctl(PR_SET_CHILD_SUBREAPER, 1L, 0L, 0L, 0L));
+}
+
+pid_t sys_wait_any(int *status)
+{
+	pid_t pid;
+
+	do {
+		pid = (pid_t)sys_ret(waitpid(-1, status, WNOHANG | WUNTRACED | __WALL));
+	} while (pid == -EINTR);
+	return pid;
+}
+
+/* Kills what it finds; how many of them are not yet dead. */
+static unsigned int kill_round(const char *last, bool last_too)
+{
+	const struct dirent *entry;
+	struct sys_process process;
+	unsigned int alive = 0;
+	DIR *dir = opendir("/proc");
+	pid_t pid;
+
+	if (!dir)
+		return 0;
+	while ((entry = readdir(dir))) {
+		pid = (pid_t)strtol(entry->d_name, NULL, 10);
+		if (pid <= 0 || sys_process_of(pid, &process) || process.zombie ||
+		    !sys_process_descends(pid, getpid()))
+			continue;
+		if (!last_too && strcmp(process.name, last) == 0)
+			continue;
+		alive++;
+		kill(pid, SIGKILL);
+	}
+	closedir(dir);
+	return alive;
+}
+
+static void reap_all(void)
+{
+	while (sys_ret(waitpid(-1, NULL, WNOHANG | __WALL)) > 0)
+		;
+}
+
+unsigned int sys_kill_descendants(const char *last)
+{
+	const struct timespec tick = { .tv_nsec = 1000 * 1000 };
+	unsigned int first = kill_round(last, false), alive = first;
+
+	while (alive) {
+		reap_all();
+		nanosleep(&tick, NULL);
+		alive = kill_round(last, false);
+	}
+	while (kill_round(last, true)) {
+		reap_all();
+		nanosleep(&tick, NULL);
+	}
+	reap_all();
+	return first;
+}
+
+void sys_name_process(const char *name)
+{
+	prctl(PR_SET_NAME, name, 0L, 0L, 0L);
+}
+
+/* ---------------------------------------------------------------- descriptors */
+
+static void close_span(unsigned int first, unsigned int last)
+{
+	struct rlimit limit;
+
+	if (first > last || syscall(SYS_close_range, (long)first, (long)last, 0L) == 0)
+		return;
+	if (getrlimit(RLIMIT_NOFILE, &limit))
+		return;
+	for (unsigned int fd = first; fd <= last && fd < limit.rlim_cur; fd++)
+		close((int)fd);
+}
+
+static int by_number(const void *a, const void *b)
+{
+	return *(const int *)a - *(const int *)b;
+}
+
+void sys_close_others(int *keep, unsigned int nr)
+{
+	unsigned int next = 3;
+
+	qsort(keep, nr, sizeof(*keep), by_number);
+	for (unsigned int i = 0; i < nr; i++) {
+		if (keep[i] < (int)next)
+			continue;
+		if (keep[i] > (int)next)
+			close_span(next, (unsigned int)keep[i] - 1);
+		next = (unsigned int)keep[i] + 1;
+	}
+	close_span(next, ~0U);
+}
+
+void sys_raise_descriptors(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit))
+		return;
+	limit.rlim_cur = limit.rlim_max;
+	setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+void sys_detach_streams(void)
+{
+	int fd = (int)sys_ret(open("/dev/null", O_RDWR | O_CLOEXEC));
+
+	if (fd < 0)
+		return;
+	dup2(fd, STDIN_FILENO);
+	dup2(fd, STDOUT_FILENO);
+	if (fd > STDERR_FILENO)
+		close(fd);
+}
+
+/* ---------------------------------------------------------------- signals */
+
+void sys_signals_restore(const sigset_t *old)
+{
+	sigprocmask(SIG_SETMASK, old, NULL);
+}
+
+int sys_signalfd(const sigset_t *mask, sigset_t *old)
+{
+	if (sigprocmask(SIG_BLOCK, mask, old))
+		return -errno;
+	return (int)sys_ret(signalfd(-1, mask, SFD_CLOEXEC | SFD_NONBLOCK));
+}
+
+int sys_signal_read(int signalfd, struct sys_signal *out)
+{
+	struct signalfd_siginfo info;
+
+	if (sys_ret(read(signalfd, &info, sizeof(info))) != sizeof(info))
+		return 0;
+	out->nr = (int)info.ssi_signo;
+	out->by_user = info.ssi_code <= 0;
+	out->sender = (pid_t)info.ssi_pid;
+	return 1;
+}

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Other processes: who they are, whether they live, starting and ending them.
+ */
+#ifndef UHMM_SYS_PROCESS_H
+#define UHMM_SYS_PROCESS_H
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct sys_process {
+	pid_t tgid;		/* the process that the task belongs to */
+	pid_t ppid;
+	char name[16];
+	bool zombie;		/* ended, and nobody has asked for its status */
+};
+
+/* What /proc says of a process or thread. -ESRCH: there is none. */
+int sys_process_of(pid_t tid, struct sys_process *out);
+
+/* Is @ancestor among the parents of @pid? */
+bool sys_process_descends(pid_t pid, pid_t ancestor);
+
+/* 1: the tasks share their memory, 0: they do not, -ESRCH, -EPERM. */
+int sys_same_memory(pid_t a, pid_t b);
+
+int sys_pidfd_open(pid_t pid);			/* O_CLOEXEC; readable once it has ended */
+int sys_pidfd_kill(int pidfd, int sig);
+
+/*
+ * fork(2). For a process of one thread. The child has @parent_death (0: none) sent to
+ * it when the calling thread ends, even if that happened before it could ask.
+ */
+pid_t sys_fork(int parent_death);
+
+/* Is @pid, a process, in our process group? */
+bool sys_same_group(pid_t pid);
+
+int sys_kill(pid_t pid, int sig);
+void sys_stop_self(void);			/* as a shell's job stops; until somebody says SIGCONT */
+
+/* Wait for @pid, a child. */
+void sys_reap(pid_t pid);
+
+/* Private anonymous memory of @pid in RAM, as the kernel counts it. 0: gone. */
+uint64_t sys_resident_bytes(pid_t pid);
+
+/* Where this program's file lies, without a link in it. */
+int sys_program_path(char *path, size_t size);
+bool sys_file_exists(const char *path);
+
+/* Become @argv[0], found along PATH. Returns a negative errno or not at all. */
+int sys_exec(char *const argv[]);
+
+/* Orphans of our descendants become our children. */
+int sys_subreaper(void);
+
+/* The next child that ended or stopped; does not block. 0: none now. -ECHILD: no children. */
+pid_t sys_wait_any(int *status);
+
+/*
+ * SIGKILL for every process below this one, again and again until none is left. Those
+ * named @last (uhmm's agents hold what the others must not lose) go after the others.
+ * None of them can fork meanwhile, if their filter's listener is held and not served.
+ * Returns how many there were.
+ */
+unsigned int sys_kill_descendants(const char *last);
+
+void sys_name_process(const char *name);
+
+/* Close all descriptors from 3 on but the @nr in @keep, which are sorted. */
+void sys_close_others(int *keep, unsigned int nr);
+
+/* As many descriptors as this process may have. */
+void sys_raise_descriptors(void);
+
+/* Standard input and output: /dev/null from now on. */
+void sys_detach_streams(void);
+
+/*
+ * Block @mask, for this thread and those it starts, and return a descriptor that tells
+ * of its signals (O_CLOEXEC, O_NONBLOCK); *@old is what was blocked before.
+ */
+int sys_signalfd(const sigset_t *mask, sigset_t *old);
+void sys_signals_restore(const sigset_t *old);
+
+struct sys_signal {
+	int nr;
+	bool by_user;		/* sent by a process, not by the kernel (a terminal) */
+	pid_t sender;
+};
+
+/* 1: one was read; 0: there is none. */
+int sys_signal_read(int signalfd, struct sys_signal *out);
+
+#endif
