@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The commands of uhmm. Each gets its own name as argv[0] and returns the exit
- * status: 0 yes, 1 no, 2 wrong usage.
+ * status: 0 yes, 1 no, 2 wrong usage; run's are the program's, see there.
  */
 #ifndef UHMM_COMMAND_H
 #define UHMM_COMMAND_H
@@ -15,6 +15,7 @@
 
 int doctor_main(int argc, char **argv);
 int devices_main(int argc, char **argv);
+int run_main(int argc, char **argv);
 
 /*
  * The options of a command that only reports: --json and --help. Returns -1 to go

@@ -24,7 +24,7 @@ static const struct command {
 #else
 	{ "bench", "benchmarks, each beside its floor", NULL },
 #endif
-	{ "run", "run an unmodified program with device memory", NULL },
+	{ "run", "run an unmodified program, its memory watched", run_main },
 	{ "dmirror", "run a program that sees /dev/hmm_dmirror0...3", NULL },
 	{ "top", "live view of running monitors", NULL },
 };
@@ -62,7 +62,7 @@ static int run_command(int argc, char **argv)
 	return EXIT_USAGE;
 }
 
-static int run_main(int argc, char **argv)
+static int dispatch(int argc, char **argv)
 {
 	static const struct option options[] = {
 		{ "help", no_argument, NULL, 'h' },
@@ -93,7 +93,7 @@ static int run_main(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-	int ret = run_main(argc, argv);
+	int ret = dispatch(argc, argv);
 
 	/* A report that did not reach its file is no success. */
 	if (fflush(stdout) != 0 && ret == 0) {

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: MIT
+#include "monitor/door.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "monitor/log.h"
+#include "sys/message.h"
+#include "sys/process.h"
+#include "sys/sys.h"
+
+/* Between connecting and being ready. */
+struct guest {
+	struct watch watch;
+	struct door *door;
+	struct guest *next;
+	pid_t pid;
+	struct agent_shm *shm;		/* until the link has it */
+};
+
+static void guest_leave(struct guest *guest)
+{
+	struct door *door = guest->door;
+	struct guest **at = &door->guests;
+
+	while (*at != guest)
+		at = &(*at)->next;
+	*at = guest->next;
+	sys_epoll_remove(door->tree->epoll, guest->watch.fd);
+	sys_close(guest->watch.fd);
+	if (guest->shm)
+		sys_munmap(guest->shm, AGENT_SHM_BYTES);
+	free(guest);
+}
+
+/* ---------------------------------------------------------------- what it says of itself */
+
+/* Its own memory, in the order that agent.h draws. */
+static bool places_make_sense(const struct agent_ready *ready, const struct agent_config *config)
+{
+	const uint64_t page = sys_page_size(), top = sys_task_size();
+
+	if (ready->own_start >= ready->own_end || ready->own_end > top ||
+	    (ready->own_start | ready->own_end | ready->shm_addr) % page)
+		return false;
+	if (ready->shm_addr < ready->own_start ||
+	    ready->shm_addr + config->shm_bytes > ready->own_end)
+		return false;
+	return !config->limbo_bytes ||
+	       (ready->limbo >= ready->own_end && ready->limbo < top &&
+		ready->limbo + config->limbo_bytes <= top && ready->limbo % (2UL << 20) == 0);
+}
+
+/* The kernel says who sent it; it has to have the program's memory and be nothing else. */
+static bool agent_is_one(const struct guest *guest, pid_t agent)
+{
+	struct sys_process who;
+
+	return agent > 0 && agent != guest->pid && !sys_process_of(agent, &who) &&
+	       who.tgid == agent && sys_same_memory(agent, guest->pid) == 1;
+}
+
+static void say_plain(const struct guest *guest, const struct agent_ready *ready)
+{
+	struct process *process = tree_find(guest->door->tree, guest->pid);
+
+	if (!process)
+		return;
+	tree_declined(guest->door->tree, process);
+	say(SAY_DETAIL, "%s (%d) runs without device memory: %s", process->name, (int)process->pid,
+	    strerror(ready->error));
+	process_put(process);
+}
+
+/* Takes @uffd. */
+static int welcome(struct guest *guest, const struct agent_ready *ready, pid_t agent, int uffd)
+{
+	struct tree *tree = guest->door->tree;
+	struct agent_shm *shm = guest->shm;
+	struct process *process;
+	struct link *link;
+	int pidfd = sys_pidfd_open(agent);
+	int ret;
+
+	if (pidfd < 0) {
+		sys_close(uffd);
+		return pidfd;
+	}
+	guest->shm = NULL;
+	ret = link_create(ready, agent, pidfd, uffd, shm, guest->door->config.shm_bytes, &link);
+	if (ret)
+		return ret;
+	process = tree_find(tree, guest->pid);
+	if (!process) {
+		link_close(link);
+		link_put(link);
+		return -ESRCH;
+	}
+	tree_attach(tree, process, link);
+	process_put(process);
+	return 0;
+}
+
+static void guest_ready(struct watch *watch)
+{
+	struct guest *guest = watch_owner(watch, struct guest, watch);
+	struct agent_go go = { .version = AGENT_VERSION };
+	struct sys_message answer = { .data = &go, .len = sizeof(go) };
+	struct agent_ready ready;
+	struct sys_message msg = { .data = &ready, .len = sizeof(ready) };
+	int ret;
+
+	ret = sys_socket_recv(watch->fd, &msg);
+	if (ret == -EAGAIN)
+		return;
+	if (!ret && msg.len == sizeof(ready) && ready.version == AGENT_VERSION) {
+		if (ready.error) {
+			say_plain(guest, &ready);
+		} else if (msg.nr_fds && places_make_sense(&ready, &guest->door->config) &&
+			   agent_is_one(guest, msg.sender)) {
+			ret = welcome(guest, &ready, msg.sender, msg.fds[0]);
+			msg.nr_fds = 0;
+			/* One for the program's thread, one for the agent. */
+			for (int i = 0; i < 2 && !ret; i++)
+				ret = sys_socket_send(watch->fd, &answer);
+		} else {
+			say(SAY_WARNING, "process %d has an agent that is none of ours; it runs plain",
+			    (int)guest->pid);
+		}
+	}
+	while (!ret && msg.nr_fds)
+		sys_close(msg.fds[--msg.nr_fds]);
+	guest_leave(guest);
+}
+
+/* ---------------------------------------------------------------- coming in */
+
+static int guest_greet(struct guest *guest)
+{
+	struct sys_message msg = {
+		.data = &guest->door->config, .len = sizeof(guest->door->config), .nr_fds = 1,
+	};
+	void *shm;
+	int ret;
+
+	msg.fds[0] = sys_shared_memory("uhmm-agent", guest->door->config.shm_bytes, &shm);
+	if (msg.fds[0] < 0)
+		return msg.fds[0];
+	guest->shm = shm;
+	ret = sys_socket_send(guest->watch.fd, &msg);
+	sys_close(msg.fds[0]);
+	return ret;
+}
+
+static void guest_come(struct door *door, int sock, pid_t pid)
+{
+	struct guest *guest = calloc(1, sizeof(*guest));
+
+	if (!guest || sys_epoll_add(door->tree->epoll, sock, (uintptr_t)&guest->watch)) {
+		sys_close(sock);
+		free(guest);
+		return;
+	}
+	guest->watch.fd = sock;
+	guest->watch.ready = guest_ready;
+	guest->door = door;
+	guest->pid = pid;
+	guest->next = door->guests;
+	door->guests = guest;
+	if (guest_greet(guest))
+		guest_leave(guest);
+}
+
+/*
+ * They would wait for ever, and we be told of them for ever. False: there is nobody,
+ * which the kernel does not say as long as it has no descriptor for one.
+ */
+static bool turn_away(struct door *door)
+{
+	uid_t uid;
+	pid_t pid;
+	int sock;
+
+	sys_close(door->spare);
+	sock = sys_socket_accept(door->watch.fd, &pid, &uid);
+	sys_close(sock);
+	door->spare = sys_eventfd();
+	return sock >= 0;
+}
+
+static void door_ready(struct watch *watch)
+{
+	struct door *door = watch_owner(watch, struct door, watch);
+	uid_t uid;
+	pid_t pid;
+	int sock;
+
+	while ((sock = sys_socket_accept(watch->fd, &pid, &uid)) != -EAGAIN) {
+		if (sock < 0) {
+			if (!turn_away(door))
+				return;
+			continue;
+		}
+		if (uid == sys_uid() && sys_process_descends(pid, door->warden)) {
+			guest_come(door, sock, pid);
+			continue;
+		}
+		say(SAY_WARNING, "process %d of user %u is not of this tree; sent away", (int)pid,
+		    (unsigned int)uid);
+		sys_close(sock);
+	}
+}
+
+/* ---------------------------------------------------------------- life */
+
+int door_open(struct door *door, const char *preload)
+{
+	int ret;
+
+	ret = sys_private_dir(door->dir, sizeof(door->dir));
+	if (ret)
+		return ret;
+	snprintf(door->path, sizeof(door->path), "%s/monitor", door->dir);
+	snprintf(door->preload, sizeof(door->preload), "%s/libuhmm-preload.so", door->dir);
+	ret = sys_link_to(preload, door->preload);
+	if (ret)
+		goto err_dir;
+	door->watch.ready = door_ready;
+	door->watch.fd = sys_socket_listen(door->path);
+	if (door->watch.fd >= 0)
+		return 0;
+	ret = door->watch.fd;
+	sys_unlink(door->preload);
+err_dir:
+	sys_private_dir_remove(door->dir);
+	return ret;
+}
+
+int door_serve(struct door *door, struct tree *tree, pid_t warden)
+{
+	door->tree = tree;
+	door->warden = warden;
+	door->spare = sys_eventfd();
+	return sys_epoll_add(tree->epoll, door->watch.fd, (uintptr_t)&door->watch);
+}
+
+void door_close(struct door *door)
+{
+	while (door->guests)
+		guest_leave(door->guests);
+	sys_close(door->spare);
+	sys_close(door->watch.fd);
+	sys_unlink(door->path);
+	sys_unlink(door->preload);
+	sys_private_dir_remove(door->dir);
+}

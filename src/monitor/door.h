@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Where agents come in: a Unix socket in a directory of the user's alone. Served by the
+ * monitor's main thread. Whoever connects must be of the user and of the warden's tree;
+ * what it sends is checked against what the kernel says of it.
+ */
+#ifndef UHMM_MONITOR_DOOR_H
+#define UHMM_MONITOR_DOOR_H
+
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "monitor/tree.h"
+#include "monitor/watch.h"
+
+struct guest;
+
+struct door {
+	struct watch watch;
+	struct tree *tree;
+	pid_t warden;			/* 0: not yet known, nobody comes in */
+	struct agent_config config;	/* what agents are told */
+	struct guest *guests;		/* those at the door */
+	int spare;			/* a descriptor to turn people away with when there is no other */
+	char dir[96];
+	char path[108];			/* of the socket */
+	char preload[128];		/* of a link to the agent's library: no blank or colon in it */
+};
+
+/* A directory, and in it a socket and a link to @preload. */
+int door_open(struct door *door, const char *preload);
+
+/* From now on agents may come in. */
+int door_serve(struct door *door, struct tree *tree, pid_t warden);
+
+/* The files go; guests who are still there are sent away. */
+void door_close(struct door *door);
+
+#endif

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A link: one address space with an agent in it.
+ *
+ * It begins when the agent has said that it is ready and ends with the address space:
+ * at exec, exit, or when the agent is lost. Reference-counted, for a call may be under
+ * way when it ends: link_call() then says -ESRCH, soon.
+ */
+#ifndef UHMM_MONITOR_LINK_H
+#define UHMM_MONITOR_LINK_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "monitor/protocol.h"
+
+struct link {
+	_Atomic uint32_t refs;
+	_Atomic bool closed;
+	pid_t agent;		/* immutable, as all up to lock */
+	int agent_pidfd;
+	int uffd;
+	struct agent_shm *shm;	/* here; hostile: fields are read once */
+	uint64_t shm_bytes;
+	struct agent_ready ready;
+
+	pthread_mutex_t lock;	/* the ring */
+	uint32_t submitted;
+};
+
+/*
+ * Takes @uffd, @agent_pidfd and the mapping @shm, also when it fails. -ENOMEM.
+ */
+int link_create(const struct agent_ready *ready, pid_t agent, int agent_pidfd, int uffd,
+		struct agent_shm *shm, uint64_t shm_bytes, struct link **out);
+struct link *link_get(struct link *link);
+void link_put(struct link *link);		/* NULL is fine */
+
+/* The address space is gone or given up: end the agent, which may be what keeps it. */
+void link_close(struct link *link);
+
+/* Is @tid, a thread of any process, in this address space? */
+bool link_has(const struct link *link, pid_t tid);
+
+/*
+ * Have the agent make @nr calls, in order, all of them, whatever the results. Blocks;
+ * any thread. 0, or -ESRCH: the agent is gone, and how far it came is unknown.
+ */
+int link_call(struct link *link, struct agent_call *calls, size_t nr);
+
+#endif

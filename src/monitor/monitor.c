@@ -1,0 +1,295 @@
+// SPDX-License-Identifier: MIT
+#include "monitor/monitor.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "monitor/door.h"
+#include "monitor/listeners.h"
+#include "monitor/log.h"
+#include "monitor/protocol.h"
+#include "monitor/tree.h"
+#include "monitor/warden.h"
+#include "sys/message.h"
+#include "sys/process.h"
+#include "sys/sys.h"
+
+#define EXEC_LOOK_MS	20
+#define SAMPLE_MS	50
+#define PROGRESS_MS	200
+
+struct monitor {
+	const struct monitor_opts *opts;
+	struct monitor_result *result;
+	int epoll;
+	struct tree tree;
+	struct door door;
+	struct listeners listeners;
+	struct warden warden;
+	struct watch warden_watch, signal_watch, exec_watch;
+	sigset_t program_signals;	/* mask that the program is to have */
+	pid_t program;			/* 0: not started, or ended */
+	uint64_t start_ns, sample_ns, progress_ns;	/* of the last one */
+	bool execs;			/* look for them */
+	bool empty;			/* nobody is left */
+	int error;			/* why the monitor itself failed */
+};
+
+/* ---------------------------------------------------------------- the warden's word */
+
+static void filter_result(struct monitor *m, int error, int fd)
+{
+	if (fd < 0) {
+		say(SAY_DETAIL, "%s runs plain: its calls cannot be seen here (seccomp: %s)",
+		    m->opts->argv[0], strerror(-error));
+		return;
+	}
+	m->error = listeners_start(&m->listeners, fd, m->exec_watch.fd, &m->tree);
+	m->empty |= m->error != 0;
+}
+
+/* A job of a shell: it stops as one, and the shell wakes it as one. */
+static void program_stopped(const struct monitor *m)
+{
+	if (m->program && sys_same_group(m->program))
+		sys_stop_self();
+}
+
+static void take_message(struct monitor *m, const struct warden_message *msg, int fd)
+{
+	switch (msg->event) {
+	case WARDEN_FILTER:
+		filter_result(m, msg->value, fd);
+		break;
+	case WARDEN_STARTED:
+		m->program = msg->value;
+		break;
+	case WARDEN_FAILED:
+		m->result->exec_error = msg->value;
+		break;
+	case WARDEN_STOPPED:
+		program_stopped(m);
+		break;
+	case WARDEN_ENDED:
+		m->result->status = msg->value;
+		m->program = 0;
+		break;
+	case WARDEN_EMPTY:
+		m->empty = true;
+		break;
+	}
+}
+
+static void warden_ready(struct watch *watch)
+{
+	struct monitor *m = watch_owner(watch, struct monitor, warden_watch);
+	struct warden_message msg;
+	int fd;
+
+	if (warden_receive(&m->warden, &msg, &fd) == 0) {
+		take_message(m, &msg, fd);
+		return;
+	}
+	sys_kill_descendants(AGENT_NAME);
+	say(SAY_ERROR, "the warden is gone: the program and all that it started were ended");
+	m->error = -ECANCELED;
+	m->empty = true;
+}
+
+/* ---------------------------------------------------------------- signals */
+
+/*
+ * Whoever signals `uhmm run` means the program. What a terminal sends, it sends to the
+ * program too; and what the program's own tree sends to its group comes here as well.
+ */
+static void signal_ready(struct watch *watch)
+{
+	struct monitor *m = watch_owner(watch, struct monitor, signal_watch);
+	struct sys_signal signal;
+
+	while (sys_signal_read(watch->fd, &signal)) {
+		if (signal.nr == SIGCHLD || !signal.by_user || !m->program ||
+		    sys_process_descends(signal.sender, m->warden.pid))
+			continue;
+		sys_kill(m->program, signal.nr);
+	}
+}
+
+/* All but those that mean a fault of our own. */
+static int block_signals(struct monitor *m)
+{
+	static const int ours[] = { SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGTRAP, SIGSYS };
+	sigset_t mask;
+
+	sigfillset(&mask);
+	for (size_t i = 0; i < ARRAY_SIZE(ours); i++)
+		sigdelset(&mask, ours[i]);
+	m->signal_watch.ready = signal_ready;
+	m->signal_watch.fd = sys_signalfd(&mask, &m->program_signals);
+	return m->signal_watch.fd < 0 ? m->signal_watch.fd : 0;
+}
+
+/* ---------------------------------------------------------------- processes */
+
+static void process_ended(struct watch *watch)
+{
+	struct process *process = watch_owner(watch, struct process, watch);
+
+	tree_remove(process->tree, process);
+}
+
+static void exec_asked(struct watch *watch)
+{
+	struct monitor *m = watch_owner(watch, struct monitor, exec_watch);
+
+	sys_eventfd_clear(watch->fd);
+	m->execs = true;
+}
+
+/* ---------------------------------------------------------------- the loop */
+
+static void collect(const struct monitor *m, struct monitor_stats *stats)
+{
+	stats->elapsed_s = (double)(sys_now_ns() - m->start_ns) / 1e9;
+	stats->processes = m->tree.nr_seen;
+	stats->plain_processes = m->tree.nr_plain;
+	stats->changes = atomic_load_explicit(&m->listeners.nr_calls, memory_order_relaxed);
+	stats->resident_bytes = m->tree.resident_bytes;
+	stats->resident_peak = m->tree.resident_peak;
+}
+
+static void tick(struct monitor *m)
+{
+	struct monitor_stats stats;
+	uint64_t now = sys_now_ns();
+
+	if (m->execs)
+		m->execs = tree_look_for_execs(&m->tree);
+	if (m->opts->sample && now - m->sample_ns >= SAMPLE_MS * 1000000ULL) {
+		m->sample_ns = now;
+		tree_sample(&m->tree);
+	}
+	if (m->opts->progress && now - m->progress_ns >= PROGRESS_MS * 1000000ULL) {
+		m->progress_ns = now;
+		collect(m, &stats);
+		m->opts->progress(m->opts->ctx, &stats);
+	}
+}
+
+static int patience_ms(const struct monitor *m)
+{
+	if (m->execs)
+		return EXEC_LOOK_MS;
+	if (m->opts->sample)
+		return SAMPLE_MS;
+	return m->opts->progress ? PROGRESS_MS : -1;
+}
+
+static void loop(struct monitor *m)
+{
+	struct watch *watch;
+	uint64_t data;
+
+	while (!m->empty) {
+		/* One at a time: what one does may end another. */
+		if (sys_epoll_wait(m->epoll, &data, patience_ms(m)) > 0) {
+			watch = (struct watch *)(uintptr_t)data;
+			watch->ready(watch);
+		}
+		tick(m);
+	}
+}
+
+/* ---------------------------------------------------------------- life */
+
+/* What was inherited is the program's: pipes must close when it closes them. */
+static void let_go(const struct monitor *m)
+{
+	int keep[] = { m->epoll, m->door.watch.fd, m->signal_watch.fd, m->exec_watch.fd,
+		       m->warden.sock, m->opts->keep_fd };
+
+	sys_raise_descriptors();	/* the program has its own limit by now */
+	sys_detach_streams();
+	sys_close_others(keep, ARRAY_SIZE(keep));
+}
+
+static int launch(struct monitor *m)
+{
+	const struct launch launch = {
+		.argv = m->opts->argv,
+		.filter = true,
+		.preload = m->door.preload,
+		.socket = m->door.path,
+		.dir = m->door.dir,
+		.signals = &m->program_signals,
+	};
+	int ret;
+
+	m->start_ns = sys_now_ns();
+	ret = warden_start(&launch, &m->warden);
+	if (ret)
+		return ret;
+	let_go(m);
+	m->warden_watch.fd = m->warden.sock;
+	m->warden_watch.ready = warden_ready;
+	ret = sys_epoll_add(m->epoll, m->warden.sock, (uintptr_t)&m->warden_watch);
+	return ret ? ret : door_serve(&m->door, &m->tree, m->warden.pid);
+}
+
+/* What the monitor waits for before there is a program. */
+static int prepare(struct monitor *m)
+{
+	int ret;
+
+	m->epoll = sys_epoll_open();
+	if (m->epoll < 0)
+		return m->epoll;
+	tree_init(&m->tree, m->epoll, process_ended);
+	ret = block_signals(m);
+	if (ret)
+		return ret;
+	m->exec_watch.ready = exec_asked;
+	m->exec_watch.fd = sys_eventfd();
+	if (m->exec_watch.fd < 0)
+		return m->exec_watch.fd;
+	ret = sys_epoll_add(m->epoll, m->exec_watch.fd, (uintptr_t)&m->exec_watch);
+	return ret ? ret : sys_epoll_add(m->epoll, m->signal_watch.fd, (uintptr_t)&m->signal_watch);
+}
+
+/* The program is not ours to keep waiting: the warden ends what it has started. */
+static void give_up(struct monitor *m)
+{
+	sys_close(m->warden.sock);
+	sys_reap(m->warden.pid);
+}
+
+int monitor_run(const struct monitor_opts *opts, struct monitor_result *result)
+{
+	static struct monitor m;	/* listeners may outlive the call */
+	int ret;
+
+	m = (struct monitor){ .opts = opts, .result = result };
+	memset(result, 0, sizeof(*result));
+	m.door.config = (struct agent_config){
+		.version = AGENT_VERSION,
+		.shm_bytes = AGENT_SHM_BYTES,
+	};
+	ret = prepare(&m);
+	if (!ret)
+		ret = door_open(&m.door, opts->preload);
+	if (ret)
+		return ret;
+	ret = launch(&m);
+	if (!ret)
+		loop(&m);
+	if (m.warden.pid > 0)
+		give_up(&m);
+	collect(&m, &result->stats);
+	tree_destroy(&m.tree);
+	door_close(&m.door);
+	sys_close(m.epoll);
+	return ret ? ret : m.error;
+}

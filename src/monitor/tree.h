@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The processes of the tree, as far as they have made themselves known: by a call that
+ * the filter announced, which each program makes within its first instructions of
+ * libc, or by an agent that connected.
+ *
+ *	process		known from then on until it ends
+ *	  link		the address space that it has now, if an agent is in it
+ *
+ * A process that shares its parent's memory for a while (vfork) is a process without a
+ * link: who makes a call is found by its memory, not by its number.
+ */
+#ifndef UHMM_MONITOR_TREE_H
+#define UHMM_MONITOR_TREE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "monitor/link.h"
+#include "monitor/watch.h"
+
+#define TREE_BUCKETS	512u
+#define TREE_TASKS	4096u
+
+struct process {
+	struct watch watch;		/* of its pidfd */
+	struct tree *tree;
+	_Atomic uint32_t refs;
+	pid_t pid;			/* immutable */
+	pid_t parent;			/* when it became known */
+
+	/* tree lock */
+	struct process *next;		/* of the bucket */
+	struct link *link;
+	uint64_t exec_ns;		/* when it last asked to become another program; 0: looked after */
+	bool joined;			/* an agent is or was in this program, or said why not */
+	char name[16];
+};
+
+struct tree {
+	int epoll;			/* immutable; where pidfds are watched */
+	void (*ended)(struct watch *watch);	/* immutable; of each process */
+
+	pthread_mutex_t lock;		/* all that follows */
+	struct process *buckets[TREE_BUCKETS];
+	struct {
+		pid_t tid;
+		struct process *process;	/* a hint: checked where it matters */
+	} tasks[TREE_TASKS];
+	uint64_t nr_seen;		/* processes that were ever known */
+	uint64_t nr_plain;		/* ... and ended without an agent ever */
+	uint64_t resident_bytes, resident_peak;	/* as last sampled */
+};
+
+void tree_init(struct tree *tree, int epoll, void (*ended)(struct watch *watch));
+void tree_destroy(struct tree *tree);
+
+/* The process that task @tid belongs to; it becomes known. NULL: gone, or no memory. */
+struct process *tree_find(struct tree *tree, pid_t tid);
+void process_put(struct process *process);
+
+/* It has ended: forget it. Takes the reference that the tree holds. */
+void tree_remove(struct tree *tree, struct process *process);
+
+/* @process has the address space of @link from now on (NULL: none); the last one ends. */
+void tree_attach(struct tree *tree, struct process *process, struct link *link);
+
+/* Its agent has said why there is none. */
+void tree_declined(struct tree *tree, struct process *process);
+
+/* Its link with a reference, or NULL. */
+struct link *tree_link(struct tree *tree, struct process *process);
+
+/* It asks to become another program. */
+void tree_exec(struct tree *tree, struct process *process);
+
+/*
+ * Who has become another program, its link is closed. True: some have asked to lately,
+ * so look again soon.
+ */
+bool tree_look_for_execs(struct tree *tree);
+
+/* Sum up what is in RAM of all of them. */
+void tree_sample(struct tree *tree);
+
+#endif

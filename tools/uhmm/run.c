@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * uhmm run: an unmodified program, with an agent of the monitor in each of its
+ * processes.
+ */
+#include <errno.h>	/* the names only */
+#include <getopt.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "command.h"
+#include "monitor/log.h"
+#include "report.h"
+#include "sys/process.h"
+
+#define EXIT_UHMM_FAILED	125
+#define EXIT_CANNOT_EXECUTE	126
+#define EXIT_NOT_FOUND		127
+#define EXIT_SIGNAL		128
+
+static const char run_help[] =
+	"usage: uhmm run [OPTION...] [--] PROGRAM [ARG...]\n"
+	"\n"
+	"Runs PROGRAM, and all that it starts, with an agent in each process and every change\n"
+	"of their mappings announced. Ends when the last of them has ended.\n"
+	"\n"
+	"  --policy NAME   none: everything is loaded, nothing migrates (the default)\n"
+	"  --report FILE   JSON at the end; - is standard error\n"
+	"  --stats         a table at the end, on standard error\n"
+	"  --progress      a live line on standard error, when that is a terminal\n"
+	"  -v, --verbose   say which processes run without device memory, and why\n"
+	"  -q, --quiet     say nothing but what is wrong\n"
+	"  -h, --help      this text\n"
+	"\n"
+	"Standard output is the program's. Exit status: the program's own; 128+N when signal N\n"
+	"ended it; 2 wrong usage; 125 uhmm itself failed; 126 PROGRAM cannot be executed;\n"
+	"127 it is not found.\n";
+
+struct run_options {
+	const char *report;
+	bool stats, progress, help;
+	enum say_level level;
+};
+
+static int usage(const char *what, const char *word)
+{
+	fprintf(stderr, "uhmm run: %s %s; see uhmm run --help\n", what, word);
+	return EXIT_USAGE;
+}
+
+/* 0, or the status to exit with; optind is at the program. */
+static int parse(int argc, char **argv, struct run_options *out)
+{
+	static const struct option options[] = {
+		{ "policy", required_argument, NULL, 'p' },
+		{ "report", required_argument, NULL, 'r' },
+		{ "stats", no_argument, NULL, 's' },
+		{ "progress", no_argument, NULL, 'P' },
+		{ "verbose", no_argument, NULL, 'v' },
+		{ "quiet", no_argument, NULL, 'q' },
+		{ "help", no_argument, NULL, 'h' },
+		{ NULL, 0, NULL, 0 },
+	};
+	int c;
+
+	memset(out, 0, sizeof(*out));
+	out->level = SAY_WARNING;
+	opterr = 0;
+	optind = 0;	/* glibc: begin anew, main() has read its own options */
+	while ((c = getopt_long(argc, argv, "+hvq", options, NULL)) != -1) {
+		switch (c) {
+		case 'p':
+			if (strcmp(optarg, "none") != 0)
+				return usage("no such policy:", optarg);
+			break;
+		case 'r':
+			out->report = optarg;
+			break;
+		case 's':
+			out->stats = true;
+			break;
+		case 'P':
+			out->progress = true;
+			break;
+		case 'v':
+			out->level = SAY_DETAIL;
+			break;
+		case 'q':
+			out->level = SAY_ERROR;
+			break;
+		case 'h':
+			out->help = true;
+			return 0;
+		default:
+			return usage("cannot use", argv[optind - 1]);
+		}
+	}
+	return optind < argc ? 0 : usage("what is the", "PROGRAM?");
+}
+
+/* ---------------------------------------------------------------- the agent's library */
+
+/* Beside the command: where it was built, or where both are installed. */
+static int find_preload(char *path, size_t size)
+{
+	static const char *const places[] = {
+		"../../preload/libuhmm-preload.so",
+		UHMM_PRELOAD_FROM_BINDIR,
+	};
+	char self[512];
+	int ret, len;
+
+	ret = sys_program_path(self, sizeof(self));
+	if (ret)
+		return ret;
+	*strrchr(self, '/') = '\0';
+	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+		len = snprintf(path, size, "%s/%s", self, places[i]);
+		if (len > 0 && (size_t)len < size && sys_file_exists(path))
+			return 0;
+	}
+	return -ENOENT;
+}
+
+/* ---------------------------------------------------------------- running */
+
+static int exit_status(const struct monitor_result *result)
+{
+	if (result->exec_error)
+		return result->exec_error == -ENOENT ? EXIT_NOT_FOUND : EXIT_CANNOT_EXECUTE;
+	return WIFSIGNALED(result->status) ? EXIT_SIGNAL + WTERMSIG(result->status) :
+					     WEXITSTATUS(result->status);
+}
+
+/* Opened before the program runs: a report that cannot be written is no surprise at the end. */
+static int open_report(const char *name, FILE **out)
+{
+	*out = NULL;
+	if (!name)
+		return 0;
+	*out = strcmp(name, "-") == 0 ? stderr : fopen(name, "we");
+	if (*out)
+		return 0;
+	fprintf(stderr, "uhmm run: %s: %m\n", name);
+	return EXIT_UHMM_FAILED;
+}
+
+static int run(const struct run_options *options, char **argv, FILE *report)
+{
+	struct monitor_result result;
+	char preload[1024];
+	struct monitor_opts opts = {
+		.argv = argv,
+		.preload = preload,
+		.keep_fd = report ? fileno(report) : -1,
+		.sample = report || options->stats || options->progress,
+		.progress = options->progress && isatty(STDERR_FILENO) ? progress_line : NULL,
+	};
+	int ret, status;
+
+	ret = find_preload(preload, sizeof(preload));
+	if (ret) {
+		fputs("uhmm run: libuhmm-preload.so is not where it was installed\n", stderr);
+		return EXIT_UHMM_FAILED;
+	}
+	ret = monitor_run(&opts, &result);
+	if (opts.progress)
+		progress_end();
+	if (ret) {
+		if (ret != -ECANCELED)
+			fprintf(stderr, "uhmm run: %s\n", strerror(-ret));
+		return EXIT_UHMM_FAILED;
+	}
+	if (result.exec_error)
+		fprintf(stderr, "uhmm run: %s: %s\n", argv[0], strerror(-result.exec_error));
+	status = exit_status(&result);
+	if (report)
+		report_json(report, argv, status, &result.stats);
+	if (options->stats)
+		report_table(stderr, status, &result.stats);
+	return status;
+}
+
+int run_main(int argc, char **argv)
+{
+	struct run_options options;
+	FILE *report;
+	int ret;
+
+	ret = parse(argc, argv, &options);
+	if (ret)
+		return ret;
+	if (options.help) {
+		fputs(run_help, stdout);
+		return 0;
+	}
+	say_up_to(options.level);
+	ret = open_report(options.report, &report);
+	if (ret)
+		return ret;
+	ret = run(&options, argv + optind, report);
+	if (report && report != stderr && fclose(report)) {
+		fprintf(stderr, "uhmm run: %s: %m\n", options.report);
+		return EXIT_UHMM_FAILED;
+	}
+	return ret;
+}
