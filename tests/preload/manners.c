@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: MIT
+/*
+ * A program under `uhmm run` cannot tell, and neither can who started it.
+ */
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "spawn.h"
+
+static const char *uhmm, *guest, *guest_static;
+
+static void same_as_plain(const char *program, const char *word)
+{
+	struct spawned plain, run;
+
+	spawn_run(&plain, program, word, NULL);
+	spawn_run(&run, uhmm, "run", "--", program, word, NULL);
+	assert_string_equal(run.said, plain.said);
+	assert_string_equal(run.complained, plain.complained);
+	assert_int_equal(run.status, plain.status);
+}
+
+/* errno, signals, descriptors, threads, children, directory and session are as without. */
+static void program_sees_nothing(void **state)
+{
+	(void)state;
+	same_as_plain(guest, "manners");
+}
+
+/* Threads, fork, vfork, clone, system and exec do what they do without. */
+static void program_lives_as_ever(void **state)
+{
+	(void)state;
+	same_as_plain(guest, "life");
+}
+
+/* A program that closes all descriptors and leaves its session goes on. */
+static void daemon_goes_on(void **state)
+{
+	(void)state;
+	same_as_plain(guest, "daemonise");
+}
+
+/* A program may filter its own calls. */
+static void sandbox_holds(void **state)
+{
+	(void)state;
+	same_as_plain(guest, "sandbox");
+}
+
+/* Eight descriptors are enough for a program that is content with eight. */
+static void few_descriptors_are_enough(void **state)
+{
+	(void)state;
+	same_as_plain(guest, "low-limits");
+}
+
+/* A static program runs plain. */
+static void static_program_runs(void **state)
+{
+	struct spawned run;
+
+	(void)state;
+	same_as_plain(guest_static, "life");
+	spawn_run(&run, uhmm, "run", "-v", guest_static, "7", NULL);
+	assert_int_equal(run.status, 7);
+	assert_non_null(strstr(run.complained, "guest-static"));
+	assert_non_null(strstr(run.complained, "ran without device memory"));
+}
+
+/* The exit status is the program's, or says why there is none. */
+static void exit_status_is_the_programs(void **state)
+{
+	struct spawned run;
+
+	(void)state;
+	spawn_run(&run, uhmm, "run", guest, "0", NULL);
+	assert_int_equal(run.status, 0);
+	spawn_run(&run, uhmm, "run", guest, "42", NULL);
+	assert_int_equal(run.status, 42);
+	spawn_run(&run, uhmm, "run", "sh", "-c", "kill -9 $$", NULL);
+	assert_int_equal(run.status, 128 + SIGKILL);
+	spawn_run(&run, uhmm, "run", "/nonexistent/program", NULL);
+	assert_int_equal(run.status, 127);
+	spawn_run(&run, uhmm, "run", "/etc/passwd", NULL);
+	assert_int_equal(run.status, 126);
+	spawn_run(&run, uhmm, "run", NULL);
+	assert_int_equal(run.status, 2);
+	spawn_run(&run, uhmm, "run", "--policy", "none-such", "true", NULL);
+	assert_int_equal(run.status, 2);
+}
+
+/* Standard error is silent unless asked, and the report counts. */
+static void report_counts(void **state)
+{
+	struct spawned run;
+
+	(void)state;
+	spawn_run(&run, uhmm, "run", "sh", "-c", "true; /bin/true; /bin/echo said", NULL);
+	assert_string_equal(run.said, "said\n");
+	assert_string_equal(run.complained, "");
+	spawn_run(&run, uhmm, "run", "--report", "-", "sh", "-c",
+		  "/bin/true; /bin/true; /bin/echo said; true", NULL);
+	assert_string_equal(run.said, "said\n");
+	assert_non_null(strstr(run.complained, "\"processes\": 4, \"plain_processes\": 0"));
+	assert_non_null(strstr(run.complained, "\"lost_pages\": 0"));
+}
+
+/* Where a filter has a listener already there cannot be another: plain, and -v says so. */
+static void nested_runs_plain(void **state)
+{
+	struct spawned run;
+
+	(void)state;
+	spawn_run(&run, uhmm, "run", uhmm, "run", "-v", guest, "9", NULL);
+	assert_int_equal(run.status, 9);
+	assert_non_null(strstr(run.complained, "guest runs plain"));
+	spawn_run(&run, uhmm, "run", uhmm, "run", guest, "9", NULL);
+	assert_string_equal(run.complained, "");
+}
+
+/* Where there is no userfaultfd for the program it runs plain, and -v says so. */
+static void no_userfaultfd_runs_plain(void **state)
+{
+	struct spawned run;
+
+	(void)state;
+	spawn_run(&run, guest, "without-userfaultfd", uhmm, "run", "-v", guest, "9", NULL);
+	assert_int_equal(run.status, 9);
+	assert_non_null(strstr(run.complained, "runs without device memory"));
+}
+
+/* A program whose environment was cleared is left alone, with its filter. */
+static void cleared_environment_runs(void **state)
+{
+	struct spawned run;
+
+	(void)state;
+	spawn_run(&run, uhmm, "run", "env", "-i", guest, "life", NULL);
+	assert_int_equal(run.status, 0);
+}
+
+/* Who signals uhmm run means the program. */
+static void signals_reach_the_program(void **state)
+{
+	const char *argv[] = { uhmm, "run", guest, "linger", NULL };
+	struct spawned run;
+	pid_t pids[16];
+	char line[32];
+	size_t nr;
+
+	(void)state;
+	spawn_start(&run, argv);
+	spawn_line(&run, line, sizeof(line));
+	nr = spawn_descendants(run.pid, pids, 16);
+	assert_int_equal(kill(run.pid, SIGTERM), 0);
+	spawn_line(&run, run.said, SPAWN_TEXT);
+	assert_string_equal(run.said, "terminated");
+	/* The program is gone and its child is not: uhmm run waits for that one. */
+	for (size_t i = 0; i < nr; i++)
+		if (spawn_named(&pids[i], 1, "guest"))
+			kill(pids[i], SIGKILL);
+	spawn_finish(&run);
+	assert_int_equal(run.status, 31);
+}
+
+/* A pipe that the program closes is closed. */
+static void pipes_are_the_programs(void **state)
+{
+	const char *argv[] = { uhmm, "run", guest, "hang-up", NULL };
+	struct spawned run;
+	char line[32], more;
+
+	(void)state;
+	spawn_start(&run, argv);
+	spawn_line(&run, line, sizeof(line));
+	assert_string_equal(line, "last word");
+	assert_int_equal(read(run.out, &more, 1), 0);
+	kill(run.pid, SIGTERM);
+	spawn_finish(&run);
+	assert_int_equal(run.status, 128 + SIGTERM);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(program_sees_nothing),
+		cmocka_unit_test(program_lives_as_ever),
+		cmocka_unit_test(daemon_goes_on),
+		cmocka_unit_test(sandbox_holds),
+		cmocka_unit_test(few_descriptors_are_enough),
+		cmocka_unit_test(static_program_runs),
+		cmocka_unit_test(exit_status_is_the_programs),
+		cmocka_unit_test(report_counts),
+		cmocka_unit_test(nested_runs_plain),
+		cmocka_unit_test(no_userfaultfd_runs_plain),
+		cmocka_unit_test(cleared_environment_runs),
+		cmocka_unit_test(signals_reach_the_program),
+		cmocka_unit_test(pipes_are_the_programs),
+	};
+
+	uhmm = spawn_path("UHMM");
+	guest = spawn_path("GUEST");
+	guest_static = spawn_path("GUEST_STATIC");
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

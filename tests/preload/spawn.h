@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Running `uhmm run` and looking at what it and the program said.
+ */
+#ifndef UHMM_TEST_SPAWN_H
+#define UHMM_TEST_SPAWN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+#define SPAWN_TEXT	65536
+#define SPAWN_ARGS	24
+
+struct spawned {
+	pid_t pid;
+	int out, err;		/* pipes to read from */
+	int status;		/* as the shell has it: 128+N for a signal */
+	char said[SPAWN_TEXT];	/* standard output */
+	char complained[SPAWN_TEXT];
+};
+
+/* What meson tells: "UHMM", "GUEST", "GUEST_STATIC". */
+const char *spawn_path(const char *which);
+
+/* Start a command, NULL-terminated. Standard input is empty. */
+void spawn_start(struct spawned *s, const char *const argv[]);
+
+/* Read to the end and wait. Fails the test after 30 s. */
+void spawn_finish(struct spawned *s);
+
+/* Both, of the words given: spawn_run(&s, "sh", "-c", "...", NULL). */
+void spawn_run(struct spawned *s, ...) __attribute__((sentinel));
+
+/* The next line of its standard output, without the newline. */
+void spawn_line(struct spawned *s, char *line, size_t size);
+
+/* Is a process of this number alive (a zombie is not)? */
+bool spawn_alive(pid_t pid);
+
+/* Wait until none of the processes lives; false after @ms. */
+bool spawn_all_gone(const pid_t *pids, size_t nr, int ms);
+
+/* Processes below @pid, and how many. */
+size_t spawn_descendants(pid_t pid, pid_t *pids, size_t max);
+
+/* The first of them of that name, or 0. */
+pid_t spawn_named(const pid_t *pids, size_t nr, const char *name);
+
+/* Directories that a monitor has left behind. */
+size_t spawn_leftovers(void);
+
+#endif
