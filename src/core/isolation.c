@@ -233,8 +233,10 @@ static void take_by_move(struct hmm_mm *mm, struct isolation *iso, const struct 
 
 /*
  * The pages in [first, first + nr) that a move called busy: a write fault gives the
- * program its own copy of what fork, KSM or the like share; what is busy after that is
- * pinned. The fault may need our own handlers, so the lock is dropped around it.
+ * program its own copy of what fork, KSM or the like share. Of a 2 MiB page the kernel
+ * looks at the first one's mark instead of each one's: part of it that outlived the first
+ * is cut out. What is busy after that is pinned. The fault may need our own handlers, so
+ * the lock is dropped around it.
  */
 static void take_unshared(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr)
 {
@@ -263,6 +265,7 @@ static void take_unshared(struct hmm_mm *mm, struct isolation *iso, uint32_t fir
 			/* A mirror may have looked at the pages meanwhile. */
 			mm_invalidate(mm, HMM_EVENT_MIGRATE, addr, iso->base + j * mm->page,
 				      iso->owner);
+			mm->ops->cut_out(mm, addr, (j - i) * mm->page);
 			take_by_move(mm, iso, &vma, i, j - i);
 		}
 	}

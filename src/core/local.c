@@ -164,6 +164,23 @@ static void leave_limbo(struct hmm_mm *mm, struct isolation *iso, const struct s
 }
 
 /*
+ * Advice that does nothing to pages in use is refused only for mlocked ones. Given for a
+ * part of a 2 MiB page it would split that: hence for all that is to be taken.
+ */
+static bool local_locked(struct hmm_mm *mm, uintptr_t addr, size_t len)
+{
+	(void)mm;
+	return sys_madvise((void *)addr, len, MADV_COLD) == -EINVAL;
+}
+
+/* The same advice again, for just that. */
+static void local_cut_out(struct hmm_mm *mm, uintptr_t addr, size_t len)
+{
+	(void)mm;
+	(void)sys_madvise((void *)addr, len, MADV_COLD);
+}
+
+/*
  * A second try for what the first move out of limbo has left: a write fault unshares it,
  * which is ours and no handler's to serve. What is busy after that is pinned.
  */
@@ -182,6 +199,7 @@ static void local_take_readonly(struct hmm_mm *mm, struct isolation *iso,
 		if (t->tried[i] == TRIED_PASSED)
 			continue;
 		(void)sys_populate(limbo + i * mm->page, n * mm->page, true);
+		local_cut_out(mm, limbo + i * mm->page, n * mm->page);
 		(void)move_slots(mm, iso, limbo, i, n, t->tried);
 	}
 	for (uint32_t i = first, n; i < end; i += n) {
@@ -192,16 +210,6 @@ static void local_take_readonly(struct hmm_mm *mm, struct isolation *iso,
 	if (end > first)
 		limbo_clear(mm);
 	look_landed(mm, iso, first, nr, t);
-}
-
-/*
- * Advice that does nothing to pages in use is refused only for mlocked ones. Given for a
- * part of a 2 MiB page it would split that: hence for all that is to be taken.
- */
-static bool local_locked(struct hmm_mm *mm, uintptr_t addr, size_t len)
-{
-	(void)mm;
-	return sys_madvise((void *)addr, len, MADV_COLD) == -EINVAL;
 }
 
 /* ---------------------------------------------------------------- the rest */
@@ -256,6 +264,7 @@ const struct mm_ops local_ops = {
 	.remap = local_remap,
 	.take_readonly = local_take_readonly,
 	.locked = local_locked,
+	.cut_out = local_cut_out,
 	.populate = local_populate,
 	.copy_from = local_copy_from,
 	.copy_to = local_copy_to,

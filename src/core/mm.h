@@ -87,6 +87,9 @@ struct mm_ops {
 	/* Is any of [addr, addr + len), inside one mapping, mlocked? Lock held. */
 	bool (*locked)(struct hmm_mm *mm, uintptr_t addr, size_t len);
 
+	/* What of [addr, addr + len) is part of a larger page becomes pages. Lock held. */
+	void (*cut_out)(struct hmm_mm *mm, uintptr_t addr, size_t len);
+
 	/* As sys_populate(), sys_copy_from() and sys_copy_to(). No lock held. */
 	int (*populate)(struct hmm_mm *mm, uintptr_t start, size_t len, bool write);
 	ssize_t (*copy_from)(struct hmm_mm *mm, void *dst, uintptr_t addr, size_t len);

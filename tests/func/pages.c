@@ -143,6 +143,39 @@ static void huge_page_comes_back_in_parts(void **state)
 	munmap(base, 2 * HUGE);
 }
 
+/*
+ * A 2 MiB page of which a fork has left the first page to others, by a write while
+ * the child lived, is busy for the kernel's eyes in all its parts: they move all the same.
+ */
+static void huge_page_without_its_head_moves(void **state)
+{
+	struct world *w = *state;
+	unsigned char *base, *p = map_huge(&base);
+	int go[2];
+	pid_t child;
+	char c;
+
+	if (!p)
+		lacks("no transparent huge page to be had");
+	assert_int_equal(pipe(go), 0);
+	child = fork();
+	if (!child) {
+		child_signals();
+		close(go[1]);
+		_exit(read(go[0], &c, 1) == 0 ? 0 : 1);
+	}
+	assert_true(child > 0);
+	fill(p, 1, 1);
+	close(go[0]);
+	close(go[1]);
+	assert_int_equal(wait_child(child), 0);
+	to_device(w, w->dev, p + 100 * page, 20);
+	to_device(w, w->dev, p, 100);
+	to_device(w, w->dev, p + 120 * page, 392);
+	assert_holds(p, 512, 1, 0);
+	munmap(base, 2 * HUGE);
+}
+
 static int ksm_write(const char *file, const char *value)
 {
 	char path[64];
@@ -815,6 +848,7 @@ int main(void)
 		world_test(refused_huge_page_stays_whole),
 		world_test(one_page_out_of_a_huge_page),
 		world_test(huge_page_comes_back_in_parts),
+		world_test(huge_page_without_its_head_moves),
 		world_test(ksm_pages_move),
 		world_test(mlocked_pages_stay),
 		world_test(readonly_pages_move),
