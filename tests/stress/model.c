@@ -173,6 +173,20 @@ static size_t while_mapped(const struct world *w, size_t page, size_t nr, int pr
 	return i;
 }
 
+/*
+ * Unless strict a change returns when its event has been read, and a device may use what
+ * it had there until the reader has acted on it, which it does before it lets go of the
+ * mm lock: who has called into the library since has the change behind it.
+ */
+static void settle(struct world *w, size_t page)
+{
+	uint8_t place;
+
+	if (!w->opts->strict)
+		must(w, hmm_residency(mm, address(w, page), address(w, page + 1), &place) == 0,
+		     "residency", page);
+}
+
 static void model_map(struct world *w, size_t page, size_t nr, int prot)
 {
 	uint32_t vma = ++w->next_vma;
@@ -181,12 +195,14 @@ static void model_map(struct world *w, size_t page, size_t nr, int prot)
 	for (i = page; i < page + nr; i++)
 		w->pages[i] = (struct model_page){ .mapped = true, .prot = prot, .vma = vma };
 	memset(shadow(w, page), 0, nr * page_size);
+	settle(w, page);
 }
 
 static void model_unmap(struct world *w, size_t page, size_t nr)
 {
 	memset(&w->pages[page], 0, nr * sizeof(*w->pages));
 	memset(shadow(w, page), 0, nr * page_size);
+	settle(w, page);
 }
 
 /* What the kernel has split it may not put together again, even within the range. */
@@ -376,6 +392,7 @@ static void op_dontneed(struct world *w)
 		gaps |= !w->pages[i].mapped;
 	ret = madvise(at(w, page), nr * page_size, MADV_DONTNEED);
 	must(w, gaps ? ret < 0 && errno == ENOMEM : ret == 0, "madvise(DONTNEED)", page);
+	settle(w, page);
 	memset(shadow(w, page), 0, nr * page_size);
 }
 
