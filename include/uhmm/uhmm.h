@@ -181,7 +181,8 @@ enum hmm_reason {
 	HMM_REASON_FILE,	/* mapping of a file, private copies included */
 	HMM_REASON_LOCKED,	/* mlock */
 	HMM_REASON_FOREIGN,	/* the program's own userfaultfd holds the mapping */
-	HMM_REASON_RESERVED,	/* thread stack or control block, or memory of libuhmm */
+	HMM_REASON_RESERVED,	/* stack or control block of a thread, static data, or memory
+				   of libuhmm */
 	HMM_REASON_PROT,	/* no read permission */
 	HMM_REASON_GAP,		/* nothing mapped */
 	HMM_REASON_BUSY,	/* changed or was in flight while we tried */

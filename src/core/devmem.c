@@ -391,6 +391,7 @@ int hmm_devmem_add(struct hmm_mm *mm, const struct hmm_devmem_opts *opts, struct
 	if (ret)
 		goto err_unpublish;
 	d->alive = MM_ALIVE;
+	mm_statics_look(mm);	/* its driver may have been loaded since */
 	*out = d;
 	return 0;
 

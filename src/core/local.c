@@ -245,6 +245,13 @@ static int local_for_each_tcb(struct hmm_mm *mm, void (*fn)(uintptr_t addr, bool
 	return sys_for_each_tcb(fn, ctx);
 }
 
+static void local_for_each_static(struct hmm_mm *mm,
+				  void (*fn)(uintptr_t start, uintptr_t end, void *ctx), void *ctx)
+{
+	(void)mm;
+	sys_for_each_static(fn, ctx);
+}
+
 static bool local_owns(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 {
 	(void)mm;
@@ -270,6 +277,7 @@ const struct mm_ops local_ops = {
 	.copy_to = local_copy_to,
 	.perform = local_perform,
 	.for_each_tcb = local_for_each_tcb,
+	.for_each_static = local_for_each_static,
 	.owns = local_owns,
 	.kill = local_kill,
 };

@@ -64,6 +64,31 @@ static const struct tcb_list *tcbs(struct hmm_mm *mm)
 	return list;
 }
 
+static void static_add(uintptr_t start, uintptr_t end, void *ctx)
+{
+	struct static_list *list = ctx;
+
+	if (list->nr < STATICS_MAX)
+		list->span[list->nr++] = (struct static_span){ start, end };
+	else
+		list->missed++;
+}
+
+void mm_statics_look(struct hmm_mm *mm)
+{
+	struct static_list list = { .nr = 0 };
+
+	mm->ops->for_each_static(mm, static_add, &list);
+	lock_acquire(&mm->lock);
+	mm->statics = list;
+	memset(&mm->vma_cache, 0, sizeof(mm->vma_cache));
+	lock_release(&mm->lock);
+	if (list.missed)
+		core_log(mm, HMM_LOG_WARN,
+			 "HMM-011 static data of %u libraries is not kept from migrating: more "
+			 "than %u are loaded", list.missed, STATICS_MAX);
+}
+
 /*
  * What of a mapping is a thread's. One that is not the main one has its stack below
  * its control block, from where the mapping starts (at the stack's guard); above, the
@@ -84,28 +109,37 @@ static bool tcb_span(const struct hmm_mm *mm, const struct tcb *t, const struct 
 	return true;
 }
 
+/* [low, high), clipped to [start, *best_end), if it begins before *best. */
+static void nearer(uintptr_t low, uintptr_t high, uintptr_t start, uintptr_t end,
+		   uintptr_t *best, uintptr_t *best_end)
+{
+	low = low > start ? low : start;
+	if (low >= high || low >= *best)
+		return;
+	*best = low;
+	*best_end = high < end ? high : end;
+}
+
 /*
- * The first part of [*start, *end) of the mapping that is a thread's. The kernel's own
- * stores to a control block (robust list, the tid cleared at exit, rseq) are dropped in
- * silence when its page is away.
+ * The first part of [*start, *end) of the mapping that is a thread's, or static data.
+ * The kernel's own stores to a control block (robust list, the tid cleared at exit,
+ * rseq) are dropped in silence when its page is away.
  */
 static bool reserved(struct hmm_mm *mm, const struct sys_vma *vma, uintptr_t *start,
 		     uintptr_t *end)
 {
+	const struct static_list *statics = &mm->statics;
 	const struct tcb_list *list = tcbs(mm);
 	uintptr_t low, high, best = *end, best_end = *end;
 
 	if (list->overflow)
 		return true;	/* cannot tell: all of it */
-	for (uint32_t i = 0; i < list->nr; i++) {
-		if (!tcb_span(mm, &list->tcb[i], vma, &low, &high))
-			continue;
-		low = low > *start ? low : *start;
-		if (low < high && low < best) {
-			best = low;
-			best_end = high < *end ? high : *end;
-		}
-	}
+	for (uint32_t i = 0; i < list->nr; i++)
+		if (tcb_span(mm, &list->tcb[i], vma, &low, &high))
+			nearer(low, high, *start, *end, &best, &best_end);
+	for (uint32_t i = 0; i < statics->nr; i++)
+		nearer(statics->span[i].start, statics->span[i].end, *start, *end, &best,
+		       &best_end);
 	if (best == *end)
 		return false;
 	*start = best;
@@ -113,7 +147,7 @@ static bool reserved(struct hmm_mm *mm, const struct sys_vma *vma, uintptr_t *st
 	return true;
 }
 
-/* Mappings without a control block are remembered: looking costs a call per thread. */
+/* Mappings without any of it are remembered: looking costs a call per thread. */
 static bool known_free(const struct hmm_mm *mm, const struct sys_vma *vma)
 {
 	for (unsigned int i = 0; i < VMA_CACHE; i++)
@@ -452,6 +486,7 @@ static int build(struct hmm_mm *mm, const struct hmm_mm_opts *opts)
 	if (ret)
 		goto err_tables;
 	mm->alive = MM_ALIVE;
+	mm_statics_look(mm);
 	if (mm->flags & HMM_MM_STRICT)
 		ret = strict_start(mm);
 	if (ret)

@@ -35,6 +35,7 @@
 #define VMA_CACHE	8u
 #define FORKERS_MAX	16u
 #define TCBS_MAX	1024u
+#define STATICS_MAX	512u
 
 struct fault {
 	uintptr_t addr;
@@ -42,7 +43,7 @@ struct fault {
 	bool write;
 };
 
-/* Mappings known to hold no thread's control block. */
+/* Mappings known to hold no thread's control block, and no static data. */
 struct vma_cache {
 	uintptr_t start[VMA_CACHE], end[VMA_CACHE];
 	uint32_t next;
@@ -56,6 +57,17 @@ struct tcb_list {
 	} tcb[TCBS_MAX];
 	uint32_t nr;
 	bool valid, overflow;
+};
+
+/*
+ * Static data without a file (.bss), as of the last time that somebody new could want
+ * it: the fault path and drivers stand on its never being away.
+ */
+struct static_list {
+	struct static_span {
+		uintptr_t start, end;
+	} span[STATICS_MAX];
+	uint32_t nr, missed;
 };
 
 struct sys_notif;
@@ -102,6 +114,10 @@ struct mm_ops {
 	int (*for_each_tcb)(struct hmm_mm *mm, void (*fn)(uintptr_t addr, bool main, void *ctx),
 			    void *ctx);
 
+	/* As sys_for_each_static(). No lock held. */
+	void (*for_each_static)(struct hmm_mm *mm,
+				void (*fn)(uintptr_t start, uintptr_t end, void *ctx), void *ctx);
+
 	/* Is any of [start, end) the library's own, never to be taken or trapped? */
 	bool (*owns)(const struct hmm_mm *mm, uintptr_t start, uintptr_t end);
 
@@ -136,6 +152,7 @@ struct hmm_mm {
 	uint32_t ring_head, ring_tail;	/* tail - head faults wait */
 	struct vma_cache vma_cache;
 	struct tcb_list tcbs;
+	struct static_list statics;
 	uintptr_t zero_next;		/* where a sequential toucher of holes will be */
 	uint32_t zero_window;		/* pages filled at once there */
 	uint32_t fork_gate;		/* forks under way: nothing may be taken */
@@ -186,11 +203,14 @@ void mm_invalidate(struct hmm_mm *mm, enum hmm_event_type type, uintptr_t start,
 
 /*
  * The mapping at @addr or the next above; -ENOENT. Where a thread's stack or control
- * block lies in a mapping of the program's (the kernel merges neighbours), it counts
- * as one of its own, SYS_VMA_STACK: it is neither taken nor trapped, so that a thread
- * that holds the mm lock never faults on its stack. Lock held.
+ * block, or static data, lies in a mapping of the program's (the kernel merges
+ * neighbours), it counts as one of its own, SYS_VMA_STACK: it is neither taken nor
+ * trapped, so that a thread that holds the mm lock never faults on it. Lock held.
  */
 int mm_vma(struct hmm_mm *mm, uintptr_t addr, struct sys_vma *vma);
+
+/* Look where static data is: a driver, or a library, may have been loaded. No lock held. */
+void mm_statics_look(struct hmm_mm *mm);
 
 /* May pages of this mapping be taken? HMM_REASON_NONE: yes. */
 enum hmm_reason mm_vma_reason(const struct hmm_mm *mm, const struct sys_vma *vma);

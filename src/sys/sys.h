@@ -189,6 +189,13 @@ int sys_membarrier(void);
  */
 int sys_for_each_tcb(void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx);
 
+/*
+ * The anonymous pages with static data (.bss) of the program and of each library that is
+ * loaded. Takes the dynamic linker's lock: no lock held, not on a thread that serves
+ * faults.
+ */
+void sys_for_each_static(void (*fn)(uintptr_t start, uintptr_t end, void *ctx), void *ctx);
+
 int sys_eventfd(void);
 int sys_eventfd_signal(int fd);
 void sys_eventfd_clear(int fd);
