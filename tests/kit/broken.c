@@ -36,6 +36,7 @@ struct device {
 	void *late;			/* breaks=buffers: of the copy before */
 	_Atomic(void *) heap;		/* breaks=safe */
 	pthread_mutex_t lock;		/* invalidate() takes it */
+	uint32_t nr_slow;		/* breaks=atomic */
 	uint32_t nr_used;
 	bool used[NR_PAGES];
 	uintptr_t page;			/* the one translation; 0: none */
@@ -205,13 +206,14 @@ static int fault(struct device *dev, uintptr_t page, bool write, uint64_t *pfn)
 	return ret;
 }
 
-static void add_slowly(volatile uint64_t *word, uint64_t add)
+/* The first few take until somebody else has added: what is lost is lost for certain. */
+static void add_slowly(struct device *dev, volatile uint64_t *word, uint64_t add)
 {
 	uint64_t value = *word;
 
-	/* Until somebody else has added: what is lost is lost for certain. */
-	for (int n = 0; n < 1000 && *word == value; n++)
-		sched_yield();
+	if (dev->nr_slow++ < 16)
+		for (int n = 0; n < 10000 && *word == value; n++)
+			sched_yield();
 	*word = value + add;
 }
 
@@ -234,7 +236,7 @@ static int access_byte(struct device *dev, uintptr_t addr, unsigned char *in,
 			else if (out)
 				*at = *out;
 			else if (dev->breaks == ATOMIC)
-				add_slowly((volatile uint64_t *)(void *)at, add);
+				add_slowly(dev, (volatile uint64_t *)(void *)at, add);
 			else
 				__atomic_fetch_add((uint64_t *)(void *)at, add, __ATOMIC_SEQ_CST);
 			pthread_mutex_unlock(&dev->lock);
