@@ -71,6 +71,7 @@ enum tried {
 	TRIED_NOT,	/* not reached */
 	TRIED_PASSED,	/* taken, or nothing was there to take */
 	TRIED_BUSY,	/* copy-on-write shared, merged, or pinned */
+	TRIED_OCCUPIED,	/* something else is where it was to go */
 };
 
 /* What an operation of the mm did to the slots it was to take. */

@@ -44,9 +44,24 @@ static void look_landed(struct hmm_mm *mm, struct isolation *iso, uint32_t first
 		iso->huge = c->huge = true;
 	else
 		c->has_table = true;
-	for (uint32_t i = first; i < first + nr; i++)
+	for (uint32_t i = first; i < first + nr; i++) {
 		if ((t->landed[i] & (SYS_PAGE_PRESENT | SYS_PAGE_SWAPPED)) && !chunk_has(c, i))
 			chunk_set(c, i, 1, true);
+		if (t->tried[i] == TRIED_OCCUPIED)
+			t->landed[i] = 0;
+	}
+}
+
+/*
+ * A page is where this one was to go. It is the page itself where the kernel has moved
+ * more than it said; but the program's mlockall() fills our chunks too, with zeros.
+ */
+static enum tried tried_existing(struct hmm_mm *mm, uintptr_t from)
+{
+	uint8_t state = 0;
+
+	return sys_page_states(mm->pagemap_fd, from, 1, &state) || state ? TRIED_OCCUPIED :
+									  TRIED_PASSED;
 }
 
 /*
@@ -76,7 +91,9 @@ static int move_slots(struct hmm_mm *mm, const struct isolation *iso, uintptr_t 
 			if (!in_place(mm, iso, i, end))
 				return ret;
 		} else if (ret == -EBUSY || ret == -EEXIST) {
-			tried[i++] = ret == -EBUSY ? TRIED_BUSY : TRIED_PASSED;
+			tried[i] = ret == -EBUSY ? TRIED_BUSY :
+						   tried_existing(mm, from + i * mm->page);
+			i++;
 		} else {
 			return ret;
 		}

@@ -49,17 +49,17 @@ static void chunk_unregister(struct staging *s, struct chunk *c)
 
 /*
  * Back to nothing. Unregistered first, or the discard would raise an event at
- * ourselves and wait for it to be read.
+ * ourselves and wait for it to be read. What mlockall() has locked is not discarded.
  */
 static void chunk_clear(struct staging *s, struct chunk *c)
 {
+	bool used = c->nr_present || c->has_table;
+
 	chunk_unregister(s, c);
-	if (c->remapped) {
+	if (c->remapped || (used && sys_madvise((void *)c->addr, chunk_bytes(), MADV_DONTNEED))) {
 		sys_map_fixed((void *)c->addr, chunk_bytes(), PROT_READ | PROT_WRITE);
 		sys_madvise((void *)c->addr, chunk_bytes(), MADV_DONTFORK);
 		sys_madvise((void *)c->addr, chunk_bytes(), MADV_NOHUGEPAGE);
-	} else if (c->nr_present || c->has_table) {
-		sys_madvise((void *)c->addr, chunk_bytes(), MADV_DONTNEED);
 	}
 	memset(c->present, 0, sizeof(c->present));
 	c->nr_present = 0;
