@@ -71,6 +71,7 @@ const char *hmm_version(void);
  *  - a page migrated between another thread's madvise(DONTNEED or FREE) being
  *    announced and being done keeps its old bytes instead of reading as zeros;
  *  - mprotect is not announced: a mirror learns of it at its next device fault;
+ *  - nor is madvise(GUARD_INSTALL): pages that are away keep their bytes under the guard;
  *  - a change of the mappings racing with fork() in another thread may hand the
  *    child zeros for pages that were away;
  *  - a mapping that one thread moves by mremap to an address that another thread has
@@ -85,7 +86,8 @@ const char *hmm_version(void);
  *  - from Linux 6.8 on, pages of read-only mappings stay where they are (reason `kernel`).
  *
  * so a program that does none of these from several threads at once needs no
- * STRICT. The price of STRICT: some 7 us for each such call, no_new_privs for a
+ * STRICT. What not even STRICT hears of is IORING_OP_MADVISE: of pages that are away it
+ * discards nothing. The price of STRICT: some 7 us for each such call, no_new_privs for a
  * process without CAP_SYS_ADMIN, a filter that can never be removed (a small
  * keeper process outlives this one and answers for children that inherited it),
  * and no second listener in the tree.

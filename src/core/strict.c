@@ -351,14 +351,48 @@ static int64_t do_mremap(struct hmm_mm *mm, const struct sys_notif *n)
 }
 
 /* Of shared memory only the address is given: what is mapped there, to its end. */
-static int64_t do_shm(struct hmm_mm *mm, const struct sys_notif *n)
+static int64_t do_shmdt(struct hmm_mm *mm, const struct sys_notif *n)
 {
-	uintptr_t addr = (uintptr_t)n->args[n->nr == SYS_shmat ? 1 : 0];
+	uintptr_t addr = (uintptr_t)n->args[0];
 	struct sys_vma vma;
 
 	if (mm_vma(mm, addr, &vma) || vma.start > addr)
 		return mm->ops->perform(mm, n);
 	return do_unmap(mm, n, vma.start, vma.end);
+}
+
+/* With SHM_REMAP. How far the segment reaches is known when it is there. */
+static int64_t do_shmat(struct hmm_mm *mm, const struct sys_notif *n)
+{
+	uintptr_t start = (uintptr_t)n->args[1] & ~(mm->page - 1);
+	struct sys_vma vma;
+	int64_t ret;
+
+	if (start >= sys_task_size())
+		return mm->ops->perform(mm, n);
+	mm_invalidate(mm, HMM_EVENT_UNMAP, start, sys_task_size(), NULL);
+	ret = mm->ops->perform(mm, n);
+	if ((ret >= 0 || ret <= -4096) && !sys_vma_find(mm->maps_fd, (uintptr_t)ret, &vma))
+		mm_drop(mm, (uintptr_t)ret, vma.end);
+	return ret;
+}
+
+static bool discards(uint64_t advice)
+{
+	return advice == MADV_DONTNEED || advice == MADV_FREE || advice == MADV_REMOVE ||
+	       advice == UHMM_MADV_DONTNEED_LOCKED || advice == UHMM_MADV_GUARD_INSTALL;
+}
+
+/*
+ * Which ranges it discards is written in the caller's memory, and whose they are in the
+ * descriptor: with everything at home (before_change()) nothing of them need be known.
+ * Nothing is trapped either, so the kernel can read the ranges while the lock is held.
+ */
+static int64_t do_process_madvise(struct hmm_mm *mm, const struct sys_notif *n)
+{
+	mm_release_all(mm, false);
+	mm_invalidate(mm, HMM_EVENT_CLEAR, 0, sys_task_size(), NULL);
+	return mm->ops->perform(mm, n);
 }
 
 /* Changes that are made here, under the lock. */
@@ -377,8 +411,11 @@ static int64_t transact(struct hmm_mm *mm, const struct sys_notif *n)
 	case SYS_madvise:
 		return do_madvise(mm, n);
 	case SYS_shmat:
+		return do_shmat(mm, n);
 	case SYS_shmdt:
-		return do_shm(mm, n);
+		return do_shmdt(mm, n);
+	case SYS_process_madvise:
+		return do_process_madvise(mm, n);
 	default:
 		return do_protect(mm, n);
 	}
@@ -455,6 +492,17 @@ static bool some_away(struct hmm_mm *mm, uintptr_t start, uintptr_t end, bool fl
 	return false;
 }
 
+/* What has to be home for the change. */
+static void wanted_home(const struct hmm_mm *mm, const struct sys_notif *n, uintptr_t *start,
+			uintptr_t *end)
+{
+	*start = *end = 0;
+	if (n->nr == SYS_process_madvise)
+		*end = sys_task_size();
+	else if (n->nr == SYS_mremap && (n->args[3] & MREMAP_FIXED))
+		span(mm, n->args[0], n->args[1], start, end);
+}
+
 /*
  * Takes the mm lock for the change, with what has to be home for it at home. A flight
  * may be the caller's own and wait for this very change: it is waited for only so long.
@@ -465,9 +513,7 @@ static void before_change(struct hmm_mm *mm, const struct sys_notif *n)
 	uintptr_t start, end;
 
 	lock_acquire(&mm->lock);
-	if (n->nr != SYS_mremap || !(n->args[3] & MREMAP_FIXED))
-		return;
-	span(mm, n->args[0], n->args[1], &start, &end);
+	wanted_home(mm, n, &start, &end);
 	while (some_away(mm, start, end, sys_now_ns() < deadline)) {
 		exclusive_restore(mm, start, end, NULL);
 		lock_release(&mm->lock);
@@ -496,10 +542,11 @@ static void answer(struct hmm_mm *mm, int listener, const struct sys_notif *n)
 		leave_to_caller(mm, listener, n);
 		return;
 	case SYS_process_madvise:
-		/* Of ranges in the caller's memory: as if all of it were discarded. */
-		mm_evict(mm, 0, sys_task_size(), NULL, true);
-		sys_seccomp_continue(listener, n->id);
-		return;
+		if (!discards(n->args[3])) {
+			sys_seccomp_continue(listener, n->id);
+			return;
+		}
+		/* fallthrough */
 	default:
 		before_change(mm, n);
 		ret = transact(mm, n);
