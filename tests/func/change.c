@@ -14,7 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/shm.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define NR	32
@@ -529,6 +531,120 @@ static void mlock_brings_home(void **state)
 	munmap(p, NR * page);
 }
 
+/* mlockall too, and what is mapped later is locked from the start. */
+static void mlockall_brings_home(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = away(w, 31);
+
+	if (!strict()) {
+		/* Faulted in one by one, as by any toucher. */
+		assert_int_equal(mlock(p, NR * page), 0);
+	} else if (mlockall(MCL_CURRENT)) {
+		print_message("          not here: RLIMIT_MEMLOCK\n");
+	}
+	assert_true(munlockall() == 0);
+	assert_holds(p, NR, 31, 0);
+	munmap(p, NR * page);
+}
+
+/* pkey_mprotect is an mprotect; a device that looks again sees the new protection. */
+static void pkey_mprotect_and_back(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = away(w, 32);
+	char byte = 1;
+
+	assert_int_equal(syscall(SYS_pkey_mprotect, p, NR * page, PROT_READ, -1), 0);
+	assert_int_equal(hmm_copy_to_user(w->mm, (uintptr_t)p, &byte, 1), -EFAULT);
+	assert_holds(p, NR / 2, 32, 0);
+	assert_int_equal(syscall(SYS_pkey_mprotect, p, NR * page, RW, -1), 0);
+	assert_holds(p, NR, 32, 0);
+	munmap(p, NR * page);
+}
+
+/* A guard over pages that are away ends them: SIGSEGV, and their frames are free. */
+static void guard_over_a_part(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = away(w, 33);
+
+	if (madvise(p + 4 * page, 4 * page, 102 /* MADV_GUARD_INSTALL, 6.13 */)) {
+		print_message("          not here: no guard regions\n");
+		munmap(p, NR * page);
+		return;
+	}
+	assert_used(w->dev, NR - 4);
+	assert_int_equal(touch_read(p + 5 * page), SIGSEGV);
+	assert_at(w, p + 8 * page, NR - 8, HMM_PLACE_DEVICE);
+	assert_int_equal(madvise(p + 4 * page, 4 * page, 103 /* MADV_GUARD_REMOVE */), 0);
+	assert_true(all_zero(p + 4 * page, 4 * page));
+	assert_holds(p, 4, 33, 0);
+	assert_holds(p + 8 * page, NR - 8, 33, 8);
+	munmap(p, NR * page);
+}
+
+/* shmat with SHM_REMAP replaces what it covers, shmdt leaves a gap. */
+static void shmat_over_a_part(void **state)
+{
+	struct world *w = *state;
+	int id = shmget(IPC_PRIVATE, 4 * page, IPC_CREAT | 0600);
+	unsigned char *p = away(w, 34);
+
+	assert_true(id >= 0);
+	assert_ptr_equal(shmat(id, p + 4 * page, SHM_REMAP), p + 4 * page);
+	assert_int_equal(shmctl(id, IPC_RMID, NULL), 0);
+	assert_used(w->dev, NR - 4);
+	assert_true(all_zero(p + 4 * page, 4 * page));
+	assert_int_equal(shmdt(p + 4 * page), 0);
+	assert_at(w, p + 4 * page, 4, HMM_PLACE_GAP);
+	assert_holds(p, 4, 34, 0);
+	assert_holds(p + 8 * page, NR - 8, 34, 8);
+	munmap(p, NR * page);
+}
+
+#define DISCARD_ROUNDS	200
+
+static void *take_run(void *arg)
+{
+	void **args = arg;
+	struct world *w = args[0];
+	_Atomic uint32_t *stop = args[2];
+
+	while (!*stop)
+		IGNORE(try_device(w, w->dev, args[1], NR, NULL));
+	return NULL;
+}
+
+/* process_madvise on oneself discards whatever is taken at the same time. */
+static void process_madvise_discards_while_migrating(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(NR, 35);
+	int self = (int)syscall(SYS_pidfd_open, getpid(), 0);
+	struct iovec range = { p, NR * page };
+	_Atomic uint32_t stop = 0;
+	void *args[] = { w, p, (void *)&stop };
+	pthread_t thread;
+
+	if (self < 0 || syscall(SYS_process_madvise, self, &range, 1, MADV_DONTNEED, 0) < 0) {
+		print_message("          not here: process_madvise on oneself (6.13)\n");
+		munmap(p, NR * page);
+		return;
+	}
+	assert_int_equal(pthread_create(&thread, NULL, take_run, args), 0);
+	for (int i = 0; i < DISCARD_ROUNDS; i++) {
+		fill(p, NR, 36);
+		assert_int_equal(syscall(SYS_process_madvise, self, &range, 1, MADV_DONTNEED, 0),
+				 NR * page);
+		assert_true(all_zero(p, NR * page));
+	}
+	stop = 1;
+	pthread_join(thread, NULL);
+	close(self);
+	munmap(p, NR * page);
+}
+
 /* Many mappings, each with a few pages away, unmapped in any order: all freed. */
 static void many_small_mappings(void **state)
 {
@@ -653,12 +769,17 @@ int main(void)
 		world_test(mprotect_of_mixed_range),
 		world_test(protection_flips_while_pages_are_taken),
 		world_test(mlock_brings_home),
+		world_test(mlockall_brings_home),
+		world_test(pkey_mprotect_and_back),
 		world_test(many_small_mappings),
 		world_test(no_split_is_left_behind),
 	};
 	/* The guarantee that only an announcement before the change can give. */
 	static const struct CMUnitTest announced[] = {
 		world_test(addresses_reused_by_threads_while_migrating),
+		world_test(guard_over_a_part),
+		world_test(shmat_over_a_part),
+		world_test(process_madvise_discards_while_migrating),
 	};
 	struct CMUnitTest tests[ARRAY_LEN(always) + ARRAY_LEN(announced)];
 	int failed;

@@ -54,6 +54,24 @@ static void munmap_tells_unmap(void **state)
 	munmap(p, NR * page);
 }
 
+/* mremap(DONTUNMAP), which unmaps nothing, empties the old place: it is told too. */
+static void mremap_dontunmap_tells_unmap(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(NR, 1), *q;
+	struct heard *h = listen_to(w, p, p + NR * page);
+
+	to_device(w, w->dev, p, NR);
+	q = mremap(p, NR * page, NR * page, MREMAP_MAYMOVE | 4 /* MREMAP_DONTUNMAP */);
+	assert_ptr_not_equal(q, MAP_FAILED);
+	assert_true(eventually(heard_event(h, HMM_EVENT_UNMAP, NULL, p, p + NR * page)));
+	assert_holds(q, NR, 1, 0);
+	assert_true(all_zero(p, NR * page));
+	listen_end(h);
+	munmap(p, NR * page);
+	munmap(q, NR * page);
+}
+
 /* mremap tells UNMAP of the old place. */
 static void mremap_tells_unmap_of_the_old_place(void **state)
 {
@@ -622,6 +640,7 @@ int main(void)
 	static const struct CMUnitTest always[] = {
 		world_test(munmap_tells_unmap),
 		world_test(mremap_tells_unmap_of_the_old_place),
+		world_test(mremap_dontunmap_tells_unmap),
 		world_test(map_fixed_tells_unmap),
 		world_test(madvise_tells_clear),
 		world_test(migration_tells_migrate_with_owner),
