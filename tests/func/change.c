@@ -338,6 +338,22 @@ static void dontneed_of_a_part(void **state)
 	munmap(p, NR * page);
 }
 
+/* DONTNEED over a gap: everything mapped is discarded, and then it is ENOMEM. */
+static void dontneed_over_a_gap(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = away(w, 19);
+
+	assert_int_equal(munmap(p + 8 * page, 8 * page), 0);
+	assert_int_equal(madvise(p + 4 * page, 16 * page, MADV_DONTNEED), -1);
+	assert_int_equal(errno, ENOMEM);
+	assert_true(all_zero(p + 4 * page, 4 * page));
+	assert_true(all_zero(p + 16 * page, 4 * page));
+	assert_holds(p, 4, 19, 0);
+	assert_holds(p + 20 * page, 12, 19, 20);
+	munmap(p, NR * page);
+}
+
 /* FREE: each page is old or zeros until it is written, and what is written stays. */
 static void free_then_write_keeps_the_write(void **state)
 {
@@ -759,6 +775,7 @@ int main(void)
 		world_test(mremap_dontunmap_leaves_an_empty_mapping),
 		world_test(failed_mremap_changes_nothing),
 		world_test(dontneed_of_a_part),
+		world_test(dontneed_over_a_gap),
 		world_test(free_then_write_keeps_the_write),
 		world_test(brk_shrinks_over_migrated_pages),
 		world_test(mprotect_readonly_and_back),

@@ -146,6 +146,41 @@ static void remove_gives_up_on_a_flight(void **state)
 	munmap(p, page);
 }
 
+static void *remove_run(void *arg)
+{
+	return (void *)(intptr_t)testdev_remove(arg);
+}
+
+/* Nothing goes to a device whose removal has begun, and that ends when its last flight does. */
+static void nothing_goes_to_a_device_that_leaves(void **state)
+{
+	struct world *w = *state;
+	struct testdev *dev = testdev_new(w->mm, NR, world_owner_a, 0);
+	static struct flight away, here;
+	unsigned char *p = map_filled(3, 4);
+	uint64_t index;
+	pthread_t remover;
+	void *removed;
+
+	to_device(w, dev, p, 1);
+	assert_int_equal(take_off(w, &away, p, HMM_MIGRATE_DEVICE), 0);
+	index = testdev_reserve(dev, 1);
+	assert_int_equal(pthread_create(&remover, NULL, remove_run, dev), 0);
+	assert_true(eventually(try_device(w, dev, p + 2 * page, 1, NULL) == 0 &&
+			       all_at(w, p + 2 * page, 1, HMM_PLACE_SYSTEM)));
+	assert_int_equal(take_off(w, &here, p + page, HMM_MIGRATE_SYSTEM), 0);
+	here.dst[0] = hmm_dst(dev->id, index);
+	hmm_migrate_pages(w->mm, &here.m);
+	assert_int_equal(here.src[0] & HMM_SRC_MIGRATE, 0);
+	hmm_migrate_finalize(w->mm, &here.m);
+	testdev_release(dev, index, 1);
+	land(w, &away);
+	assert_int_equal(pthread_join(remover, &removed), 0);
+	assert_null(removed);
+	assert_holds(p, 3, 4, 0);
+	munmap(p, 3 * page);
+}
+
 /* ---------------------------------------------------------------- the soft device */
 
 static _Atomic uint32_t gate, at_gate, items;
@@ -262,6 +297,7 @@ int main(int argc, char **argv)
 		world_test(migrations_at_once),
 		world_test(collisions_end_in_etimedout),
 		world_test(remove_gives_up_on_a_flight),
+		world_test(nothing_goes_to_a_device_that_leaves),
 		world_test(submissions_at_once),
 		world_test(submissions_while_closing),
 		world_test(soft_devices_at_once),

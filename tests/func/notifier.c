@@ -62,7 +62,7 @@ static void mremap_dontunmap_tells_unmap(void **state)
 	struct heard *h = listen_to(w, p, p + NR * page);
 
 	to_device(w, w->dev, p, NR);
-	q = mremap(p, NR * page, NR * page, MREMAP_MAYMOVE | 4 /* MREMAP_DONTUNMAP */);
+	q = mremap(p, NR * page, NR * page, MREMAP_MAYMOVE | 4 /* DONTUNMAP */, NULL);
 	assert_ptr_not_equal(q, MAP_FAILED);
 	assert_true(eventually(heard_event(h, HMM_EVENT_UNMAP, NULL, p, p + NR * page)));
 	assert_holds(q, NR, 1, 0);
