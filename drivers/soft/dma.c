@@ -10,8 +10,7 @@
 
 #define QUEUE_STACK	(1UL << 20)
 #define PIECE_PAGES_MIN	16	/* below it a hand-over costs more than it saves */
-#define BULK_TO_DEVICE	4	/* pages from which on a copy goes past the caches ... */
-#define BULK_FROM_DEVICE	128	/* ... fewer may be for a CPU that waits to read them */
+#define BULK_BYTES	(1UL << 20)	/* a longer run goes past the caches, as it does not fit */
 
 static uint64_t runs_pages(const struct hmm_copy_run *runs, size_t nr_runs)
 {
@@ -22,10 +21,9 @@ static uint64_t runs_pages(const struct hmm_copy_run *runs, size_t nr_runs)
 	return pages;
 }
 
-static void copy_pages(const struct hmm_soft *soft, void *dst, const void *src, uint64_t nr,
-		       uint64_t bulk)
+static void copy_pages(const struct hmm_soft *soft, void *dst, const void *src, uint64_t nr)
 {
-	if (nr >= bulk)
+	if (nr * soft->page_size > BULK_BYTES)
 		soft_bulk_copy(dst, src, nr, soft->page_size);
 	else
 		memcpy(dst, src, nr * soft->page_size);
@@ -39,9 +37,9 @@ static void copy_runs(struct hmm_soft *soft, enum soft_dma_way way,
 		uint64_t nr = runs[i].nr_pages;
 
 		if (way == SOFT_DMA_FROM_DEVICE)
-			copy_pages(soft, runs[i].cpu, at, nr, BULK_FROM_DEVICE);
+			copy_pages(soft, runs[i].cpu, at, nr);
 		else if (runs[i].cpu)
-			copy_pages(soft, at, runs[i].cpu, nr, BULK_TO_DEVICE);
+			copy_pages(soft, at, runs[i].cpu, nr);
 		else
 			memset(at, 0, nr * soft->page_size);
 	}
@@ -383,8 +381,7 @@ int soft_copy_peer(struct hmm_devmem *devmem, struct hmm_devmem *from, struct hm
 		if (ret)
 			return ret;
 		copy_pages(soft, soft_memory_at(&soft->memory, runs[i].to),
-			   soft_memory_at(&peer->memory, runs[i].from), run.nr_pages,
-			   BULK_TO_DEVICE);
+			   soft_memory_at(&peer->memory, runs[i].from), run.nr_pages);
 		pages += run.nr_pages;
 	}
 	pace_link(&soft->dma, pages * soft->page_size);
