@@ -31,6 +31,11 @@ static inline void soft_list_append(struct soft_link *head, struct soft_link *li
 	head->prev = link;
 }
 
+static inline void soft_list_prepend(struct soft_link *head, struct soft_link *link)
+{
+	soft_list_append(head->next, link);
+}
+
 static inline void soft_list_remove(struct soft_link *link)
 {
 	link->prev->next = link->next;

@@ -83,7 +83,7 @@ static void block_relist(struct soft_memory *mem, struct soft_block *block)
 	soft_list_remove(&block->list);
 	if (!block->nr_used) {
 		soft_list_remove(&block->lru);
-		soft_list_append(&mem->empty, &block->list);
+		soft_list_prepend(&mem->empty, &block->list);	/* while it is in a cache */
 	} else if (block->nr_used < block_capacity(mem, block)) {
 		soft_list_append(&mem->partial, &block->list);
 	}
