@@ -39,6 +39,7 @@ static struct {
 	uintptr_t chunk_base;
 	uint32_t nr_chunks;
 	struct mapping mappings[MAPPINGS_MAX];	/* hmm_safe_alloc() above 64 KiB */
+	uint32_t mappings_end;			/* above it none was ever in use */
 } arena = { .lock = { .rank = RANK_ARENA } };
 
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
@@ -246,7 +247,7 @@ bool arena_owns(uintptr_t start, uintptr_t end)
 	bool owns = start < arena.end && end > arena.base;
 
 	lock_acquire(&arena.lock);
-	for (size_t i = 0; i < MAPPINGS_MAX && !owns; i++)
+	for (size_t i = 0; i < arena.mappings_end && !owns; i++)
 		owns = start < arena.mappings[i].end && end > arena.mappings[i].start;
 	lock_release(&arena.lock);
 	return owns;
@@ -271,6 +272,8 @@ static void *mapping_make(size_t bytes)
 			continue;
 		arena.mappings[i].start = (uintptr_t)p;
 		arena.mappings[i].end = (uintptr_t)p + len;
+		if (i >= arena.mappings_end)
+			arena.mappings_end = (uint32_t)i + 1;
 		lock_release(&arena.lock);
 		return p;
 	}

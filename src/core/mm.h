@@ -32,7 +32,7 @@
 #define HANDLERS_MAX	8u
 #define FAULT_RING	1024u		/* faults read and not yet served; a power of two */
 #define EXCLUSIVE_MAX	8192u		/* exclusive pages of an mm */
-#define VMA_CACHE	8u
+#define VMA_CACHE	32u		/* more than mapping_run() looks at */
 #define FORKERS_MAX	16u
 #define TCBS_MAX	1024u
 #define STATICS_MAX	512u
