@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Does a page cost the same in a small range and in a large one, in a program with
- * one mapping and in one with a thousand?
+ * one mapping and in one with ten thousand?
  *
- * scale: the way there and back of 1 MiB up to 2 GiB (as much as RAM allows). The
+ * scale: the way there and back of 1 MiB up to 8 GiB (as much as RAM allows). The
  * machine itself is not flat: what was copied a moment ago is in a cache if it was
- * small. So each size is taken as a multiple of memcpy there and back of the same
- * slices, and the worst multiple is set against the best. scale_vmas: 64 MiB as one
- * mapping, against 64 MiB in 32 mappings among a thousand which all have pages away.
- * Expected: flat, since nothing looks at more than the range itself.
+ * small, and RAM that went back to the kernel is cleared before it comes again. So each
+ * size is taken as a multiple of what the machine needs for it: memcpy there and back
+ * of the same slices and, for what does not fit into the RAM that an mm keeps for
+ * migrations, MADV_DONTNEED and MADV_POPULATE_WRITE in between. The worst multiple is
+ * set against the best. scale_1m and scale_max give the times themselves.
+ * scale_vmas: 64 MiB as one mapping, against 64 MiB in 32 mappings among ten thousand
+ * which all have pages away. Expected: flat, since nothing looks at more than the range.
  */
 #include <errno.h>
 #include <string.h>
@@ -18,14 +21,19 @@
 
 static const struct bench_line lines[] = {
 	{ "scale", "x", "best size", BENCH_LESS, BENCH_AT_MOST, 1.3 },
-	{ "scale_1m", "ns", "memcpy and back, per page", BENCH_LESS, BENCH_OPEN, 0 },
-	{ "scale_max", "ns", "memcpy and back, per page", BENCH_LESS, BENCH_OPEN, 0 },
+	{ "scale_1m", "ns", "the machine, per page", BENCH_LESS, BENCH_OPEN, 0 },
+	{ "scale_max", "ns", "the machine, per page", BENCH_LESS, BENCH_OPEN, 0 },
 	{ "scale_vmas", "ns", "one mapping, per page", BENCH_LESS, BENCH_RATIO, 1 / 1.3 },
 };
 
 #define VMA_BYTES	(2 * MIB)
-#define NR_SMALL_VMAS	968u	/* and 32 of 2 MiB: a thousand */
-#define MAX_SIZES	4
+#define NR_SMALL_VMAS	9968u	/* and 32 of 2 MiB: ten thousand */
+#define MAX_SIZES	5
+#define KEPT		(64 * MIB)	/* hmm_mm_opts.staging_bytes by default */
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE	23
+#endif
 
 struct scale {
 	struct bench_device device;
@@ -74,6 +82,21 @@ static int take_round_trip(void *ctx, struct bench_samples *samples)
 	return 0;
 }
 
+/* To the kernel and back, as all must go that is more than one may keep. */
+static int renew(unsigned char *base, size_t len)
+{
+	if (len <= KEPT)
+		return 0;
+	if (madvise(base + KEPT, len - KEPT, MADV_DONTNEED))
+		return -errno;
+	if (!madvise(base + KEPT, len - KEPT, MADV_POPULATE_WRITE))
+		return 0;
+	/* Before 5.14. */
+	for (size_t at = KEPT; at < len; at += hmm_page_size())
+		*(volatile unsigned char *)(base + at) = 0;
+	return 0;
+}
+
 /* The same with memcpy: what was copied out is at the start of the copy, as on a device. */
 static int take_memcpy(void *ctx, struct bench_samples *samples)
 {
@@ -83,8 +106,12 @@ static int take_memcpy(void *ctx, struct bench_samples *samples)
 
 	for (size_t done = 0; done < total; done += slice->len) {
 		unsigned char *base = next_slice(slice);
+		int ret;
 
 		memcpy(slice->scale->copy.base, base, slice->len);
+		ret = renew(base, slice->len);
+		if (ret)
+			return ret;
 		memcpy(base, slice->scale->copy.base, slice->len);
 	}
 	bench_samples_add(samples, per_page(total, bench_now_ns() - start));
@@ -200,9 +227,9 @@ static int measure(struct bench_run *run, struct scale *s)
 /* There are three of this size: the area, its copy, and what is on the device. */
 static size_t area_bytes(const struct bench_run *run)
 {
-	size_t max = bench_quick(run) ? 128 * MIB : 2 * GIB;
+	size_t max = bench_quick(run) ? 128 * MIB : 8 * GIB;
 
-	while (max > 64 * MIB && max > bench_free_ram() / 5)
+	while (max > 64 * MIB && max > bench_free_ram() / 8)
 		max /= 2;
 	return max;
 }
