@@ -141,8 +141,8 @@ struct bench {
 };
 
 extern const struct bench bench_change_notify, bench_cpu_fault, bench_cpu_stream, bench_device,
-	bench_fault_threads, bench_metadata, bench_migrate, bench_notifier, bench_scale,
-	bench_snapshot, bench_textbook;
+	bench_fault_threads, bench_metadata, bench_migrate, bench_notifier, bench_patterns,
+	bench_scale, bench_snapshot, bench_textbook;
 
 /* The body of `uhmm bench`. 0, also where a budget is missed; 1 a bench failed; 2 usage. */
 int bench_main(int argc, char **argv);
@@ -204,5 +204,12 @@ void bench_server_stop(struct bench_server *server);
 
 /* Throw the area's pages away, so that each is missing again. */
 int bench_server_reset(struct bench_server *server);
+
+/* ---------------------------------------------------------------- segv.c */
+
+/* The same by mprotect() and SIGSEGV, a page at a time. One area at once. */
+int bench_segv_start(const struct bench_area *area, const struct bench_area *store);
+void bench_segv_stop(void);
+int bench_segv_reset(void);
 
 #endif

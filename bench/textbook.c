@@ -1,12 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * How does a device page's way home compare with the page server that programs write
- * for themselves: one thread, poll, read, UFFDIO_COPY?
+ * How does a device page's way home compare with the pagers that programs write for
+ * themselves: a server of one thread with poll, read, UFFDIO_COPY; and mprotect with a
+ * handler of SIGSEGV?
  *
- * Here that server is what we are compared with, not what we hope to reach: ratios
- * are well above 1 or we are not worth using. textbook_stream reads front to back
- * with the server's usual granule of one page and our default; textbook_stream_64k
- * with 64 KiB on both sides; textbook_fault is one page at a time in random order.
+ * Here those are what we are compared with, not what we hope to reach: ratios are well
+ * above 1 or we are not worth using. textbook_stream reads front to back with the
+ * server's usual granule of one page and our default; textbook_stream_64k with 64 KiB
+ * on both sides; textbook_fault is one page at a time in random order. The server's
+ * thread is woken on an idle CPU if there is one, which costs more than all the rest;
+ * where other programs keep the CPUs busy it does as well as threads that are pinned.
+ * segv_*: the same walks against the signal handler, which wakes nobody and in which
+ * no system call works: single faults are where it is good.
  */
 #include <errno.h>
 #include <string.h>
@@ -18,6 +23,9 @@ static const struct bench_line lines[] = {
 	{ "textbook_stream_64k", "GB/s", "page server, 64 KiB", BENCH_MORE, BENCH_RATIO, 1.25 },
 	{ "textbook_fault", "us", "page server p50", BENCH_LESS, BENCH_RATIO, 1 / 0.45 },
 	{ "textbook_fault_p99", "us", "page server p99", BENCH_LESS, BENCH_RATIO, 3 },
+	{ "segv_stream", "GB/s", "mprotect and SIGSEGV", BENCH_MORE, BENCH_OPEN, 0 },
+	{ "segv_fault", "us", "mprotect and SIGSEGV p50", BENCH_LESS, BENCH_OPEN, 0 },
+	{ "segv_fault_p99", "us", "mprotect and SIGSEGV p99", BENCH_LESS, BENCH_OPEN, 0 },
 };
 
 #define PIECE		(64 * KIB)
@@ -52,9 +60,11 @@ static int take_server_stream(void *ctx, struct bench_samples *samples)
 static int take_stream(void *ctx, struct bench_samples *samples)
 {
 	struct textbook *t = ctx;
-	int ret = bench_move_in(&t->device, t->area.base, t->area.len);
+	uintptr_t start = (uintptr_t)t->area.base;
+	int64_t moved = hmm_soft_migrate_in(t->device.soft, start, start + t->area.len, NULL);
 
-	return ret ? ret : stream(t, t->area.base, samples);
+	/* Single faults before may have left most of it there. */
+	return moved < 0 ? (int)moved : stream(t, t->area.base, samples);
 }
 
 /* Every fourth page, so that no two faults are neighbours. */
@@ -92,23 +102,65 @@ static int take_fault(void *ctx, struct bench_samples *samples)
 	return moved < 0 ? (int)moved : touch(t, t->area.base, samples);
 }
 
-static int rounds(struct bench_run *run, struct textbook *t, size_t granule,
-		  uint32_t fault_around, struct bench_turn *turns)
+static int take_segv_stream(void *ctx, struct bench_samples *samples)
+{
+	struct textbook *t = ctx;
+	int ret = bench_segv_reset();
+
+	return ret ? ret : stream(t, t->served.base, samples);
+}
+
+static int take_segv_fault(void *ctx, struct bench_samples *samples)
+{
+	struct textbook *t = ctx;
+	int ret = bench_segv_reset();
+
+	return ret ? ret : touch(t, t->served.base, samples);
+}
+
+static int set_policy(struct textbook *t, uint32_t fault_around)
+{
+	HMM_OPTS(hmm_soft_opts, policy, .migrate = HMM_SOFT_MIGRATE_NEVER, .prefetch = 101,
+		 .fault_around = fault_around);
+
+	return hmm_soft_set_policy(t->device.soft, &policy);
+}
+
+static int take_turns(struct bench_run *run, struct bench_turn *turns)
 {
 	struct bench_limits limits = {
 		.seconds = bench_seconds(run, 0.7), .warmup = 1, .min_rounds = 3,
 	};
-	HMM_OPTS(hmm_soft_opts, policy, .migrate = HMM_SOFT_MIGRATE_NEVER, .prefetch = 101,
-		 .fault_around = fault_around);
-	int ret = hmm_soft_set_policy(t->device.soft, &policy);
+
+	return bench_rounds(turns, 2, &limits);
+}
+
+static int rounds(struct bench_run *run, struct textbook *t, size_t granule,
+		  uint32_t fault_around, struct bench_turn *turns)
+{
+	int ret = set_policy(t, fault_around);
 
 	if (!ret)
 		ret = bench_server_start(&t->served, &t->store, granule, BENCH_ONE_THREAD,
 					 &t->server);
 	if (!ret)
-		ret = bench_rounds(turns, 2, &limits);
+		ret = take_turns(run, turns);
 	bench_server_stop(t->server);
 	t->server = NULL;
+	return ret;
+}
+
+static int segv_rounds(struct bench_run *run, struct textbook *t, uint32_t fault_around,
+		       struct bench_turn *turns)
+{
+	int ret = set_policy(t, fault_around);
+
+	if (!ret)
+		ret = bench_segv_start(&t->served, &t->store);
+	if (ret)
+		return ret;
+	ret = take_turns(run, turns);
+	bench_segv_stop();
 	return ret;
 }
 
@@ -152,6 +204,34 @@ static int compare_fault(struct bench_run *run, struct textbook *t)
 	return ret;
 }
 
+static int compare_segv(struct bench_run *run, struct textbook *t)
+{
+	struct bench_turn streams[] = {
+		{ .take = take_segv_stream, .ctx = t },
+		{ .take = take_stream, .ctx = t },
+	};
+	struct bench_turn faults[] = {
+		{ .take = take_segv_fault, .ctx = t },
+		{ .take = take_fault, .ctx = t },
+	};
+	int ret = segv_rounds(run, t, 0, streams);
+
+	if (!ret)
+		bench_report(run, "segv_stream", bench_quantile(&streams[1].samples, 0.5),
+			     bench_quantile(&streams[0].samples, 0.5));
+	if (!ret)
+		ret = segv_rounds(run, t, 1, faults);
+	if (!ret) {
+		bench_report(run, "segv_fault", bench_quantile(&faults[1].samples, 0.5),
+			     bench_quantile(&faults[0].samples, 0.5));
+		bench_report(run, "segv_fault_p99", bench_quantile(&faults[1].samples, 0.99),
+			     bench_quantile(&faults[0].samples, 0.99));
+	}
+	bench_turns_free(faults, COUNT(faults));
+	bench_turns_free(streams, COUNT(streams));
+	return ret;
+}
+
 static int measure(struct bench_run *run, struct textbook *t)
 {
 	int ret = compare_stream(run, t, hmm_page_size(), 0, "textbook_stream");
@@ -159,7 +239,12 @@ static int measure(struct bench_run *run, struct textbook *t)
 	if (!ret)
 		ret = compare_stream(run, t, 64 * KIB, (uint32_t)(64 * KIB / hmm_page_size()),
 				     "textbook_stream_64k");
-	return ret ? ret : compare_fault(run, t);
+	if (!ret)
+		ret = compare_fault(run, t);
+	if (!ret && (bench_wanted(run, "segv_stream") || bench_wanted(run, "segv_fault") ||
+		     bench_wanted(run, "segv_fault_p99")))
+		ret = compare_segv(run, t);
+	return ret;
 }
 
 static int run_textbook(struct bench_run *run)
