@@ -97,6 +97,7 @@ bool bench_ok(const struct bench_line *line, double value, double floor_value);
 /* What the figures depend on; machine.c finds out. */
 struct bench_machine {
 	char kernel[96], cpu[96], thp[48], masked[160], missing[256], commit[48];
+	char date[16];		/* ISO 8601, UTC */
 	const char *driver;
 	unsigned int cpus;
 	size_t page_size;

@@ -211,6 +211,8 @@ void bench_print_json(FILE *out, const struct bench_machine *m, const struct ben
 		bench_ok(line, value, floor_value) ? "true" : "false");
 	json_string(out, "commit", m->commit);
 	fputs(", ", out);
+	json_string(out, "date", m->date);
+	fputs(", ", out);
 	json_string(out, "kernel", m->kernel);
 	fputs(", ", out);
 	json_string(out, "cpu", m->cpu);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/utsname.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "bench.h"
@@ -59,7 +60,9 @@ static void read_caps(struct bench_machine *machine)
 
 void bench_machine_read(struct bench_machine *machine)
 {
+	time_t now = time(NULL);
 	struct utsname name;
+	struct tm utc;
 
 	memset(machine, 0, sizeof(*machine));
 	if (!uname(&name))
@@ -75,6 +78,8 @@ void bench_machine_read(struct bench_machine *machine)
 	machine->driver = "soft";
 	machine->checks = HMM_DEBUG;
 	snprintf(machine->commit, sizeof(machine->commit), "%s", UHMM_COMMIT);
+	if (gmtime_r(&now, &utc))
+		strftime(machine->date, sizeof(machine->date), "%Y-%m-%d", &utc);
 	read_caps(machine);
 }
 
