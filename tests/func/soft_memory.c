@@ -334,6 +334,67 @@ static void stream_is_read_ahead(void **state)
 	munmap(p, ALL * page);
 }
 
+struct streamer {
+	const unsigned char *base;
+	size_t nr;
+	uint32_t seed;
+	_Atomic bool stop;
+	_Atomic uint64_t rounds, wrong;
+};
+
+/* Front to back, again and again, until told to stop. */
+static void *stream_on(void *arg)
+{
+	struct streamer *s = arg;
+
+	while (!atomic_load(&s->stop)) {
+		for (size_t i = 0; i < s->nr; i++)
+			if (*(const volatile uint64_t *)(s->base + i * page) !=
+			    pattern(s->seed, i, 0))
+				atomic_fetch_add(&s->wrong, 1);
+		atomic_fetch_add(&s->rounds, 1);
+	}
+	return NULL;
+}
+
+/*
+ * A stream loses no byte while its memory goes back under it, parts of it are unmapped
+ * ahead of it, and in the end the device closes with read-ahead still posted.
+ */
+static void stream_against_changes(void **state)
+{
+	enum { ALL = 4 * 512, CHANGES = 60 };
+	struct world *w = *state;
+	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 2 * ALL * page);
+	unsigned char *p = map_filled(ALL, 14), *gone = map_filled(ALL, 15);
+	struct streamer s = { .base = p, .nr = ALL, .seed = 14 };
+	struct hmm_soft *soft = open_soft(w, &opts);
+	pthread_t thread;
+
+	assert_int_equal(pthread_create(&thread, NULL, stream_on, &s), 0);
+	for (int i = 0; i < CHANGES; i++) {
+		assert_true(move_in(soft, p, ALL, NULL) >= 0);
+		assert_true(move_in(soft, gone, ALL, NULL) >= 0);
+		/* Up to the middle of it, so that what is ahead is posted and then gone. */
+		assert_holds(gone, ALL / 2, 15, 0);
+		munmap(gone, ALL * page);
+		gone = map_filled(ALL, 15);
+		if (i % 8 == 7) {
+			assert_int_equal(hmm_soft_close(soft), 0);
+			soft = open_soft(w, &opts);
+		}
+	}
+	atomic_store(&s.stop, true);
+	pthread_join(thread, NULL);
+	assert_int_equal(s.wrong, 0);
+	assert_true(s.rounds > 0);
+	assert_int_equal(hmm_soft_close(soft), 0);
+	assert_holds(p, ALL, 14, 0);
+	assert_holds(gone, ALL, 15, 0);
+	munmap(gone, ALL * page);
+	munmap(p, ALL * page);
+}
+
 /* With fault_around 1 a touch brings its page and no other. */
 static void fault_around_of_one(void **state)
 {
@@ -500,6 +561,7 @@ int main(void)
 		world_test(kernel_on_a_lost_page),
 		world_test(fault_around_brings_neighbours),
 		world_test(stream_is_read_ahead),
+		world_test(stream_against_changes),
 		world_test(fault_around_of_one),
 		world_test(impossible_options),
 		world_test(bad_arguments),
