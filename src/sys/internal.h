@@ -56,6 +56,12 @@ static inline long sys_cookie_call(long nr, uint64_t a, uint64_t b, uint64_t c, 
 	return ret == -1 ? -errno : ret;
 }
 
+/* The control blocks of the threads in the open /proc/@pid/task. */
+int sys_tcbs_of(int task_fd, int pid, void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx);
+
+/* One page that nothing can read or write, for as long as the process lives; 0: no memory. */
+uintptr_t sys_unreachable_page(void);
+
 /* sys_uffd_open() without asking sys_cap(): for the probes. */
 int sys_uffd_open_any(uint64_t features, bool user_only, uint64_t *have);
 

@@ -172,8 +172,7 @@ static int word_or_zero(uintptr_t addr)
 				    addr, op));
 }
 
-/* One page that nothing can read, for as long as the process lives; 0 without memory. */
-static uintptr_t unreadable(void)
+uintptr_t sys_unreachable_page(void)
 {
 	static _Atomic uintptr_t kept;
 	uintptr_t page = atomic_load_explicit(&kept, memory_order_relaxed);
@@ -197,7 +196,7 @@ static uintptr_t unreadable(void)
  */
 static void fault_in_writable(uintptr_t addr)
 {
-	uintptr_t source = unreadable();
+	uintptr_t source = sys_unreachable_page();
 	struct iovec local = { .iov_base = (void *)source, .iov_len = 1 };
 	struct iovec remote = { .iov_base = (void *)addr, .iov_len = 1 };
 

@@ -132,6 +132,39 @@ ssize_t sys_copy_to(uintptr_t addr, const void *src, size_t len);
 size_t sys_page_size(void);
 uintptr_t sys_task_size(void);	/* first address beyond user space (47-bit layout) */
 
+/* ---------------------------------------------------------------- vm.c */
+
+/*
+ * Another process's memory. By its id or one of its threads', which the caller keeps
+ * from being reused; needs the right to trace it.
+ */
+
+/* A file of /proc/@pid, O_CLOEXEC. An open maps, pagemap or mem stays that address space's. */
+int sys_proc_open(int pid, const char *name, bool write);
+
+/*
+ * Read by /proc/PID/mem: whatever is present, whatever its protection; never waits for
+ * a fault to be served. Bytes read, perhaps short; 0: the address space is gone.
+ */
+ssize_t sys_mem_read(int mem_fd, void *dst, uintptr_t addr, size_t len);
+
+/* As sys_copy_from(), sys_copy_to(): faults are served, and waited for. -EFAULT, -ESRCH ... */
+ssize_t sys_vm_read(int pid, void *dst, uintptr_t addr, size_t len);
+ssize_t sys_vm_write(int pid, uintptr_t addr, const void *src, size_t len);
+
+/*
+ * Fault in, as far as it can be done. 0: tried, what is there now is for the caller to
+ * look at; -ESRCH, -EPERM.
+ */
+int sys_vm_populate(int pid, uintptr_t start, size_t len, bool write);
+
+/* As sys_for_each_tcb(). -EPERM: some thread's cannot be told. */
+int sys_vm_for_each_tcb(int pid, void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx);
+
+int sys_vm_kill_thread(int pid, uint32_t tid, int sig);
+bool sys_pidfd_dead(int pidfd);
+int sys_random(void *dst, size_t len);
+
 /* ---------------------------------------------------------------- procmap.c */
 
 #define SYS_VMA_READ	BIT(0)

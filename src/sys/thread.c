@@ -124,37 +124,46 @@ static long parse_tid(const char *name)
 	return tid;
 }
 
-static void tell_tcb(long tid, void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx)
+/* It may have ended meanwhile, or never have told the kernel of a list. */
+static int tell_tcb(long tid, long pid, void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx)
 {
 	uintptr_t head = 0;
 	size_t len;
+	int ret = (int)sys_ret(syscall(SYS_get_robust_list, tid, &head, &len));
 
-	/* It may have ended meanwhile, or never have told the kernel of a list. */
-	if (syscall(SYS_get_robust_list, tid, &head, &len) == 0 && head)
-		fn(head, tid == getpid(), ctx);
+	if (!ret && head)
+		fn(head, tid == pid, ctx);
+	return ret == -EPERM ? ret : 0;
+}
+
+int sys_tcbs_of(int task_fd, int pid, void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx)
+{
+	_Alignas(struct dirent_raw) char buf[2048];
+	const struct dirent_raw *entry;
+	long got, tid;
+	int ret = 0;
+
+	while ((got = sys_ret(syscall(SYS_getdents64, task_fd, buf, sizeof(buf)))) > 0) {
+		for (long at = 0; at < got; at += entry->reclen) {
+			entry = (const struct dirent_raw *)(buf + at);
+			tid = parse_tid(entry->name);
+			if (tid && !ret)
+				ret = tell_tcb(tid, pid, fn, ctx);
+		}
+	}
+	return got < 0 ? (int)got : ret;
 }
 
 int sys_for_each_tcb(void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx)
 {
-	_Alignas(struct dirent_raw) char buf[2048];
-	const struct dirent_raw *entry;
-	long got;
-	long tid;
-	int fd;
+	int fd, ret;
 
 	fd = (int)sys_ret(open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
 	if (fd < 0)
 		return fd;
-	while ((got = sys_ret(syscall(SYS_getdents64, fd, buf, sizeof(buf)))) > 0) {
-		for (long at = 0; at < got; at += entry->reclen) {
-			entry = (const struct dirent_raw *)(buf + at);
-			tid = parse_tid(entry->name);
-			if (tid)
-				tell_tcb(tid, fn, ctx);
-		}
-	}
+	ret = sys_tcbs_of(fd, getpid(), fn, ctx);
 	close(fd);
-	return (int)got;
+	return ret;
 }
 
 int sys_eventfd(void)
