@@ -58,10 +58,17 @@ static void rekey_page(struct hmm_mm *mm, uintptr_t from, uintptr_t to)
 		isolation_follow(mm, entry, to);
 }
 
-/*
- * The leaves of the new range are reserved before; where that failed the pages could
- * not be carried over, which strict.c checks before it lets the call be made.
- */
+/* Leaves for where the pages of [@first, @end) are going, @shift further. */
+static int reserve_for(struct hmm_mm *mm, uintptr_t first, uintptr_t end, uintptr_t shift)
+{
+	int ret = 0;
+
+	for (uintptr_t a = first; a < end && !ret; a = directory_next(&mm->dir, a + mm->page, end))
+		ret = directory_reserve(&mm->dir, a + shift, a + shift + mm->page);
+	return ret;
+}
+
+/* Where no leaves are to be had the pages cannot be carried over. */
 void mm_rekey(struct hmm_mm *mm, uintptr_t from, uintptr_t to, size_t len)
 {
 	uintptr_t end = from + len, first = directory_next(&mm->dir, from, end), a = first;
@@ -70,7 +77,7 @@ void mm_rekey(struct hmm_mm *mm, uintptr_t from, uintptr_t to, size_t len)
 	if (a == end)
 		return;
 	mm_drop(mm, to, to + len);
-	if (directory_reserve(&mm->dir, to, to + len)) {
+	if (reserve_for(mm, first, end, to - from)) {
 		mm->stats.lost_pages++;
 		mm_drop(mm, from, end);
 		return;

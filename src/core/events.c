@@ -21,6 +21,7 @@
  * if the thread that unmapped it is that late.
  */
 #include "core/devmem.h"
+#include "core/remote.h"
 
 #define DRAIN_BATCH 16
 
@@ -66,7 +67,8 @@ static void handle(struct hmm_mm *mm, const struct uffd_msg *msg)
 		ring_push(mm, msg);
 		break;
 	case UFFD_EVENT_FORK:
-		fork_serve(mm, (int)msg->arg.fork.ufd);
+		if (!mm->remote || remote_inherit(mm, (int)msg->arg.fork.ufd))
+			fork_serve(mm, (int)msg->arg.fork.ufd);
 		break;
 	case UFFD_EVENT_REMAP:
 		on_remap(mm, msg->arg.remap.from, msg->arg.remap.to, msg->arg.remap.len);

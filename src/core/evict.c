@@ -57,7 +57,6 @@ static bool find_run(struct hmm_mm *mm, uintptr_t *start, uintptr_t *end,
 	return false;
 }
 
-/* Coherent pages of the range: the CPU has them, only the directory changes. */
 static uint64_t take_back_coherent(struct hmm_mm *mm, uintptr_t start, uintptr_t end,
 				   const struct hmm_devmem *only)
 {
@@ -83,22 +82,19 @@ static uint64_t take_back_coherent(struct hmm_mm *mm, uintptr_t start, uintptr_t
 	return pages;
 }
 
-/* Bytes that the device cannot read back: never zeros, but a signal. Lock held. */
+void mm_take_back(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
+{
+	take_back_coherent(mm, start, end, NULL);
+}
+
+/* Bytes that the device cannot read back. Lock held. */
 static void lose_pages(struct hmm_mm *mm, struct isolation *iso)
 {
 	struct free_run run = { 0 };
 
-	for (uint32_t i = iso->low; i < iso->high; i++) {
-		if (iso->kind[i] != SLOT_DEVICE)
-			continue;
-		devmem_unbind(devmem_find(mm, entry_devmem(iso->origin[i])),
-			      entry_index(iso->origin[i]), &run);
-		if (iso->where[i]) {
-			mm_poison(mm, iso->where[i]);
-		}
-		iso->kind[i] = SLOT_NONE;
-		iso->nr--;
-	}
+	for (uint32_t i = iso->low; i < iso->high; i++)
+		if (iso->kind[i] == SLOT_DEVICE)
+			isolation_lose(mm, iso, i, &run);
 	free_run_flush(&run);
 }
 

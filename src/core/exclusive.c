@@ -128,7 +128,7 @@ static void *settle_page(struct hmm_mm *mm, struct isolation *iso, uint32_t i)
 	uint32_t slot;
 	void *bytes;
 
-	if (!iso->where[i] || slot_get(mm, &slot))
+	if (iso->where[i] != iso->base + i * mm->page || slot_get(mm, &slot))
 		return NULL;
 	bytes = exclusive_bytes(mm, slot);
 	if (iso->kind[i] == SLOT_CONTENT)
@@ -154,7 +154,7 @@ static int64_t begin_part(struct hmm_mm *mm, struct chunk *chunk, const struct s
 
 	iso = isolation_get(mm, start, true);
 	exclusive_restore(mm, start, end, NULL);
-	if (mm->fork_gate || directory_next(&mm->dir, start, end) != end ||
+	if (mm_held(mm, start, end) || directory_next(&mm->dir, start, end) != end ||
 	    directory_reserve(&mm->dir, start, end))
 		goto out;	/* went elsewhere meanwhile */
 	mm_invalidate(mm, HMM_EVENT_EXCLUSIVE, start, end, owner);
@@ -162,6 +162,9 @@ static int64_t begin_part(struct hmm_mm *mm, struct chunk *chunk, const struct s
 	iso->chunk = chunk;
 	iso->buffer = chunk->addr;
 	isolation_take_system(mm, iso, vma, start, end);
+	lock_release(&mm->lock);
+	isolation_fetch(mm, iso);
+	lock_acquire(&mm->lock);
 	for (uintptr_t a = start; a < end; a += mm->page) {
 		uint32_t i = (uint32_t)((a - iso->base) / mm->page);
 

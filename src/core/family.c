@@ -107,22 +107,24 @@ int family_add(struct family *f, struct hmm_mm *mm)
 	return ret;
 }
 
-void family_remove(struct family *f, struct hmm_mm *mm)
+bool family_remove(struct family *f, struct hmm_mm *mm)
 {
 	const struct timespec tick = { .tv_nsec = 2 * 1000 * 1000 };
 	uint32_t refs;
+	bool last = false;
 
 	if (!f->only)
 		sys_epoll_remove(f->wait_fd, mm->uffd);
 	lock_acquire(&f->lock);
 	if (f->slots[mm->slot].mm == mm) {
 		f->slots[mm->slot].mm = NULL;
-		f->nr_mms--;
+		last = !--f->nr_mms;
 	}
 	lock_release(&f->lock);
 	/* acquire: what its last user did is done */
 	while ((refs = atomic_load_explicit(&mm->refs, memory_order_acquire)))
 		sys_futex_wait(&mm->refs, refs, &tick);
+	return last;
 }
 
 uint64_t mm_ticket(const struct hmm_mm *mm)

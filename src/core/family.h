@@ -67,8 +67,8 @@ void family_free(struct family *family);
 /* The mm can be found from now on, and its faults are served. -ENOSPC. */
 int family_add(struct family *family, struct hmm_mm *mm);
 
-/* No more; waits for those who use it. No lock held. */
-void family_remove(struct family *family, struct hmm_mm *mm);
+/* No more; waits for those who use it. Was it the last? No lock held. */
+bool family_remove(struct family *family, struct hmm_mm *mm);
 
 /* The mm of a slot, in use until mm_put(); NULL: there is none. */
 struct hmm_mm *family_get(struct family *family, uint32_t slot);

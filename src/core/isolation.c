@@ -69,6 +69,14 @@ void isolation_wait(struct hmm_mm *mm)
 	atomic_fetch_sub_explicit(&mm->epoch_waiters, 1, memory_order_relaxed);
 }
 
+void isolation_wake(struct hmm_mm *mm)
+{
+	lock_assert_held(&mm->lock);
+	atomic_fetch_add_explicit(&mm->epoch, 1, memory_order_relaxed);
+	if (atomic_load_explicit(&mm->epoch_waiters, memory_order_relaxed))
+		sys_futex_wake(&mm->epoch, INT32_MAX);
+}
+
 struct isolation *isolation_get(struct hmm_mm *mm, uintptr_t addr, bool wait)
 {
 	struct isolation *iso;
@@ -88,6 +96,7 @@ struct isolation *isolation_get(struct hmm_mm *mm, uintptr_t addr, bool wait)
 	iso->buffer = 0;
 	iso->owner = NULL;
 	iso->waiters = iso->huge = false;
+	memset(iso->landed, 0, sizeof(iso->landed));
 	mm->isolations_free--;
 	return iso;
 }
@@ -120,9 +129,24 @@ void isolation_put(struct hmm_mm *mm, struct isolation *iso)
 		wake_waiters(mm, iso);
 	iso->in_use = false;
 	mm->isolations_free++;
-	atomic_fetch_add_explicit(&mm->epoch, 1, memory_order_relaxed);
-	if (atomic_load_explicit(&mm->epoch_waiters, memory_order_relaxed))
-		sys_futex_wake(&mm->epoch, INT32_MAX);
+	isolation_wake(mm);
+}
+
+uint32_t isolation_fetch(struct hmm_mm *mm, struct isolation *iso)
+{
+	return mm->ops->fetch ? mm->ops->fetch(mm, iso) : 0;
+}
+
+void isolation_lose(struct hmm_mm *mm, struct isolation *iso, uint32_t slot, struct free_run *run)
+{
+	if (iso->origin[slot])
+		devmem_unbind(devmem_find(mm, entry_devmem(iso->origin[slot])),
+			      entry_index(iso->origin[slot]), run);
+	if (iso->where[slot])
+		mm_poison(mm, iso->where[slot]);
+	iso->kind[slot] = SLOT_NONE;
+	iso->reason[slot] = HMM_REASON_BUSY;
+	iso->nr--;
 }
 
 void isolation_forget(struct hmm_mm *mm, uint64_t entry)
@@ -256,8 +280,8 @@ static void take_unshared(struct hmm_mm *mm, struct isolation *iso, uint32_t fir
 		lock_release(&mm->lock);
 		mm->ops->populate(mm, addr, (j - i) * mm->page, true);
 		lock_acquire(&mm->lock);
-		if (mm->fork_gate || mm_vma(mm, addr, &vma) || vma.start > addr ||
-		    vma.end < iso->base + j * mm->page || mm_vma_reason(mm, &vma) ||
+		if (mm_held(mm, addr, iso->base + j * mm->page) ||
+		    mm_vma(mm, addr, &vma) || vma.start > addr || vma.end < iso->base + j * mm->page || mm_vma_reason(mm, &vma) ||
 		    mm_vma_register(mm, &vma))
 			continue;
 		if (directory_next(&mm->dir, addr, iso->base + j * mm->page) ==
@@ -306,8 +330,7 @@ static void take_otherwise(struct hmm_mm *mm, struct isolation *iso, const struc
 	} else if (readonly) {
 		mm->ops->take_readonly(mm, iso, vma, first, nr, &t);
 	} else {
-		if (!mm->ops->remap(mm, iso, vma, first, nr, &t))
-			memset(t.tried + first, TRIED_PASSED, nr);
+		mm->ops->remap(mm, iso, vma, first, nr, &t);
 		leave_moved(mm, iso, first, nr);
 	}
 	sort_out(mm, iso, first, nr, &t, reason);
@@ -331,7 +354,8 @@ void isolation_take_system(struct hmm_mm *mm, struct isolation *iso, const struc
 			   uintptr_t start, uintptr_t end)
 {
 	uint32_t first = slot_of(mm, iso, start), nr = (uint32_t)((end - start) / mm->page);
-	enum hmm_reason reason = mm->fork_gate ? HMM_REASON_BUSY : mm_vma_register(mm, vma);
+	enum hmm_reason reason = mm_held(mm, start, end) ? HMM_REASON_BUSY :
+							   mm_vma_register(mm, vma);
 
 	lock_assert_held(&mm->lock);
 	if (reason != HMM_REASON_NONE) {

@@ -60,6 +60,7 @@ struct isolation {
 	bool waiters;			/* a fault met one of the pages */
 	bool in_use;
 	bool huge;			/* taken as one 2 MiB page */
+	uint64_t landed[BLOCK_PAGES / 64];	/* slots to be fetched from limbo (remote.h) */
 	void *bounce;			/* BOUNCE_PAGES pages, always there */
 	uint8_t kind[BLOCK_PAGES];
 	uint16_t reason[BLOCK_PAGES];	/* why a slot is SLOT_NONE again */
@@ -103,8 +104,11 @@ struct isolation *isolation_get(struct hmm_mm *mm, uintptr_t addr, bool wait);
 /* Nothing is in use any more. Wakes who waited. The chunk, if any, is the caller's to put. */
 void isolation_put(struct hmm_mm *mm, struct isolation *iso);
 
-/* Sleep until some isolation has ended. The mm lock is dropped meanwhile. */
+/* Sleep until some isolation has ended, or a while. The mm lock is dropped meanwhile. */
 void isolation_wait(struct hmm_mm *mm);
+
+/* Something else that isolation_wait() may wait for has come about. Lock held. */
+void isolation_wake(struct hmm_mm *mm);
 
 /*
  * Take the pages of [start, end), inside one mapping and the isolation's block, whose
@@ -127,6 +131,16 @@ void isolation_commit(struct hmm_mm *mm, struct isolation *iso, uint32_t slot, u
  * slots stay device pages. May drop and retake the mm lock.
  */
 void isolation_give(struct hmm_mm *mm, struct isolation *iso);
+
+/*
+ * The bytes of what was taken into the buffer, where they are not there already. Some
+ * slots may be lost on the way: SLOT_NONE then; their count comes back. No lock held.
+ */
+uint32_t isolation_fetch(struct hmm_mm *mm, struct isolation *iso);
+
+/* The slot's bytes are gone: never zeros, but a signal. Lock held. */
+struct free_run;
+void isolation_lose(struct hmm_mm *mm, struct isolation *iso, uint32_t slot, struct free_run *run);
 
 /*
  * Copy SLOT_DEVICE slots into the buffer (SLOT_FILLED). Those that the device cannot

@@ -127,8 +127,8 @@ static int local_move(struct hmm_mm *mm, struct isolation *iso, const struct sys
  * A mapping emptied in one call loses its anon_vma and would never merge with its
  * neighbours again: the first page goes by itself.
  */
-static int local_remap(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
-		       uint32_t first, uint32_t nr, struct taking *t)
+static void local_remap(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
+			uint32_t first, uint32_t nr, struct taking *t)
 {
 	uintptr_t from = iso->base + first * mm->page, to = iso->chunk->addr + first * mm->page;
 	size_t len = nr * mm->page, head = 0;
@@ -151,8 +151,9 @@ static int local_remap(struct hmm_mm *mm, struct isolation *iso, const struct sy
 	if (!strict)
 		lock_acquire(&mm->lock);
 	mm->stats.remapped_runs++;
+	if (!ret)
+		memset(t->tried + first, TRIED_PASSED, nr);
 	look_landed(mm, iso, first, nr, t);
-	return ret;
 }
 
 /* Slots from @i on, below @end, that all have been taken, or all not. */

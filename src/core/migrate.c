@@ -176,6 +176,19 @@ static void take_block(struct hmm_mm *mm, struct hmm_migrate *m, struct isolatio
 	}
 }
 
+/* What was taken and reported, but then could not be fetched. */
+static void report_lost(struct hmm_mm *mm, struct hmm_migrate *m, const struct isolation *iso)
+{
+	for (uint32_t i = iso->low; i < iso->high; i++) {
+		uint64_t *src = &m->src[entry_of(mm, m, iso, i)];
+
+		if (iso->kind[i] != SLOT_NONE || !(*src & HMM_SRC_MIGRATE))
+			continue;
+		*src = iso->reason[i];
+		m->nr_pages--;
+	}
+}
+
 /* One block of the range. false: no isolation or staging for it. */
 static bool setup_block(struct hmm_mm *mm, struct hmm_migrate *m, struct migration *mig,
 			uintptr_t start, uintptr_t end)
@@ -199,6 +212,8 @@ static bool setup_block(struct hmm_mm *mm, struct hmm_migrate *m, struct migrati
 	iso->buffer = chunk->addr;
 	take_block(mm, m, iso, start, end);
 	lock_release(&mm->lock);
+	if (isolation_fetch(mm, iso))
+		report_lost(mm, m, iso);
 	mig->iso[mig->nr] = iso;
 	mig->chunk[mig->nr++] = chunk;
 	return true;

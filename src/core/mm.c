@@ -7,6 +7,7 @@
 #include "core/devmem.h"
 #include "core/limbo.h"
 #include "core/opts.h"
+#include "core/remote.h"
 
 #define STAGING_MAX	((uint64_t)1 << 30)
 #define MM_FLAGS	(HMM_MM_STRICT | HMM_MM_USER_FAULTS_ONLY)
@@ -78,6 +79,8 @@ void mm_statics_look(struct hmm_mm *mm)
 {
 	struct static_list list = { .nr = 0 };
 
+	if (!mm->ops->for_each_static)
+		return;
 	mm->ops->for_each_static(mm, static_add, &list);
 	lock_acquire(&mm->lock);
 	mm->statics = list;
@@ -132,8 +135,8 @@ static bool reserved(struct hmm_mm *mm, const struct sys_vma *vma, uintptr_t *st
 	const struct tcb_list *list = tcbs(mm);
 	uintptr_t low, high, best = *end, best_end = *end;
 
-	if (list->overflow)
-		return true;	/* cannot tell: all of it */
+	if (list->overflow || (mm->remote && remote_is_static(mm, vma)))
+		return true;	/* cannot tell, or it is: all of it */
 	for (uint32_t i = 0; i < list->nr; i++)
 		if (tcb_span(mm, &list->tcb[i], vma, &low, &high))
 			nearer(low, high, *start, *end, &best, &best_end);
@@ -248,6 +251,11 @@ static void mapping_run(struct hmm_mm *mm, const struct sys_vma *vma, uintptr_t 
 	for (int i = 0; i < RUN_NEIGHBOURS && *start && !mm_vma(mm, *start - mm->page, &next) &&
 			next.end == *start && mappings_merge(mm, &next); i++)
 		*start = next.start;
+}
+
+bool mm_held(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
+{
+	return mm->fork_gate || (mm->remote && remote_gated(mm, start, end));
 }
 
 enum hmm_reason mm_vma_register(struct hmm_mm *mm, const struct sys_vma *vma)
@@ -459,14 +467,16 @@ int mm_tables_init(struct hmm_mm *mm)
 	return ret;
 }
 
-void mm_tables_fini(struct hmm_mm *mm)
+bool mm_tables_fini(struct hmm_mm *mm)
 {
-	family_remove(mm->family, mm);
+	bool last = family_remove(mm->family, mm);
+
 	isolations_fini(mm);
 	limbo_close(mm);
 	if (mm->exclusive_pages)
 		exclusive_close(mm);
 	directory_fini(&mm->dir);
+	return last;
 }
 
 /* What an mm is made of, in the order it is taken down again. */
@@ -580,12 +590,14 @@ int hmm_mm_destroy(struct hmm_mm *mm)
 	if (ret)
 		return ret;
 	lock_acquire(&mm->family->lock);
-	ret = mm->family->nr_devmems ? -EBUSY : 0;
+	ret = mm->family->nr_devmems && mm->family->nr_mms == 1 ? -EBUSY : 0;
 	lock_release(&mm->family->lock);
 	if (ret)
 		return ret;
 	lost = mm->stats.lost_pages;
 	release_notifiers(mm);
+	if (mm->remote)
+		return remote_destroy(mm);
 	leave_process(mm);
 	strict_stop(mm);
 	/* A handler that ends may unmap memory of its own: nobody would read of that. */

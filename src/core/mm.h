@@ -70,6 +70,7 @@ struct static_list {
 	uint32_t nr, missed;
 };
 
+struct remote;
 struct sys_notif;
 
 /*
@@ -86,15 +87,18 @@ struct mm_ops {
 	 * mapping: UFFDIO_MOVE; where that is not to be had, mremap(DONTUNMAP); or, of a
 	 * mapping that nobody can write to (strict), whichever leaves pinned pages there,
 	 * TRIED_BUSY. What the kernel says it did is a hint (the count can be short of the
-	 * truth): taking->landed says what it did do. move, remap: 0, or the error that
-	 * ended it. Lock held; remap may drop it.
+	 * truth): taking->landed says what it did do. move: 0, or the error that ended it.
+	 * Lock held; remap may drop it.
 	 */
 	int (*move)(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
 		    uint32_t first, uint32_t nr, struct taking *taking);
-	int (*remap)(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
-		     uint32_t first, uint32_t nr, struct taking *taking);
+	void (*remap)(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
+		      uint32_t first, uint32_t nr, struct taking *taking);
 	void (*take_readonly)(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
 			      uint32_t first, uint32_t nr, struct taking *taking);
+
+	/* As isolation_fetch(); NULL where what is taken is in the chunk. No lock held. */
+	uint32_t (*fetch)(struct hmm_mm *mm, struct isolation *iso);
 
 	/* Is any of [addr, addr + len), inside one mapping, mlocked? Lock held. */
 	bool (*locked)(struct hmm_mm *mm, uintptr_t addr, size_t len);
@@ -114,7 +118,7 @@ struct mm_ops {
 	int (*for_each_tcb)(struct hmm_mm *mm, void (*fn)(uintptr_t addr, bool main, void *ctx),
 			    void *ctx);
 
-	/* As sys_for_each_static(). No lock held. */
+	/* As sys_for_each_static(); NULL: see remote_is_static(). No lock held. */
 	void (*for_each_static)(struct hmm_mm *mm,
 				void (*fn)(uintptr_t start, uintptr_t end, void *ctx), void *ctx);
 
@@ -130,11 +134,13 @@ extern const struct mm_ops local_ops;
 struct hmm_mm {
 	uint64_t alive;			/* MM_ALIVE; 0 in a forked child */
 	const struct mm_ops *ops;	/* immutable, as all up to refs */
+	struct remote *remote;		/* NULL: of this process */
 	struct process *process;
 	struct family *family;
 	uint32_t slot, generation;	/* in the family */
 	uint64_t flags;
-	int uffd, maps_fd, pagemap_fd;
+	int uffd;
+	int maps_fd, pagemap_fd;	/* of a remote one: written under the lock */
 	bool can_move, can_move_home, can_remap, can_poison;
 	hmm_log_fn log;
 	void *log_ctx;
@@ -155,7 +161,7 @@ struct hmm_mm {
 	struct static_list statics;
 	uintptr_t zero_next;		/* where a sequential toucher of holes will be */
 	uint32_t zero_window;		/* pages filled at once there */
-	uint32_t fork_gate;		/* forks under way: nothing may be taken */
+	uint32_t fork_gate;		/* forks under way, no agent: nothing may be taken */
 	uint32_t forkers[FORKERS_MAX];	/* threads in libc's fork, 0: nobody */
 	uint32_t users;			/* process lock: strict's threads at work in here */
 	uintptr_t limbo;		/* address space for a block, from the first use on */
@@ -195,7 +201,7 @@ static inline bool mm_range_ok(uintptr_t start, uintptr_t end)
 
 /* Directory, isolations and the place in the family; and out again. */
 int mm_tables_init(struct hmm_mm *mm);
-void mm_tables_fini(struct hmm_mm *mm);
+bool mm_tables_fini(struct hmm_mm *mm);		/* was it the last of its family? */
 
 /* Tell the notifiers; counts. Lock held. */
 void mm_invalidate(struct hmm_mm *mm, enum hmm_event_type type, uintptr_t start, uintptr_t end,
@@ -217,6 +223,9 @@ enum hmm_reason mm_vma_reason(const struct hmm_mm *mm, const struct sys_vma *vma
 
 /* Is it private anonymous memory of the program's, whatever its protection is by now? */
 bool mm_vma_anonymous(const struct hmm_mm *mm, const struct sys_vma *vma);
+
+/* Is any of the range held at home, for a fork or a change? Lock held. */
+bool mm_held(const struct hmm_mm *mm, uintptr_t start, uintptr_t end);
 
 /* The mapping has a page away from now on: trap its holes. 0, or why not. Lock held. */
 enum hmm_reason mm_vma_register(struct hmm_mm *mm, const struct sys_vma *vma);
@@ -248,6 +257,19 @@ void handlers_kick(struct hmm_mm *mm);		/* the ring has faults */
 void mm_drop(struct hmm_mm *mm, uintptr_t start, uintptr_t end);
 void mm_rekey(struct hmm_mm *mm, uintptr_t from, uintptr_t to, size_t len);
 
+/* transact.c: make an announced call, with all that it means. No lock held. */
+int64_t mm_transact(struct hmm_mm *mm, const struct sys_notif *call);
+
+/* [addr, addr + len) in whole pages; empty when it makes no sense. */
+void mm_span(const struct hmm_mm *mm, uint64_t addr, uint64_t len, uintptr_t *start,
+	     uintptr_t *end);
+
+/* Advice that lets contents go. */
+bool mm_discards(uint64_t advice);
+
+/* After a call that did only a part: what of the range is mapped no more? Lock held. */
+void mm_drop_gaps(struct hmm_mm *mm, uintptr_t start, uintptr_t end);
+
 /* strict.c */
 int strict_start(struct hmm_mm *mm);
 void strict_stop(struct hmm_mm *mm);
@@ -267,6 +289,9 @@ bool fork_announced(struct hmm_mm *mm, uint32_t tid);	/* is it in libc's fork? *
  */
 int64_t mm_evict(struct hmm_mm *mm, uintptr_t start, uintptr_t end, struct hmm_devmem *devmem,
 		 bool wait);
+
+/* evict.c: coherent pages of the range: the CPU has them, only the directory changes. Lock held. */
+void mm_take_back(struct hmm_mm *mm, uintptr_t start, uintptr_t end);
 
 /* exclusive.c: give back all exclusive pages of [start, end). Lock held. Returns pages. */
 uint64_t exclusive_restore(struct hmm_mm *mm, uintptr_t start, uintptr_t end, const void *owner);

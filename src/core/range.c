@@ -42,7 +42,8 @@ static uint64_t wants(const struct hmm_range *r, size_t i)
 /* May the mapping be touched directly until the next invalidation? A truncation is none. */
 static bool direct(struct looker *l)
 {
-	return (l->mm->flags & HMM_MM_STRICT) && !l->foreign && !(l->vma.flags & SYS_VMA_SHRINKS);
+	return !l->mm->remote && (l->mm->flags & HMM_MM_STRICT) && !l->foreign &&
+	       !(l->vma.flags & SYS_VMA_SHRINKS);
 }
 
 /* The mapping of @addr. Lock held. */
@@ -53,25 +54,29 @@ static bool find_vma(struct looker *l, uintptr_t addr)
 		l->foreign = false;
 		if (mm_vma(l->mm, addr, &l->vma))
 			l->vma = (struct sys_vma){ .start = UINTPTR_MAX, .end = UINTPTR_MAX };
-		else if (l->mm->flags & HMM_MM_STRICT)
+		else if (!l->mm->remote && (l->mm->flags & HMM_MM_STRICT))
 			l->foreign = mm_vma_foreign(l->mm, &l->vma);
 	}
 	return addr >= l->vma.start;
 }
 
-static uint64_t device_pfn(const struct sys_vma *vma, uint64_t e)
+static uint64_t device_pfn(uint64_t e, bool write)
 {
-	return HMM_PFN_VALID | HMM_PFN_DEVICE | (vma->flags & SYS_VMA_WRITE ? HMM_PFN_WRITE : 0) |
+	return HMM_PFN_VALID | HMM_PFN_DEVICE | (write ? HMM_PFN_WRITE : 0) |
 	       (uint64_t)entry_devmem(e) << HMM_PFN_DEVMEM_SHIFT | entry_index(e);
 }
 
 static enum look look_device(struct looker *l, uint64_t e, uint64_t want, uint64_t *pfn)
 {
-	if (devmem_find(l->mm, entry_devmem(e))->owner == l->range->owner) {
-		*pfn = device_pfn(&l->vma, e);
+	struct hmm_devmem *d = devmem_find(l->mm, entry_devmem(e));
+	/* What a fork has shared is for reading: who writes gets a copy, by way of home. */
+	bool shared = devmem_shared(d, entry_index(e));
+
+	*pfn = 0;
+	if (d->owner == l->range->owner && !(shared && (want & HMM_PFN_REQ_WRITE))) {
+		*pfn = device_pfn(e, (l->vma.flags & SYS_VMA_WRITE) && !shared);
 		return LOOK_DONE;
 	}
-	*pfn = 0;
 	return want ? LOOK_EVICT : LOOK_DONE;
 }
 

@@ -24,6 +24,13 @@
 
 #define STAGING_CHUNKS_MAX	512u
 
+/* What is where a remote mm's pages land. */
+enum landed {
+	LANDED_NOTHING,
+	LANDED_PAGES,
+	LANDED_MAPPING,		/* mremap has replaced the mapping there */
+};
+
 struct chunk {
 	uintptr_t addr;			/* immutable */
 	bool in_use;
@@ -31,6 +38,8 @@ struct chunk {
 	bool has_table;			/* small pages were here: no whole 2 MiB page fits */
 	bool huge;			/* one 2 MiB page */
 	bool remapped;			/* holds the program's own mapping: replace it */
+	enum landed landed;		/* at landing */
+	uintptr_t landing;		/* in use for a remote mm: slot 0's address in its limbo */
 	uint64_t present[BLOCK_PAGES / 64];
 	uint32_t nr_present;
 };

@@ -2,19 +2,8 @@
 /*
  * A strict mm: the kernel announces every change of a mapping by seccomp user
  * notification before it is made, and a listener makes it on the caller's behalf, as
- * one transaction with the tables:
- *
- *	program				listener
- *	-------				--------
- *	munmap(A)			lock mm
- *	  (stopped by the filter)	  invalidate [A): devices let go
- *	  .				  munmap(A), with the cookie
- *	  .				  drop [A) from the directory
- *	  .				unlock
- *	returns what it returned
- *
- * Start and end are both known and nothing is in between. The listeners are threads
- * of the process: the call has the caller's descriptors, limits and credentials. What
+ * one transaction with the tables (transact.c). The listeners are threads of the
+ * process: the call has the caller's descriptors, limits and credentials. What
  * faults pages in (mlock) or copies the address space (fork) cannot be made under the
  * lock, or for another: those get what they need first, and go on by themselves.
  *
@@ -41,385 +30,12 @@
  */
 #define FORK_PATIENCE_NS	(3 * 1000000000ULL)
 
-/* For pages in flight before a mapping is moved onto another. */
-#define FLIGHT_PATIENCE_NS	(200 * 1000000ULL)
-
 /* The process's, made once; a forked child has the filter and not the listeners. */
 static struct {
 	struct process *made_by;	/* NULL: not made */
 	int listener;			/* published by ready */
 	_Atomic uint32_t ready;		/* futex: 1, listener is there; 2, it cannot be had */
 } strict;
-
-static uintptr_t page_up(const struct hmm_mm *mm, uintptr_t a)
-{
-	return (a + mm->page - 1) & ~(mm->page - 1);
-}
-
-/* [addr, addr + len) in whole pages; empty when it makes no sense (the call will say so). */
-static void span(const struct hmm_mm *mm, uint64_t addr, uint64_t len, uintptr_t *start,
-		 uintptr_t *end)
-{
-	*start = (uintptr_t)addr & ~(mm->page - 1);
-	*end = page_up(mm, (uintptr_t)(addr + len));
-	if (addr + len < addr || *end > sys_task_size() || *end < *start)
-		*start = *end = 0;
-}
-
-/* After a call that failed: what of the range is mapped no more? */
-static void drop_gaps(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
-{
-	uintptr_t a = directory_next(&mm->dir, start, end);
-
-	while (a < end) {
-		struct sys_vma vma;
-		uintptr_t stop = end;
-
-		if (!mm_vma(mm, a, &vma) && vma.start < end)
-			stop = vma.start > a ? vma.start : vma.end;
-		if (stop != vma.end || vma.start > a)
-			mm_drop(mm, a, stop);
-		a = directory_next(&mm->dir, stop, end);
-	}
-}
-
-static int64_t do_unmap(struct hmm_mm *mm, const struct sys_notif *n, uintptr_t start,
-			uintptr_t end)
-{
-	int64_t ret;
-
-	mm_invalidate(mm, HMM_EVENT_UNMAP, start, end, NULL);
-	ret = mm->ops->perform(mm, n);
-	if (ret < 0 && ret > -4096) {
-		drop_gaps(mm, start, end);
-		return ret;
-	}
-	mm_drop(mm, start, end);
-	if (n->nr == SYS_mmap)
-		mm_vma_join(mm, start);
-	return ret;
-}
-
-static int64_t do_munmap(struct hmm_mm *mm, const struct sys_notif *n)
-{
-	uintptr_t start, end;
-
-	span(mm, n->args[0], n->args[1], &start, &end);
-	return do_unmap(mm, n, start, end);
-}
-
-static int64_t do_brk(struct hmm_mm *mm, const struct sys_notif *n)
-{
-	struct sys_notif query = { .nr = SYS_brk };
-	uintptr_t start = page_up(mm, n->args[0]), old, now;
-	int64_t ret;
-
-	old = page_up(mm, (uintptr_t)mm->ops->perform(mm, &query));
-	if (start < old && n->args[0])
-		mm_invalidate(mm, HMM_EVENT_UNMAP, start, old, NULL);
-	ret = mm->ops->perform(mm, n);
-	now = page_up(mm, (uintptr_t)ret);
-	if (now < old)
-		mm_drop(mm, now, old);
-	else if (now > old)
-		mm_vma_join(mm, old);
-	return ret;
-}
-
-static int64_t do_protect(struct hmm_mm *mm, const struct sys_notif *n)
-{
-	uintptr_t start, end;
-
-	span(mm, n->args[0], n->args[1], &start, &end);
-	mm_invalidate(mm, HMM_EVENT_PROTECT, start, end, NULL);
-	return mm->ops->perform(mm, n);
-}
-
-/*
- * Mapping by mapping, because what the kernel did before it failed is done: it zaps
- * what is mapped and then says ENOMEM for a gap, or stops at a mapping it refuses.
- */
-static int64_t do_zap_range(struct hmm_mm *mm, uintptr_t start, uintptr_t end, uint64_t advice)
-{
-	struct sys_notif part = { .nr = SYS_madvise, .args = { 0, 0, advice } };
-	int64_t result = 0;
-
-	mm_invalidate(mm, HMM_EVENT_CLEAR, start, end, NULL);
-	while (start < end) {
-		struct sys_vma vma;
-		uintptr_t stop;
-		int64_t ret;
-
-		if (mm_vma(mm, start, &vma) || vma.start >= end)
-			return -ENOMEM;
-		if (vma.start > start) {
-			result = -ENOMEM;
-			start = vma.start;
-		}
-		stop = vma.end < end ? vma.end : end;
-		part.args[0] = start;
-		part.args[1] = stop - start;
-		ret = mm->ops->perform(mm, &part);
-		if (ret)
-			return ret;
-		mm_drop(mm, start, stop);
-		start = stop;
-	}
-	return result;
-}
-
-static int64_t do_madvise(struct hmm_mm *mm, const struct sys_notif *n)
-{
-	uintptr_t start, end;
-
-	span(mm, n->args[0], n->args[1], &start, &end);
-	/* Nothing to do, or nothing that makes sense: the kernel has the right error. */
-	if (start == end || n->args[0] != start)
-		return mm->ops->perform(mm, n);
-	return do_zap_range(mm, start, end, n->args[2]);
-}
-
-/* What mremap left where it was, or put elsewhere. */
-static void remapped(struct hmm_mm *mm, const struct sys_notif *n, uintptr_t to)
-{
-	uintptr_t from = (uintptr_t)n->args[0];
-	size_t old_len = page_up(mm, n->args[1]), new_len = page_up(mm, n->args[2]);
-	size_t kept = old_len < new_len ? old_len : new_len;
-
-	if (n->args[3] & UHMM_MREMAP_DONTUNMAP)
-		kept = old_len;
-	mm_drop(mm, from + kept, from + old_len);
-	if (to == from)
-		return;
-	mm_drop(mm, to, to + new_len);
-	mm_rekey(mm, from, to, kept);
-	mm_vma_join(mm, to);
-}
-
-/*
- * mremap works inside one mapping. Where the range is in parts because only some are
- * trapped, the kernel merges them as soon as all are.
- */
-static void heal(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
-{
-	struct sys_vma vma;
-
-	if (!mm_vma(mm, start, &vma) && vma.start <= start && vma.end < end &&
-	    mm_vma_anonymous(mm, &vma))
-		(void)mm_vma_register(mm, &vma);
-}
-
-/*
- * Is [start, end) several private anonymous mappings of one protection, end to end?
- * Then without us the kernel might have made them one: it merges only neighbours that
- * were trapped alike when they were first touched.
- */
-static bool in_like_parts(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
-{
-	const uint32_t rights = SYS_VMA_READ | SYS_VMA_WRITE | SYS_VMA_EXEC;
-	struct sys_vma vma, next;
-
-	if (start >= end || sys_vma_find(mm->maps_fd, start, &vma) || vma.start > start)
-		return false;
-	for (uintptr_t a = start; a < end; a = next.end)
-		if (sys_vma_find(mm->maps_fd, a, &next) || next.start > a ||
-		    !mm_vma_anonymous(mm, &next) || ((next.flags ^ vma.flags) & rights))
-			return false;
-	return vma.end < end;
-}
-
-static int64_t move_part(struct hmm_mm *mm, uintptr_t from, size_t len, size_t new_len,
-			 uintptr_t to, uint64_t flags)
-{
-	const struct sys_notif part = { .nr = SYS_mremap, .args = { from, len, new_len, flags, to } };
-
-	return mm->ops->perform(mm, &part);
-}
-
-/*
- * Parts [start, end) to @to, the last growing by @grow. Undone if one cannot go. The
- * first page is a part by itself: a mapping that DONTUNMAP empties in one call could
- * never be merged with its neighbours again.
- */
-static int64_t move_parts(struct hmm_mm *mm, uintptr_t start, uintptr_t end, uintptr_t to,
-			  size_t grow, uint64_t flags)
-{
-	uintptr_t a = start, stop;
-	int64_t ret = 0;
-
-	for (; a < end; a = stop) {
-		struct sys_vma vma;
-
-		if (sys_vma_find(mm->maps_fd, a, &vma))
-			return -EFAULT;
-		stop = vma.end < end ? vma.end : end;
-		if (a == start && stop - a > mm->page)
-			stop = a + mm->page;
-		ret = move_part(mm, a, stop - a, stop - a + (stop == end ? grow : 0),
-				to + (a - start), flags);
-		if (ret < 0 && ret > -4096)
-			break;
-	}
-	if (a < end && a > start)
-		(void)move_part(mm, to, a - start, a - start, start,
-				MREMAP_MAYMOVE | MREMAP_FIXED);
-	return a < end ? ret : (int64_t)to;
-}
-
-/* What mremap would do if the parts were one mapping. */
-static int64_t move_in_parts(struct hmm_mm *mm, const struct sys_notif *n, uintptr_t start,
-			     uintptr_t end)
-{
-	size_t old_len = end - start, new_len = page_up(mm, n->args[2]);
-	struct sys_notif n2 = { .nr = SYS_mmap, .args = { 0, new_len, PROT_NONE,
-		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, (uint64_t)-1, 0 } };
-	int64_t to = (int64_t)n->args[4], ret;
-
-	if (!(n->args[3] & MREMAP_MAYMOVE) || !new_len)
-		return -EFAULT;
-	if (!(n->args[3] & MREMAP_FIXED)) {
-		to = mm->ops->perform(mm, &n2);
-		if (to < 0 && to > -4096)
-			return to;
-	}
-	ret = move_parts(mm, start, start + (old_len < new_len ? old_len : new_len), (uintptr_t)to,
-			 new_len > old_len ? new_len - old_len : 0,
-			 n->args[3] | MREMAP_FIXED | MREMAP_MAYMOVE);
-	if (ret == to && new_len < old_len) {
-		n2 = (struct sys_notif){ .nr = SYS_munmap,
-					 .args = { start + new_len, old_len - new_len } };
-		(void)mm->ops->perform(mm, &n2);
-	}
-	return ret;
-}
-
-/* In place, as the kernel would try first. -ENOMEM: it has to move. */
-static int64_t resize_in_place(struct hmm_mm *mm, const struct sys_notif *n)
-{
-	struct sys_notif in_place = *n;
-	int64_t ret;
-
-	in_place.args[3] &= ~(uint64_t)MREMAP_MAYMOVE;
-	ret = mm->ops->perform(mm, &in_place);
-	if (ret == (int64_t)n->args[0])
-		remapped(mm, n, (uintptr_t)ret);
-	return ret;
-}
-
-/*
- * A mapping that moves loses its registration, and so does, with it, a registered
- * neighbour of the new place that the kernel merges it with, whose pages may be away.
- * So it is let go before, alone, and taken up again at its new place. Who touches it
- * in between races with its move; with MREMAP_FIXED that may be meant (the new place
- * is replaced in one step), so then all of it is home (before_change()).
- */
-static int64_t do_mremap(struct hmm_mm *mm, const struct sys_notif *n)
-{
-	const uint64_t elsewhere = MREMAP_FIXED | UHMM_MREMAP_DONTUNMAP;
-	uintptr_t start, end, fixed = 0, fixed_end = 0;
-	int64_t ret;
-
-	span(mm, n->args[0], n->args[1], &start, &end);
-	heal(mm, start, end);
-	if (n->args[3] & MREMAP_FIXED)
-		span(mm, n->args[4], n->args[2], &fixed, &fixed_end);
-	mm_invalidate(mm, HMM_EVENT_UNMAP, start, end, NULL);
-	if (fixed != fixed_end)
-		mm_invalidate(mm, HMM_EVENT_UNMAP, fixed, fixed_end, NULL);
-	if (!(n->args[3] & elsewhere)) {
-		ret = resize_in_place(mm, n);
-		if ((ret != -ENOMEM && ret != -EFAULT) || !(n->args[3] & MREMAP_MAYMOVE))
-			return ret;
-	}
-	if (start < end)
-		(void)sys_uffd_unregister(mm->uffd, start, end - start);
-	if ((n->args[3] & UHMM_MREMAP_DONTUNMAP) && end - start == page_up(mm, n->args[2]) &&
-	    end - start > mm->page)
-		ret = move_in_parts(mm, n, start, end);
-	else
-		ret = mm->ops->perform(mm, n);
-	if (ret == -EFAULT && in_like_parts(mm, start, end))
-		ret = move_in_parts(mm, n, start, end);
-	if (ret >= 0 || ret <= -4096) {
-		remapped(mm, n, (uintptr_t)ret);
-		mm_vma_join(mm, start);
-		return ret;
-	}
-	drop_gaps(mm, fixed, fixed_end);
-	mm_vma_join(mm, start);
-	return ret;
-}
-
-/* Of shared memory only the address is given: what is mapped there, to its end. */
-static int64_t do_shmdt(struct hmm_mm *mm, const struct sys_notif *n)
-{
-	uintptr_t addr = (uintptr_t)n->args[0];
-	struct sys_vma vma;
-
-	if (mm_vma(mm, addr, &vma) || vma.start > addr)
-		return mm->ops->perform(mm, n);
-	return do_unmap(mm, n, vma.start, vma.end);
-}
-
-/* With SHM_REMAP. How far the segment reaches is known when it is there. */
-static int64_t do_shmat(struct hmm_mm *mm, const struct sys_notif *n)
-{
-	uintptr_t start = (uintptr_t)n->args[1] & ~(mm->page - 1);
-	struct sys_vma vma;
-	int64_t ret;
-
-	if (start >= sys_task_size())
-		return mm->ops->perform(mm, n);
-	mm_invalidate(mm, HMM_EVENT_UNMAP, start, sys_task_size(), NULL);
-	ret = mm->ops->perform(mm, n);
-	if ((ret >= 0 || ret <= -4096) && !sys_vma_find(mm->maps_fd, (uintptr_t)ret, &vma))
-		mm_drop(mm, (uintptr_t)ret, vma.end);
-	return ret;
-}
-
-static bool discards(uint64_t advice)
-{
-	return advice == MADV_DONTNEED || advice == MADV_FREE || advice == MADV_REMOVE ||
-	       advice == UHMM_MADV_DONTNEED_LOCKED || advice == UHMM_MADV_GUARD_INSTALL;
-}
-
-/*
- * Which ranges it discards is written in the caller's memory, and whose they are in the
- * descriptor: with everything at home (before_change()) nothing of them need be known.
- * Nothing is trapped either, so the kernel can read the ranges while the lock is held.
- */
-static int64_t do_process_madvise(struct hmm_mm *mm, const struct sys_notif *n)
-{
-	mm_release_all(mm, false);
-	mm_invalidate(mm, HMM_EVENT_CLEAR, 0, sys_task_size(), NULL);
-	return mm->ops->perform(mm, n);
-}
-
-/* Changes that are made here, under the lock. */
-static int64_t transact(struct hmm_mm *mm, const struct sys_notif *n)
-{
-	mm->stats.changes++;
-	memset(&mm->vma_cache, 0, sizeof(mm->vma_cache));
-	switch (n->nr) {
-	case SYS_munmap:
-	case SYS_mmap:
-		return do_munmap(mm, n);
-	case SYS_brk:
-		return do_brk(mm, n);
-	case SYS_mremap:
-		return do_mremap(mm, n);
-	case SYS_madvise:
-		return do_madvise(mm, n);
-	case SYS_shmat:
-		return do_shmat(mm, n);
-	case SYS_shmdt:
-		return do_shmdt(mm, n);
-	case SYS_process_madvise:
-		return do_process_madvise(mm, n);
-	default:
-		return do_protect(mm, n);
-	}
-}
 
 /* ---------------------------------------------------------------- what goes on by itself */
 
@@ -432,7 +48,7 @@ static void leave_to_caller(struct hmm_mm *mm, int listener, const struct sys_no
 		start = 0;
 		end = sys_task_size();
 	} else {
-		span(mm, n->args[0], n->args[1], &start, &end);
+		mm_span(mm, n->args[0], n->args[1], &start, &end);
 	}
 	/* It faults pages in, which our handlers serve, and locks them once they are home. */
 	if (start < end)
@@ -479,55 +95,8 @@ static void let_fork(struct hmm_mm *mm, int listener, const struct sys_notif *n)
 	fork_gate_open(mm);
 }
 
-/* Device and exclusive pages of the range, and flights that will end. Lock held. */
-static bool some_away(struct hmm_mm *mm, uintptr_t start, uintptr_t end, bool flights)
-{
-	for (uintptr_t a = directory_next(&mm->dir, start, end); a < end;
-	     a = directory_next(&mm->dir, a + mm->page, end)) {
-		enum page_state state = entry_state(directory_get(&mm->dir, a));
-
-		if (state != PAGE_LOST && (flights || state != PAGE_ISOLATED))
-			return true;
-	}
-	return false;
-}
-
-/* What has to be home for the change. */
-static void wanted_home(const struct hmm_mm *mm, const struct sys_notif *n, uintptr_t *start,
-			uintptr_t *end)
-{
-	*start = *end = 0;
-	if (n->nr == SYS_process_madvise)
-		*end = sys_task_size();
-	else if (n->nr == SYS_mremap && (n->args[3] & MREMAP_FIXED))
-		span(mm, n->args[0], n->args[1], start, end);
-}
-
-/*
- * Takes the mm lock for the change, with what has to be home for it at home. A flight
- * may be the caller's own and wait for this very change: it is waited for only so long.
- */
-static void before_change(struct hmm_mm *mm, const struct sys_notif *n)
-{
-	uint64_t deadline = sys_now_ns() + FLIGHT_PATIENCE_NS;
-	uintptr_t start, end;
-
-	lock_acquire(&mm->lock);
-	wanted_home(mm, n, &start, &end);
-	while (some_away(mm, start, end, sys_now_ns() < deadline)) {
-		exclusive_restore(mm, start, end, NULL);
-		lock_release(&mm->lock);
-		mm_evict(mm, start, end, NULL, false);
-		lock_acquire(&mm->lock);
-		if (some_away(mm, start, end, true))
-			isolation_wait(mm);
-	}
-}
-
 static void answer(struct hmm_mm *mm, int listener, const struct sys_notif *n)
 {
-	int64_t ret;
-
 	switch (n->nr) {
 #ifdef SYS_fork
 	case SYS_fork:
@@ -542,16 +111,13 @@ static void answer(struct hmm_mm *mm, int listener, const struct sys_notif *n)
 		leave_to_caller(mm, listener, n);
 		return;
 	case SYS_process_madvise:
-		if (!discards(n->args[3])) {
+		if (!mm_discards(n->args[3])) {
 			sys_seccomp_continue(listener, n->id);
 			return;
 		}
 		/* fallthrough */
 	default:
-		before_change(mm, n);
-		ret = transact(mm, n);
-		lock_release(&mm->lock);
-		sys_seccomp_answer(listener, n->id, ret);
+		sys_seccomp_answer(listener, n->id, mm_transact(mm, n));
 	}
 }
 

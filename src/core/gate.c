@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Announced changes of another process. What its agent can make in its place is a
+ * transaction (transact.c). The rest the kernel makes itself, some time after it was
+ * told to go on; meanwhile what it concerns is held at home:
+ *
+ *	program				monitor				policy
+ *	-------				-------				------
+ *	mmap(A, fixed, file)		gate [A)			.
+ *	  (stopped by the filter)	bring [A) home			take [A): BUSY
+ *	  .				CONTINUE			.
+ *	  made by the kernel		(sees the thread out of it)	.
+ *	.				drop what is unmapped		.
+ *	.				open the gate			.
+ */
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/shm.h>
+#include <sys/syscall.h>
+
+#include "core/devmem.h"
+#include "core/remote.h"
+#include "sys/seccomp.h"
+
+bool remote_gated(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
+{
+	for (const struct gate *g = mm->remote->gates; g; g = g->next)
+		if (start < g->end && end > g->start)
+			return true;
+	return false;
+}
+
+void gates_free(struct hmm_mm *mm)
+{
+	struct gate *g, *next;
+
+	for (g = mm->remote->gates; g; g = next) {
+		next = g->next;
+		arena_free(g, sizeof(*g));
+	}
+	mm->remote->gates = NULL;
+}
+
+/* What is mapped at @addr. Lock held. */
+static void span_of_mapping(struct hmm_mm *mm, uintptr_t addr, uintptr_t *start, uintptr_t *end)
+{
+	struct sys_vma vma;
+
+	*start = *end = 0;
+	if (sys_vma_find(mm->maps_fd, addr, &vma) || vma.start > addr)
+		return;
+	*start = vma.start;
+	*end = vma.end;
+}
+
+/* From the new end of the heap to the old. Lock held. */
+static void span_of_brk(struct hmm_mm *mm, uintptr_t brk, uintptr_t *start, uintptr_t *end)
+{
+	struct sys_vma vma;
+
+	*start = (brk + mm->page - 1) & ~(mm->page - 1);
+	*end = *start;
+	if (brk && brk < sys_task_size() && !sys_vma_find(mm->maps_fd, *start, &vma) &&
+	    vma.start <= *start)
+		*end = vma.end;
+}
+
+/* What a call that the kernel makes itself can change; unknown ones: anything. Lock held. */
+static void span_of_call(struct hmm_mm *mm, const struct sys_notif *n, uintptr_t *start,
+			 uintptr_t *end)
+{
+	switch (n->nr) {
+	case SYS_munmap:
+	case SYS_mmap:
+	case SYS_madvise:
+	case SYS_mprotect:
+	case SYS_pkey_mprotect:
+	case SYS_mlock:
+	case SYS_mlock2:
+	case SYS_remap_file_pages:
+		mm_span(mm, n->args[0], n->args[1], start, end);
+		return;
+	case SYS_brk:
+		span_of_brk(mm, n->args[0], start, end);
+		return;
+	case SYS_shmdt:
+		span_of_mapping(mm, n->args[0], start, end);
+		return;
+	case SYS_shmat:
+		span_of_mapping(mm, n->args[1], start, end);
+		return;
+	default:
+		*start = 0;
+		*end = sys_task_size();
+	}
+}
+
+static bool by_agent(const struct hmm_mm *mm, const struct sys_notif *n)
+{
+	if (!mm->remote->attached || remote_gone(mm->remote))
+		return false;
+	switch (n->nr) {
+	case SYS_munmap:
+	case SYS_mremap:
+	case SYS_mprotect:
+	case SYS_pkey_mprotect:
+	case SYS_brk:
+	case SYS_shmat:
+	case SYS_shmdt:
+		return true;
+	case SYS_madvise:
+		/* Anything else touches memory, and could wait for those who wait for it. */
+		return mm_discards(n->args[2]) || n->args[2] == UHMM_MADV_GUARD_REMOVE;
+	case SYS_mmap:
+		return (n->args[3] & MAP_ANONYMOUS) && (n->args[3] & MAP_FIXED) &&
+		       !(n->args[3] & (MAP_POPULATE | MAP_LOCKED));
+	default:
+		return false;
+	}
+}
+
+/* Lock held, dropped meanwhile. */
+static int hold_home(struct hmm_mm *mm, const struct sys_notif *n)
+{
+	struct gate *g = arena_alloc(sizeof(*g));
+	uintptr_t start, end;
+
+	if (!g)
+		return -ENOMEM;
+	if (mm->maps_fd < 0)	/* nobody has attached it yet: its thread tells where it is */
+		(void)remote_open_files(mm, (int)n->tid);
+	span_of_call(mm, n, &start, &end);
+	*g = (struct gate){ mm->remote->gates, n->tid, start, end };
+	mm->remote->gates = g;
+	mm->stats.changes++;
+	memset(&mm->vma_cache, 0, sizeof(mm->vma_cache));
+	if (start >= end)
+		return 0;
+	mm_invalidate(mm, HMM_EVENT_UNMAP, start, end, NULL);
+	if (n->nr == SYS_mprotect || n->nr == SYS_pkey_mprotect)
+		return 0;	/* the bytes may be anywhere */
+	exclusive_restore(mm, start, end, NULL);
+	lock_release(&mm->lock);
+	mm_evict(mm, start, end, NULL, true);
+	lock_acquire(&mm->lock);
+	return 0;
+}
+
+int hmm_remote_change(struct hmm_mm *mm, uint32_t tid, uint64_t nr, const uint64_t args[6],
+		      int64_t *result)
+{
+	struct sys_notif n = { .tid = tid, .nr = (int)nr };
+	int ret = mm_enter(mm);
+
+	if (ret)
+		return ret;
+	if (!mm->remote || !args || !result)
+		return -EINVAL;
+	memcpy(n.args, args, sizeof(n.args));
+	*result = HMM_CHANGE_CONTINUE;
+	lock_acquire(&mm->lock);
+	remote_wait_fork(mm, tid);
+	mm->remote->changes++;
+	if (by_agent(mm, &n)) {
+		lock_release(&mm->lock);
+		*result = mm_transact(mm, &n);
+		lock_acquire(&mm->lock);
+	} else if (!remote_gone(mm->remote)) {
+		ret = hold_home(mm, &n);
+	}
+	if (!--mm->remote->changes)
+		isolation_wake(mm);
+	lock_release(&mm->lock);
+	return ret;
+}
+
+/* The call has been made, or not. Lock held. */
+static void settle(struct hmm_mm *mm, const struct gate *g)
+{
+	if (g->start >= g->end)
+		return;
+	mm_invalidate(mm, HMM_EVENT_UNMAP, g->start, g->end, NULL);
+	memset(&mm->vma_cache, 0, sizeof(mm->vma_cache));
+	if (mm->maps_fd < 0)
+		return;
+	mm_drop_gaps(mm, g->start, g->end);
+	if (g->end < sys_task_size())
+		mm_vma_join(mm, g->start);
+}
+
+void hmm_remote_change_end(struct hmm_mm *mm, uint32_t tid)
+{
+	struct gate **at, *g;
+
+	if (mm_enter(mm) || !mm->remote)
+		return;
+	lock_acquire(&mm->lock);
+	for (at = &mm->remote->gates; (g = *at); ) {
+		if (g->tid != tid) {
+			at = &g->next;
+			continue;
+		}
+		*at = g->next;
+		settle(mm, g);
+		arena_free(g, sizeof(*g));
+	}
+	lock_release(&mm->lock);
+}

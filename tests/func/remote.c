@@ -1,0 +1,896 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * An address space that is another process's: everything that works here works there.
+ */
+#define _GNU_SOURCE
+#include "prog.h"
+#include "uring.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static struct prog *prog;
+static struct testdev *dev;
+static struct hmm_stats start;
+
+static struct hmm_stats now(struct hmm_mm *mm)
+{
+	struct hmm_stats s = { .size = sizeof(s) };
+
+	assert_int_equal(hmm_mm_stats(mm, &s), 0);
+	return s;
+}
+
+#define moved_since(field)	(now(prog->mm).field - start.field)
+
+static int begin(void **state)
+{
+	(void)state;
+	prog = prog_start(NULL);
+	dev = testdev_new(prog->mm, DEV_PAGES, world_owner_a, HMM_DEVMEM_FAULT_SAFE);
+	start = now(prog->mm);
+	return 0;
+}
+
+/* A second devmem's pages are all freed, and the program goes as it came. */
+static int end(void **state)
+{
+	(void)state;
+	assert_int_equal(testdev_remove(dev), 0);
+	assert_int_equal(prog_end(prog), 0);
+	prog_before_call = NULL;
+	return 0;
+}
+
+/* A thread goes on when its page is there; what held it is freed a little later. */
+#define assert_used(nr)	assert_true(eventually(testdev_used(dev) == (nr)))
+
+#define remote_test(f)	cmocka_unit_test_setup_teardown(f, begin, end)
+
+static void place_at(struct prog *p, uintptr_t addr, size_t nr, enum hmm_place place)
+{
+	uint8_t *places = malloc(nr);
+
+	assert_int_equal(hmm_residency(p->mm, addr, addr + nr * page, places), 0);
+	for (size_t i = 0; i < nr; i++)
+		assert_int_equal(places[i], place);
+	free(places);
+}
+
+static int64_t migrate(struct prog *p, uintptr_t addr, size_t nr)
+{
+	return hmm_migrate_to_device(p->mm, dev->devmem, addr, addr + nr * page,
+				     HMM_MIGRATE_SYSTEM, NULL);
+}
+
+static void to_dev(struct prog *p, uintptr_t addr, size_t nr)
+{
+	assert_int_equal(migrate(p, addr, nr), nr);
+	place_at(p, addr, nr, HMM_PLACE_DEVICE);
+}
+
+/* ---------------------------------------------------------------- both ways */
+
+static void migrates_both_ways(void **state)
+{
+	uintptr_t a = prog_map(prog, 1200, 7);
+
+	(void)state;
+	to_dev(prog, a, 1200);
+	assert_used(1200);
+	assert_int_equal(moved_since(pages_to_device), 1200);
+	assert_int_equal(hmm_evict(prog->mm, a, a + 1200 * page), 1200);
+	place_at(prog, a, 1200, HMM_PLACE_SYSTEM);
+	assert_used(0);
+	assert_prog_holds(prog, a, 1200, 7, 0);
+	assert_int_equal(moved_since(cpu_faults), 0);
+	assert_int_equal(moved_since(lost_pages), 0);
+}
+
+static void a_touch_brings_a_page_home(void **state)
+{
+	uintptr_t a = prog_map(prog, 64, 8);
+
+	(void)state;
+	to_dev(prog, a, 64);
+	assert_prog_holds(prog, a + 5 * page, 1, 8, 5);
+	assert_int_equal(moved_since(cpu_faults), 1);
+	assert_used(63);
+	assert_prog_holds(prog, a, 64, 8, 0);
+	assert_used(0);
+}
+
+static int64_t store(uint64_t addr, uint64_t nr, uint64_t value)
+{
+	for (uint64_t i = 0; i < nr; i++)
+		*(volatile uint64_t *)(uintptr_t)(addr + i * page) = value + i;
+	return 0;
+}
+
+static int64_t loads(uint64_t addr, uint64_t nr, uint64_t value)
+{
+	for (uint64_t i = 0; i < nr; i++)
+		if (*(volatile uint64_t *)(uintptr_t)(addr + i * page) != value + i)
+			return -1;
+	return 1;
+}
+
+static void a_store_is_not_lost(void **state)
+{
+	uintptr_t a = prog_map(prog, 600, 9);
+
+	(void)state;
+	for (uint64_t round = 1; round < 6; round++) {
+		to_dev(prog, a, 600);
+		assert_int_equal(prog_run(prog, store, a, 600, round << 32), 0);
+		to_dev(prog, a, 600);
+		assert_int_equal(prog_run(prog, loads, a, 600, round << 32), 1);
+	}
+}
+
+static void holes_become_zeroed_device_pages(void **state)
+{
+	uintptr_t a = prog_map_empty(prog, 300, PROT_READ | PROT_WRITE);
+
+	(void)state;
+	assert_int_equal(prog_run(prog, store, a, 100, 5), 0);
+	to_dev(prog, a, 300);
+	assert_int_equal(atomic_load(&dev->zeroed), 200);
+	assert_int_equal(prog_run(prog, loads, a, 100, 5), 1);
+	for (uint64_t i = 100; i < 300; i++)
+		assert_int_equal(prog_run(prog, loads, a + i * page, 1, 0), 1);
+}
+
+/* Read holes map the zero page, which the chunk's old bytes must not stand in for. */
+static void zero_pages_stay_zero(void **state)
+{
+	uintptr_t b = prog_map(prog, 512, 11), a = prog_map_empty(prog, 64, PROT_READ | PROT_WRITE);
+	uint64_t limit = testdev_used(dev);
+
+	(void)state;
+	to_dev(prog, b, 512);
+	for (uint64_t i = 0; i < 64; i++)
+		assert_int_equal(prog_run(prog, loads, a + i * page, 1, 0), 1);
+	dev->limit = limit + 512 + 32;	/* half of them have to go back */
+	assert_int_equal(migrate(prog, a, 64), 32);
+	for (uint64_t i = 0; i < 64; i++)
+		assert_int_equal(prog_run(prog, loads, a + i * page, 1, 0), 1);
+	dev->limit = 0;
+	assert_prog_holds(prog, b, 512, 11, 0);
+}
+
+static void a_full_device_leaves_the_rest(void **state)
+{
+	uintptr_t a = prog_map(prog, 512, 12);
+
+	(void)state;
+	dev->limit = 100;
+	assert_int_equal(migrate(prog, a, 512), 100);
+	assert_int_equal(migrate(prog, a, 512), -ENOSPC);
+	assert_prog_holds(prog, a, 512, 12, 0);
+	dev->limit = 0;
+}
+
+static void failed_copies_leave_the_page(void **state)
+{
+	uintptr_t a = prog_map(prog, 512, 13);
+
+	(void)state;
+	atomic_store(&dev->fail_to, 1);
+	assert_int_equal(migrate(prog, a, 256), 0);
+	place_at(prog, a, 512, HMM_PLACE_SYSTEM);
+	assert_prog_holds(prog, a, 512, 13, 0);
+	assert_int_equal(moved_since(lost_pages), 0);
+}
+
+static int64_t read_pipe(uint64_t addr, uint64_t len, uint64_t byte)
+{
+	char *at = (char *)(uintptr_t)addr;
+	int fds[2];
+	int64_t got = 0;
+	char out[4096];
+
+	memset(out, (int)byte, sizeof(out));
+	if (pipe(fds))
+		return -errno;
+	while (got < (int64_t)len) {
+		size_t n = len - (uint64_t)got < sizeof(out) ? len - (uint64_t)got : sizeof(out);
+		ssize_t ret;
+
+		if (write(fds[1], out, n) != (ssize_t)n)
+			break;
+		ret = read(fds[0], at + got, n);
+		if (ret != (ssize_t)n)
+			break;
+		got += ret;
+	}
+	close(fds[0]);
+	close(fds[1]);
+	return got;
+}
+
+static void system_calls_wait_as_the_program_would(void **state)
+{
+	uintptr_t a = prog_map(prog, 64, 14);
+
+	(void)state;
+	to_dev(prog, a, 64);
+	assert_int_equal(prog_run(prog, read_pipe, a + 100, 16 * page, 0x5a), 16 * page);
+	assert_prog_holds(prog, a + 17 * page, 47, 14, 17);
+}
+
+static void readonly_memory_goes_by_copy(void **state)
+{
+	uintptr_t a = prog_map(prog, 128, 15);
+
+	(void)state;
+	assert_int_equal(prog_change(prog, SYS_mprotect, a, 128 * page, PROT_READ, 0, 0), 0);
+	to_dev(prog, a, 128);
+	assert_prog_holds(prog, a, 64, 15, 0);
+	assert_int_equal(hmm_evict(prog->mm, a, a + 128 * page), 64);
+	assert_prog_holds(prog, a, 128, 15, 0);
+	assert_int_equal(prog_change(prog, SYS_mprotect, a, 128 * page, PROT_READ | PROT_WRITE,
+				     0, 0), 0);
+	to_dev(prog, a, 128);
+	assert_prog_holds(prog, a, 128, 15, 0);
+}
+
+static void executable_memory_goes_too(void **state)
+{
+	uintptr_t a = prog_map_empty(prog, 96, PROT_READ | PROT_WRITE | PROT_EXEC);
+
+	(void)state;
+	if (masked("dontunmap"))
+		return;
+	for (int round = 0; round < 3; round++) {
+		assert_int_equal(prog_run(prog, store, a, 96, 77), 0);
+		to_dev(prog, a, 96);
+		assert_int_equal(prog_run(prog, loads, a, 96, 77), 1);
+	}
+}
+
+/* ---------------------------------------------------------------- what stays */
+
+static int64_t lock_memory(uint64_t addr, uint64_t len, uint64_t unused)
+{
+	(void)unused;
+	return mlock((void *)(uintptr_t)addr, len) ? -errno : 0;
+}
+
+static void what_cannot_go_is_refused(void **state)
+{
+	uint64_t reasons[HMM_REASONS] = { 0 };
+	uintptr_t a = prog_map(prog, 32, 16);
+	uint64_t shared = (uint64_t)prog_call(prog, SYS_mmap, 0, 32 * page,
+					      PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS);
+
+	(void)state;
+	assert_int_equal(hmm_migrate_to_device(prog->mm, dev->devmem, shared,
+					       shared + 32 * page, HMM_MIGRATE_SYSTEM, reasons), 0);
+	assert_int_equal(reasons[HMM_REASON_SHARED], 32);
+	assert_int_equal(prog_run(prog, lock_memory, a, 8 * page, 0), 0);
+	assert_int_equal(hmm_migrate_to_device(prog->mm, dev->devmem, a, a + 32 * page,
+					       HMM_MIGRATE_SYSTEM, reasons), 24);
+	assert_int_equal(reasons[HMM_REASON_LOCKED], 8);
+	assert_prog_holds(prog, a, 32, 16, 0);
+}
+
+/* In the program. */
+static struct uring ring;
+static int ring_pipe[2];
+
+static int64_t pin(uint64_t addr, uint64_t len, uint64_t unused)
+{
+	(void)unused;
+	if (uring_open(&ring) || pipe(ring_pipe))
+		return -ENOSYS;
+	return uring_register(&ring, (void *)(uintptr_t)addr, len);
+}
+
+static int64_t dma(uint64_t addr, uint64_t unused, uint64_t unused2)
+{
+	(void)unused;
+	(void)unused2;
+	if (write(ring_pipe[1], "dma!", 5) != 5)
+		return -EIO;
+	return uring_do(&ring, IORING_OP_READ_FIXED, ring_pipe[0], (void *)(uintptr_t)addr, 5, 0);
+}
+
+static int64_t reads_dma(uint64_t addr, uint64_t unused, uint64_t unused2)
+{
+	(void)unused;
+	(void)unused2;
+	return !strcmp((const char *)(uintptr_t)addr, "dma!");
+}
+
+/* What io_uring reads into them afterwards lands, whatever their protection is by then. */
+static void pinned_pages_stay(void **state)
+{
+	const int prots[] = { PROT_READ | PROT_WRITE, PROT_READ, PROT_READ | PROT_WRITE | PROT_EXEC };
+
+	(void)state;
+	if (masked("uffdio-move"))
+		return;		/* nothing else sees a pin */
+	for (size_t i = 0; i < ARRAY_LEN(prots); i++) {
+		struct prog *p = prog_start(prog);
+		uintptr_t a = prog_map(p, 32, 37);
+		uint64_t reasons[HMM_REASONS] = { 0 };
+
+		if (prog_run(p, pin, a + 8 * page, 4 * page, 0)) {
+			prog_end(p);
+			return;		/* no io_uring here */
+		}
+		assert_int_equal(prog_change(p, SYS_mprotect, a, 32 * page, (uint64_t)prots[i],
+					     0, 0), 0);
+		assert_int_equal(hmm_migrate_to_device(p->mm, dev->devmem, a, a + 32 * page,
+						       HMM_MIGRATE_SYSTEM, reasons), 28);
+		assert_int_equal(reasons[HMM_REASON_PINNED], 4);
+		place_at(p, a + 8 * page, 4, HMM_PLACE_SYSTEM);
+		assert_int_equal(prog_run(p, dma, a + 9 * page, 0, 0), 5);
+		assert_int_equal(prog_run(p, reads_dma, a + 9 * page, 0, 0), 1);
+		assert_prog_holds(p, a, 9, 37, 0);
+		assert_prog_holds(p, a + 10 * page, 22, 37, 10);
+		assert_int_equal(prog_end(p), 0);
+	}
+}
+
+static int64_t own_stack(uint64_t unused, uint64_t unused2, uint64_t unused3)
+{
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
+	return (int64_t)((uintptr_t)__builtin_frame_address(0) & ~(page - 1));
+}
+
+static char static_data[16 * 4096];
+
+static int64_t where_static_data_is(uint64_t unused, uint64_t unused2, uint64_t unused3)
+{
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
+	memset(static_data, 7, sizeof(static_data));
+	return (int64_t)(((uintptr_t)static_data + page) & ~(page - 1));
+}
+
+static void static_data_stays(void **state)
+{
+	uint64_t reasons[HMM_REASONS] = { 0 };
+	uintptr_t at = (uintptr_t)prog_run(prog, where_static_data_is, 0, 0, 0);
+
+	(void)state;
+	assert_int_equal(hmm_migrate_to_device(prog->mm, dev->devmem, at, at + 8 * page,
+					       HMM_MIGRATE_SYSTEM, reasons), 0);
+	assert_int_equal(reasons[HMM_REASON_RESERVED], 8);
+}
+
+static void stacks_and_the_agents_memory_stay(void **state)
+{
+	uint64_t reasons[HMM_REASONS] = { 0 };
+	uintptr_t at = (uintptr_t)prog_run(prog, own_stack, 0, 0, 0);
+
+	(void)state;
+	assert_int_equal(hmm_migrate_to_device(prog->mm, dev->devmem, at, at + page,
+					       HMM_MIGRATE_SYSTEM, reasons), 0);
+	assert_int_equal(reasons[HMM_REASON_RESERVED], 1);
+}
+
+/* ---------------------------------------------------------------- copies, snapshots */
+
+static void guarded_copies_reach_device_pages(void **state)
+{
+	uintptr_t a = prog_map(prog, 16, 17);
+	char *bytes = malloc(16 * page);
+
+	(void)state;
+	to_dev(prog, a, 16);
+	assert_int_equal(hmm_copy_from_user(prog->mm, bytes, a, 16 * page), 16 * page);
+	assert_true(holds(bytes, 16, 17, 0));
+	to_dev(prog, a, 16);
+	fill(bytes, 16, 18);
+	assert_int_equal(hmm_copy_to_user(prog->mm, a, bytes, 16 * page), 16 * page);
+	assert_prog_holds(prog, a, 16, 18, 0);
+	assert_int_equal(hmm_copy_from_user(prog->mm, bytes, 4096, 16), -EFAULT);
+	free(bytes);
+}
+
+static void snapshots_and_faults_by_range(void **state)
+{
+	uintptr_t a = prog_map_empty(prog, 32, PROT_READ | PROT_WRITE);
+	uint64_t *pfns = hmm_safe_alloc(32 * sizeof(*pfns));
+	HMM_OPTS(hmm_range, r, .start = a, .end = a + 32 * page, .pfns = pfns,
+		 .owner = world_owner_a);
+
+	(void)state;
+	memset(pfns, 0, 32 * sizeof(*pfns));
+	assert_int_equal(prog_run(prog, store, a, 8, 1), 0);
+	to_dev(prog, a, 4);
+	assert_int_equal(hmm_range_fault(prog->mm, &r), 0);
+	for (int i = 0; i < 32; i++) {
+		assert_int_equal(!!(pfns[i] & HMM_PFN_VALID), i < 8);
+		assert_int_equal(!!(pfns[i] & HMM_PFN_DEVICE), i < 4);
+		if (i >= 4 && i < 8)
+			assert_true(pfns[i] & HMM_PFN_GUARDED);
+	}
+	memset(pfns, 0, 32 * sizeof(*pfns));
+	r.default_flags = HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE;
+	assert_int_equal(hmm_range_fault(prog->mm, &r), 0);
+	for (int i = 0; i < 32; i++)
+		assert_true((pfns[i] & HMM_PFN_VALID) && (pfns[i] & HMM_PFN_WRITE));
+	r.end = a + 33 * page;
+	r.start = r.end - 32 * page;
+	memset(pfns, 0, 32 * sizeof(*pfns));
+	assert_int_equal(prog_change(prog, SYS_munmap, a + 20 * page, page, 0, 0, 0), 0);
+	assert_int_equal(hmm_range_fault(prog->mm, &r), -EFAULT);
+	hmm_safe_free(pfns, 32 * sizeof(*pfns));
+}
+
+static void exclusive_pages_are_given_back_at_a_touch(void **state)
+{
+	uintptr_t a = prog_map(prog, 4, 19);
+	void *contents[4];
+
+	(void)state;
+	assert_int_equal(hmm_exclusive_begin(prog->mm, a, a + 4 * page, world_owner_a, contents), 4);
+	for (int i = 0; i < 4; i++) {
+		assert_true(holds(contents[i], 1, 19, (uint64_t)i));
+		fill(contents[i], 1, 20);
+	}
+	assert_int_equal(prog_holds(prog, a + page, 1, 20, 0), 1);
+	assert_int_equal(hmm_exclusive_end(prog->mm, a, a + 4 * page), 3);
+	assert_int_equal(prog_holds(prog, a + 3 * page, 1, 20, 0), 1);
+}
+
+/* ---------------------------------------------------------------- changes */
+
+static void munmap_frees_device_pages(void **state)
+{
+	uintptr_t a = prog_map(prog, 600, 21);
+
+	(void)state;
+	to_dev(prog, a, 600);
+	assert_int_equal(prog_change(prog, SYS_munmap, a + 10 * page, 500 * page, 0, 0, 0), 0);
+	assert_used(100);
+	place_at(prog, a + 10 * page, 500, HMM_PLACE_GAP);
+	assert_prog_holds(prog, a, 10, 21, 0);
+	assert_prog_holds(prog, a + 510 * page, 90, 21, 510);
+}
+
+static void dontneed_reads_as_zeros(void **state)
+{
+	uintptr_t a = prog_map(prog, 64, 22);
+
+	(void)state;
+	to_dev(prog, a, 64);
+	assert_int_equal(prog_change(prog, SYS_madvise, a, 32 * page, MADV_DONTNEED, 0, 0), 0);
+	assert_used(32);
+	for (uint64_t i = 0; i < 32; i++)
+		assert_int_equal(prog_run(prog, loads, a + i * page, 1, 0), 1);
+	assert_prog_holds(prog, a + 32 * page, 32, 22, 32);
+}
+
+static void mremap_carries_device_pages(void **state)
+{
+	uintptr_t a = prog_map(prog, 600, 23), b = prog_map_empty(prog, 1200, PROT_NONE);
+
+	(void)state;
+	to_dev(prog, a, 600);
+	assert_int_equal(prog_change(prog, SYS_mremap, a, 600 * page, 1200 * page,
+				     MREMAP_MAYMOVE | MREMAP_FIXED, b), b);
+	assert_prog_holds(prog, b, 600, 23, 0);
+	assert_int_equal(prog_run(prog, loads, b + 700 * page, 1, 0), 1);
+	to_dev(prog, b, 600);
+	a = (uintptr_t)prog_change(prog, SYS_mremap, b, 1200 * page, 4000 * page, MREMAP_MAYMOVE,
+				   0);
+	assert_used(600);
+	assert_prog_holds(prog, a, 600, 23, 0);
+	assert_int_equal(prog_change(prog, SYS_mremap, a, 4000 * page, 300 * page, 0, 0), a);
+	assert_prog_holds(prog, a, 300, 23, 0);
+}
+
+static void mprotect_none_keeps_the_bytes(void **state)
+{
+	uintptr_t a = prog_map(prog, 64, 24);
+
+	(void)state;
+	to_dev(prog, a, 64);
+	assert_int_equal(prog_change(prog, SYS_mprotect, a + page, 8 * page, PROT_NONE, 0, 0), 0);
+	assert_int_equal(hmm_evict(prog->mm, a, a + 64 * page), 64);
+	assert_int_equal(prog_change(prog, SYS_mprotect, a + page, 8 * page,
+				     PROT_READ | PROT_WRITE, 0, 0), 0);
+	assert_prog_holds(prog, a, 64, 24, 0);
+}
+
+static void mapping_over_drops(void **state)
+{
+	uintptr_t a = prog_map(prog, 64, 25);
+
+	(void)state;
+	to_dev(prog, a, 64);
+	assert_int_equal(prog_change(prog, SYS_mmap, a, 16 * page, PROT_READ | PROT_WRITE,
+				     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, (uint64_t)-1), a);
+	assert_used(48);
+	assert_int_equal(prog_run(prog, loads, a, 1, 0), 1);
+	assert_prog_holds(prog, a + 16 * page, 48, 25, 16);
+}
+
+static int64_t open_self(uint64_t unused, uint64_t unused2, uint64_t unused3)
+{
+	(void)unused;
+	(void)unused2;
+	(void)unused3;
+	return open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+}
+
+/* The kernel makes it; a call that fails destroys nothing. */
+static void a_file_over_device_pages(void **state)
+{
+	uintptr_t a = prog_map(prog, 64, 26);
+	int64_t fd = prog_run(prog, open_self, 0, 0, 0);
+
+	(void)state;
+	assert_true(fd >= 0);
+	to_dev(prog, a, 64);
+	assert_int_equal(prog_change(prog, SYS_mmap, a, 16 * page, PROT_READ,
+				     MAP_PRIVATE | MAP_FIXED, 9999), -EBADF);
+	assert_prog_holds(prog, a, 16, 26, 0);
+	to_dev(prog, a, 16);
+	assert_int_equal(prog_change(prog, SYS_mmap, a, page, PROT_READ,
+				     MAP_PRIVATE | MAP_FIXED, (uint64_t)fd), a);
+	assert_prog_holds(prog, a + page, 63, 26, 1);
+	assert_int_equal(prog_run(prog, loads, a, 1, 0x00010102464c457f), 1);
+}
+
+static void mlock_brings_home(void **state)
+{
+	uintptr_t a = prog_map(prog, 64, 27);
+
+	(void)state;
+	to_dev(prog, a, 64);
+	assert_int_equal(prog_change(prog, SYS_mlock, a, 32 * page, 0, 0, 0), 0);
+	place_at(prog, a, 32, HMM_PLACE_SYSTEM);
+	place_at(prog, a + 32 * page, 32, HMM_PLACE_DEVICE);
+	assert_prog_holds(prog, a, 64, 27, 0);
+}
+
+/* Between the announcement and its end nothing of the range leaves. */
+static void a_change_left_to_the_kernel_holds_its_range(void **state)
+{
+	uintptr_t a = prog_map(prog, 64, 28);
+	const uint64_t args[6] = { a, 32 * page };
+	int64_t result;
+
+	(void)state;
+	assert_int_equal(hmm_remote_change(prog->mm, 4711, SYS_mlock, args, &result), 0);
+	assert_true(result == HMM_CHANGE_CONTINUE);
+	assert_int_equal(migrate(prog, a + 8 * page, 4), 0);
+	assert_int_equal(migrate(prog, a + 32 * page, 32), 32);
+	place_at(prog, a, 32, HMM_PLACE_SYSTEM);
+	hmm_remote_change_end(prog->mm, 4711);
+	assert_int_equal(migrate(prog, a, 32), 32);
+	assert_prog_holds(prog, a, 64, 28, 0);
+}
+
+static int64_t grow_heap(uint64_t nr, uint64_t seed, uint64_t unused)
+{
+	uint64_t at = (uint64_t)syscall(SYS_brk, 0UL);
+
+	(void)unused;
+	at = (at + page - 1) & ~(page - 1);
+	syscall(SYS_brk, at + nr * page);
+	fill((void *)(uintptr_t)at, nr, (uint32_t)seed);
+	return (int64_t)at;
+}
+
+static void brk_shrinks_over_device_pages(void **state)
+{
+	uintptr_t a = (uintptr_t)prog_run(prog, grow_heap, 128, 29, 0);
+
+	(void)state;
+	to_dev(prog, a, 128);
+	assert_int_equal(prog_change(prog, SYS_brk, a + 64 * page, 0, 0, 0, 0), a + 64 * page);
+	assert_used(64);
+	assert_int_equal(prog_change(prog, SYS_brk, a + 128 * page, 0, 0, 0, 0), a + 128 * page);
+	for (uint64_t i = 64; i < 128; i++)
+		assert_int_equal(prog_run(prog, loads, a + i * page, 1, 0), 1);
+	assert_prog_holds(prog, a, 64, 29, 0);
+}
+
+static void errors_are_the_kernels(void **state)
+{
+	(void)state;
+	assert_int_equal(prog_change(prog, SYS_munmap, 12345, page, 0, 0, 0), -EINVAL);
+	assert_int_equal(prog_change(prog, SYS_madvise, 1 << 20, page, MADV_DONTNEED, 0, 0), -ENOMEM);
+	assert_int_equal(prog_change(prog, SYS_mremap, UINT64_MAX - 4095, page, UINT64_MAX,
+				     MREMAP_MAYMOVE, 0), -EINVAL);
+	assert_int_equal(prog_change(prog, SYS_mprotect, 1 << 20, page, PROT_READ, 0, 0), -ENOMEM);
+}
+
+/* ---------------------------------------------------------------- lost pages */
+
+static int64_t catch_sigbus(uint64_t addr, uint64_t unused, uint64_t unused2)
+{
+	(void)unused;
+	(void)unused2;
+	return touch_read((void *)(uintptr_t)addr);
+}
+
+static void a_lost_page_is_a_signal_not_zeros(void **state)
+{
+	uintptr_t a = prog_map(prog, 8, 30), addr;
+	uint64_t index;
+
+	(void)state;
+	to_dev(prog, a, 8);
+	for (index = 0; index < DEV_PAGES; index++)
+		if (!hmm_devmem_lookup(dev->devmem, index, &addr) && addr == a + 3 * page)
+			break;
+	assert_true(index < DEV_PAGES);
+	assert_int_equal(hmm_devmem_poison(dev->devmem, index, 1), 1);
+	assert_int_equal(prog_run(prog, catch_sigbus, a + 3 * page, 0, 0), SIGBUS);
+	assert_prog_holds(prog, a, 3, 30, 0);
+	assert_int_equal(moved_since(poisoned_pages), 1);
+	assert_int_equal(prog_change(prog, SYS_munmap, a, 8 * page, 0, 0, 0), 0);
+}
+
+static void an_unreadable_device_page_is_a_signal(void **state)
+{
+	uintptr_t a = prog_map(prog, 4, 31);
+
+	(void)state;
+	to_dev(prog, a, 4);
+	atomic_store(&dev->broken, true);
+	assert_int_equal(prog_run(prog, catch_sigbus, a + page, 0, 0), SIGBUS);
+	atomic_store(&dev->broken, false);
+	assert_prog_holds(prog, a, 1, 31, 0);
+	assert_int_equal(prog_change(prog, SYS_munmap, a, 4 * page, 0, 0, 0), 0);
+}
+
+/* ---------------------------------------------------------------- death */
+
+static uint64_t killed_at, calls_left;
+
+static void kill_at_call(struct prog *p, struct hmm_agent_call *calls, size_t nr)
+{
+	(void)calls;
+	(void)nr;
+	if (calls_left && !--calls_left)
+		kill(p->pid, SIGKILL);
+}
+
+/* At each of its calls in turn; what was on the device is freed, nothing hangs. */
+static void death_at_every_call(void **state)
+{
+	(void)state;
+	for (killed_at = 1; killed_at < 12; killed_at++) {
+		struct prog *p = prog_start(prog);
+		uintptr_t a = prog_map(p, 1100, 32);
+
+		assert_int_equal(migrate(p, a, 40), 40);
+		calls_left = killed_at;
+		prog_before_call = kill_at_call;
+		IGNORE(migrate(p, a, 1100));
+		IGNORE(hmm_evict(p->mm, a, a + 300 * page));
+		IGNORE(migrate(p, a, 300));
+		prog_before_call = NULL;
+		prog_kill(p);
+		hmm_remote_gone(p->mm);
+		assert_used(0);
+		assert_int_equal(prog_end(p), 0);
+	}
+}
+
+static void calls_on_a_dead_program_end(void **state)
+{
+	struct prog *p = prog_start(prog);
+	uintptr_t a = prog_map(p, 300, 33);
+	const uint64_t args[6] = { a, 10 * page };
+	struct hmm_mm *child;
+	void *contents[4];
+	int64_t result;
+
+	(void)state;
+	to_dev(p, a, 200);
+	prog_kill(p);
+	/* The library has not been told yet. */
+	IGNORE(migrate(p, a, 300));
+	IGNORE(hmm_evict(p->mm, a, a + 10 * page));
+	IGNORE(hmm_exclusive_begin(p->mm, a + 200 * page, a + 204 * page, world_owner_a, contents));
+	assert_int_equal(hmm_remote_change(p->mm, 1, SYS_munmap, args, &result), 0);
+	assert_int_equal(hmm_copy_from_user(p->mm, contents, a, 8), -EFAULT);
+	assert_int_equal(hmm_remote_fork_begin(p->mm, (uint32_t)p->pid), 0);
+	assert_int_equal(hmm_remote_fork_end(p->mm, (uint32_t)p->pid, SYS_clone, &child), 0);
+	assert_null(child);
+	/* Now it is. */
+	hmm_remote_gone(p->mm);
+	assert_used(0);
+	assert_int_equal(hmm_remote_change(p->mm, 1, SYS_munmap, args, &result), 0);
+	assert_true(result == HMM_CHANGE_CONTINUE);
+	hmm_remote_gone(p->mm);
+	assert_int_equal(prog_end(p), 0);
+}
+
+static void death_while_it_waits_for_a_page(void **state)
+{
+	struct prog *p = prog_start(prog);
+	uintptr_t a = prog_map(p, 64, 34);
+	HMM_OPTS(hmm_migrate, m, .flags = HMM_MIGRATE_SYSTEM, .start = a, .end = a + 64 * page);
+
+	(void)state;
+	m.src = hmm_safe_alloc(64 * 8);
+	m.dst = hmm_safe_alloc(64 * 8);
+	assert_int_equal(hmm_migrate_setup(p->mm, &m), 0);
+	assert_int_equal(m.nr_pages, 64);
+	prog_go(p, loads, a, 64, 0);
+	assert_true(eventually(now(p->mm).fault_waits == 1));
+	prog_kill(p);
+	hmm_remote_gone(p->mm);
+	hmm_migrate_pages(p->mm, &m);
+	assert_int_equal(m.nr_pages, 0);
+	hmm_migrate_finalize(p->mm, &m);
+	hmm_safe_free(m.src, 64 * 8);
+	hmm_safe_free(m.dst, 64 * 8);
+	assert_int_equal(prog_end(p), 0);
+}
+
+/* ---------------------------------------------------------------- an agent that lies */
+
+static void lie(struct prog *p, struct hmm_agent_call *calls, size_t nr)
+{
+	(void)p;
+	for (size_t i = 0; i < nr; i++)
+		if (calls[i].nr == SYS_ioctl || calls[i].nr == SYS_mremap)
+			calls[i].nr = SYS_getpid;	/* "a success", and nothing was done */
+}
+
+static void a_lie_harms_only_the_liar(void **state)
+{
+	struct prog *liar = prog_start(prog);
+	uintptr_t a = prog_map(liar, 64, 35), b = prog_map(prog, 64, 36);
+
+	(void)state;
+	to_dev(prog, b, 64);
+	prog_before_call = lie;
+	assert_int_equal(migrate(liar, a, 64), 0);
+	IGNORE(prog_change(liar, SYS_mremap, a, 64 * page, (uint64_t)1 << 60, MREMAP_MAYMOVE, 0));
+	prog_before_call = NULL;
+	assert_prog_holds(liar, a, 64, 35, 0);
+	assert_prog_holds(prog, b, 64, 36, 0);
+	assert_int_equal(prog_end(liar), 0);
+}
+
+/* ---------------------------------------------------------------- a family */
+
+static void several_programs_share_a_device(void **state)
+{
+	struct prog *others[4];
+	uintptr_t at[4], a = prog_map(prog, 200, 40);
+
+	(void)state;
+	to_dev(prog, a, 200);
+	for (uint32_t i = 0; i < 4; i++) {
+		others[i] = prog_start(prog);
+		at[i] = prog_map(others[i], 200, 41 + i);
+		to_dev(others[i], at[i], 200);
+	}
+	assert_used(1000);
+	/* By index, whoever holds it. */
+	assert_int_equal(hmm_devmem_evict(dev->devmem, 0, 1000), 1000);
+	assert_used(0);
+	for (uint32_t i = 0; i < 4; i++) {
+		assert_prog_holds(others[i], at[i], 200, 41 + i, 0);
+		to_dev(others[i], at[i], 200);
+	}
+	prog_kill(others[1]);
+	assert_int_equal(prog_end(others[0]), 0);
+	assert_int_equal(prog_end(others[1]), 0);
+	assert_used(400);
+	assert_int_equal(hmm_mm_destroy(prog->mm), 0);	/* not the last of the family */
+	prog->mm = NULL;
+	assert_prog_holds(prog, a, 200, 40, 0);
+	for (uint32_t i = 2; i < 4; i++)
+		assert_prog_holds(others[i], at[i], 200, 41 + i, 0);
+	assert_int_equal(hmm_mm_destroy(others[3]->mm), 0);
+	others[3]->mm = NULL;
+	assert_int_equal(hmm_mm_destroy(others[2]->mm), -EBUSY);	/* the devmem */
+	prog_kill(others[3]);
+	prog_end(others[3]);
+	/* The fixture ends this one in the place of the first. */
+	assert_int_equal(prog_end(prog), 0);
+	prog = others[2];
+}
+
+static void removal_evicts_from_all(void **state)
+{
+	struct prog *other = prog_start(prog);
+	struct testdev *second = testdev_new(other->mm, 512, world_owner_b, 0);
+	uintptr_t a = prog_map(prog, 64, 50), b = prog_map(other, 64, 51);
+
+	(void)state;
+	assert_int_equal(hmm_migrate_to_device(prog->mm, second->devmem, a, a + 64 * page,
+					       HMM_MIGRATE_SYSTEM, NULL), 64);
+	assert_int_equal(hmm_migrate_to_device(other->mm, second->devmem, b, b + 64 * page,
+					       HMM_MIGRATE_SYSTEM, NULL), 64);
+	/* Its own thread serves the faults of both. */
+	assert_prog_holds(prog, a, 8, 50, 0);
+	assert_prog_holds(other, b, 8, 51, 0);
+	assert_int_equal(testdev_remove(second), 0);
+	assert_prog_holds(prog, a, 64, 50, 0);
+	assert_prog_holds(other, b, 64, 51, 0);
+	assert_int_equal(prog_end(other), 0);
+}
+
+static void bad_arguments(void **state)
+{
+	struct hmm_mm *mm;
+	int64_t result;
+	HMM_OPTS(hmm_remote_opts, o, .pid = 1);
+
+	(void)state;
+	assert_int_equal(hmm_mm_open_remote(NULL, &mm), -EINVAL);
+	assert_int_equal(hmm_mm_open_remote(&o, NULL), -EINVAL);
+	assert_int_equal(hmm_mm_open_remote(&o, &mm), -EINVAL);
+	o.size = 8;
+	assert_int_equal(hmm_mm_open_remote(&o, &mm), -EINVAL);
+	assert_int_equal(hmm_remote_attach(prog->mm, &o), -EINVAL);
+	assert_int_equal(hmm_remote_change(prog->mm, 1, SYS_munmap, NULL, &result), -EINVAL);
+	assert_int_equal(hmm_remote_fork_begin(prog->mm, 0), -EINVAL);
+	assert_int_equal(hmm_remote_fork_end(prog->mm, 5, SYS_clone, &mm), -EINVAL);
+	assert_int_equal(hmm_remote_matches(prog->mm, 0), -EINVAL);
+	assert_int_equal(hmm_remote_uffd(NULL), -EINVAL);
+	hmm_remote_gone(NULL);
+	hmm_remote_change_end(NULL, 1);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		remote_test(migrates_both_ways),
+		remote_test(a_touch_brings_a_page_home),
+		remote_test(a_store_is_not_lost),
+		remote_test(holes_become_zeroed_device_pages),
+		remote_test(zero_pages_stay_zero),
+		remote_test(a_full_device_leaves_the_rest),
+		remote_test(failed_copies_leave_the_page),
+		remote_test(system_calls_wait_as_the_program_would),
+		remote_test(readonly_memory_goes_by_copy),
+		remote_test(executable_memory_goes_too),
+		remote_test(what_cannot_go_is_refused),
+		remote_test(pinned_pages_stay),
+		remote_test(static_data_stays),
+		remote_test(stacks_and_the_agents_memory_stay),
+		remote_test(guarded_copies_reach_device_pages),
+		remote_test(snapshots_and_faults_by_range),
+		remote_test(exclusive_pages_are_given_back_at_a_touch),
+		remote_test(munmap_frees_device_pages),
+		remote_test(dontneed_reads_as_zeros),
+		remote_test(mremap_carries_device_pages),
+		remote_test(mprotect_none_keeps_the_bytes),
+		remote_test(mapping_over_drops),
+		remote_test(a_file_over_device_pages),
+		remote_test(mlock_brings_home),
+		remote_test(a_change_left_to_the_kernel_holds_its_range),
+		remote_test(brk_shrinks_over_device_pages),
+		remote_test(errors_are_the_kernels),
+		remote_test(a_lost_page_is_a_signal_not_zeros),
+		remote_test(an_unreadable_device_page_is_a_signal),
+		remote_test(death_at_every_call),
+		remote_test(calls_on_a_dead_program_end),
+		remote_test(death_while_it_waits_for_a_page),
+		remote_test(a_lie_harms_only_the_liar),
+		remote_test(several_programs_share_a_device),
+		remote_test(removal_evicts_from_all),
+		remote_test(bad_arguments),
+	};
+
+	need_mm();
+	progs_begin();
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
