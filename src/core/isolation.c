@@ -6,6 +6,8 @@
 
 #include "core/devmem.h"
 
+#define STARVED_MAX	500u	/* waits of 2 ms for memory to give a page in */
+
 int isolations_init(struct hmm_mm *mm)
 {
 	mm->isolations_free = ISOLATIONS;
@@ -96,6 +98,7 @@ struct isolation *isolation_get(struct hmm_mm *mm, uintptr_t addr, bool wait)
 	iso->buffer = 0;
 	iso->owner = NULL;
 	iso->waiters = iso->huge = false;
+	iso->starved = 0;
 	memset(iso->landed, 0, sizeof(iso->landed));
 	mm->isolations_free--;
 	return iso;
@@ -527,6 +530,16 @@ static void give_refused(struct hmm_mm *mm, struct isolation *iso, uint32_t i, i
 	slot_settle(mm, iso, i, run);
 }
 
+/* The kernel has no page for one of ours: true after a wait, false if there were enough. */
+static bool wait_for_memory(struct hmm_mm *mm, struct isolation *iso)
+{
+	if (iso->starved == STARVED_MAX)
+		return false;
+	iso->starved++;
+	isolation_wait(mm);
+	return true;
+}
+
 /* Everything of one run of slots, however often the kernel stops half-way. */
 static void give_slots(struct hmm_mm *mm, struct isolation *iso, uint32_t i, struct free_run *run)
 {
@@ -551,6 +564,11 @@ static void give_slots(struct hmm_mm *mm, struct isolation *iso, uint32_t i, str
 			limit = BLOCK_PAGES;
 		if (!error || done == nr)
 			continue;
+		if (error == -ENOMEM) {
+			if (!done && !wait_for_memory(mm, iso))
+				isolation_lose(mm, iso, i++, run);
+			continue;
+		}
 		if (!done && error == -EAGAIN && ++stuck > 16) {
 			/* An event whose sender has not run yet: let it. */
 			isolation_wait(mm);

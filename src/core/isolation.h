@@ -58,6 +58,7 @@ struct isolation {
 	uintptr_t buffer;		/* address of slot 0's bytes: the chunk's, or bounce */
 	const void *owner;		/* of the MIGRATE events of the taking */
 	bool waiters;			/* a fault met one of the pages */
+	uint32_t starved;		/* times that giving has waited for memory */
 	bool in_use;
 	bool huge;			/* taken as one 2 MiB page */
 	uint64_t landed[BLOCK_PAGES / 64];	/* slots to be fetched from limbo (remote.h) */

@@ -8,11 +8,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <linux/userfaultfd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -653,6 +657,48 @@ static void an_unreadable_device_page_is_a_signal(void **state)
 	assert_int_equal(prog_change(prog, SYS_munmap, a, 4 * page, 0, 0, 0), 0);
 }
 
+/* UFFDIO_COPY finds no memory from now on, in all threads. */
+static int starve(void)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_ioctl, 0, 3),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[1])),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)UFFDIO_COPY, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOMEM),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog prog_of = { ARRAY_LEN(code), code };
+
+	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+	return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC,
+			    &prog_of);
+}
+
+static int touch_without_memory(void *arg)
+{
+	struct prog *p = prog_start(NULL);
+	uintptr_t a = prog_map(p, 4, 38);
+
+	(void)arg;
+	dev = testdev_new(p->mm, 64, world_owner_a, HMM_DEVMEM_FAULT_SAFE);
+	to_dev(p, a, 4);
+	if (starve())
+		return EXIT_SKIP;
+	return prog_run(p, catch_sigbus, a + page, 0, 0) == SIGBUS ? 0 : 1;
+}
+
+/* The system has no page for it: never zeros. */
+static void no_memory_is_a_signal_not_zeros(void **state)
+{
+	struct testdev *mine = dev;
+	int status = in_child(touch_without_memory, NULL);
+
+	(void)state;
+	dev = mine;
+	assert_true(status == 0 || status == EXIT_SKIP);
+}
+
 /* ---------------------------------------------------------------- death */
 
 static uint64_t killed_at, calls_left;
@@ -881,6 +927,7 @@ int main(void)
 		remote_test(errors_are_the_kernels),
 		remote_test(a_lost_page_is_a_signal_not_zeros),
 		remote_test(an_unreadable_device_page_is_a_signal),
+		remote_test(no_memory_is_a_signal_not_zeros),
 		remote_test(death_at_every_call),
 		remote_test(calls_on_a_dead_program_end),
 		remote_test(death_while_it_waits_for_a_page),
