@@ -18,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define AREA		((uintptr_t)0x100000000000)
+#define AREA		((uintptr_t)0x200000000000)
 #define AREA_PAGES	1536u
 #define MEMBERS		6u
 #define STEPS		900u
