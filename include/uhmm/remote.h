@@ -187,6 +187,18 @@ int hmm_remote_uffd(const struct hmm_mm *mm);
 int hmm_remote_attach(struct hmm_mm *mm, const struct hmm_remote_opts *opts) HMM_MUST_CHECK;
 
 /**
+ * hmm_remote_pace() - slow the faults of the family down
+ * @us: how long a handler rests before each round of faults, at most 100,000; 0: not
+ *
+ * For policies whose program outruns what they can bring away. A round serves what is
+ * there, first touches and device pages alike, with as much around it as is served
+ * anyway; nothing is locked meanwhile. Any thread; does not block.
+ *
+ * Return: 0; -EINVAL; -ECHILD; -EDEADLK.
+ */
+int hmm_remote_pace(struct hmm_mm *mm, uint32_t us);
+
+/**
  * hmm_remote_gone() - the address space is no more: exec, exit, a kill
  *
  * Drops and frees everything it had. Calls that are running with it end, and later ones

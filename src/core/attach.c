@@ -17,6 +17,8 @@
 #include "core/devmem.h"
 #include "core/opts.h"
 
+#define PACE_MAX_US	100000u
+
 #define OPTS_OLDEST	sizeof(struct hmm_remote_opts)
 #define SHM_MIN		4096u
 #define STAGING_MAX	((uint64_t)1 << 30)
@@ -296,6 +298,18 @@ int hmm_mm_open_remote(const struct hmm_remote_opts *opts, struct hmm_mm **out)
 }
 
 /* ---------------------------------------------------------------- the end */
+
+int hmm_remote_pace(struct hmm_mm *mm, uint32_t us)
+{
+	int ret = mm_enter(mm);
+
+	if (ret)
+		return ret;
+	if (!mm->remote || us > PACE_MAX_US)
+		return -EINVAL;
+	atomic_store_explicit(&mm->family->pace_us, us, memory_order_relaxed);
+	return 0;
+}
 
 void hmm_remote_gone(struct hmm_mm *mm)
 {

@@ -45,6 +45,7 @@ struct family {
 	struct handler_thread *handlers;
 	uint32_t nr_handlers;
 	_Atomic bool stopping;		/* release in handlers_stop(): handlers end */
+	_Atomic uint32_t pace_us;	/* handlers rest that long before a round of faults */
 	struct staging staging;		/* has a lock of its own */
 
 	struct hmm_lock lock;		/* RANK_FAMILY: all that follows */

@@ -142,6 +142,17 @@ static void serve_kicked(struct family *f)
 	}
 }
 
+/* The lock is not held: what is under way elsewhere goes on. */
+static void rest(struct family *f)
+{
+	const uint32_t us = atomic_load_explicit(&f->pace_us, memory_order_relaxed);
+	const struct timespec pause = { .tv_nsec = us * 1000L };
+	_Atomic uint32_t never = 0;
+
+	if (us)
+		sys_futex_wait(&never, 0, &pause);
+}
+
 static void *handler_main(void *arg)
 {
 	struct handler_thread *h = arg;
@@ -168,8 +179,10 @@ static void *handler_main(void *arg)
 		}
 		if (kicked)
 			serve_kicked(f);
-		if (faults)
+		if (faults) {
+			rest(f);
 			serve_ready(f);
+		}
 	}
 }
 

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -228,6 +229,25 @@ static void system_calls_wait_as_the_program_would(void **state)
 	to_dev(prog, a, 64);
 	assert_int_equal(prog_run(prog, read_pipe, a + 100, 16 * page, 0x5a), 16 * page);
 	assert_prog_holds(prog, a + 17 * page, 47, 14, 17);
+}
+
+/* A pace makes faults wait, and loses none. */
+static void paced_faults_are_served(void **state)
+{
+	uintptr_t a = prog_map_empty(prog, 96, PROT_READ | PROT_WRITE);
+	const int64_t pace_ns = 20 * 1000 * 1000;
+	struct timespec before, after;
+
+	(void)state;
+	assert_int_equal(prog_run(prog, store, a, 96, 78), 0);
+	to_dev(prog, a, 96);
+	assert_int_equal(hmm_remote_pace(prog->mm, (uint32_t)(pace_ns / 1000)), 0);
+	clock_gettime(CLOCK_MONOTONIC, &before);
+	assert_int_equal(prog_run(prog, loads, a, 96, 78), 1);
+	clock_gettime(CLOCK_MONOTONIC, &after);
+	assert_true((after.tv_sec - before.tv_sec) * 1000000000 + after.tv_nsec - before.tv_nsec >=
+		    pace_ns);
+	assert_int_equal(hmm_remote_pace(prog->mm, 0), 0);
 }
 
 static void readonly_memory_goes_by_copy(void **state)
@@ -891,6 +911,8 @@ static void bad_arguments(void **state)
 	assert_int_equal(hmm_remote_fork_begin(prog->mm, 0), -EINVAL);
 	assert_int_equal(hmm_remote_fork_end(prog->mm, 5, SYS_clone, &mm), -EINVAL);
 	assert_int_equal(hmm_remote_matches(prog->mm, 0), -EINVAL);
+	assert_int_equal(hmm_remote_pace(NULL, 0), -EINVAL);
+	assert_int_equal(hmm_remote_pace(prog->mm, 100001), -EINVAL);
 	assert_int_equal(hmm_remote_uffd(NULL), -EINVAL);
 	hmm_remote_gone(NULL);
 	hmm_remote_change_end(NULL, 1);
@@ -907,6 +929,7 @@ int main(void)
 		remote_test(a_full_device_leaves_the_rest),
 		remote_test(failed_copies_leave_the_page),
 		remote_test(system_calls_wait_as_the_program_would),
+		remote_test(paced_faults_are_served),
 		remote_test(readonly_memory_goes_by_copy),
 		remote_test(executable_memory_goes_too),
 		remote_test(what_cannot_go_is_refused),
