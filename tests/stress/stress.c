@@ -110,6 +110,8 @@ void stress_begin(struct stress_opts *opts, int argc, char **argv)
 	for (i = 1; i < argc; i++) {
 		if (!strcmp(argv[i], "--strict")) {
 			opts->strict = true;
+		} else if (!strcmp(argv[i], "--alone")) {
+			opts->strict = opts->alone = true;
 		} else if (!strcmp(argv[i], "--seed")) {
 			opts->seed = number(argv[i], argv[i + 1]);
 			i++;
@@ -126,7 +128,7 @@ void stress_begin(struct stress_opts *opts, int argc, char **argv)
 			opts->threads = (unsigned int)number(argv[i], argv[i + 1]);
 			i++;
 		} else {
-			stress_fail("unknown argument %s; --seed --steps --seconds --threads N, --strict",
+			stress_fail("unknown argument %s; --seed --steps --seconds --threads N, --strict, --alone",
 				    argv[i]);
 		}
 	}
@@ -135,7 +137,8 @@ void stress_begin(struct stress_opts *opts, int argc, char **argv)
 	run = *opts;
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	printf("%s: repeat with --seed %llu --threads %u%s\n", opts->name,
-	       (unsigned long long)opts->seed, opts->threads, opts->strict ? " --strict" : "");
+	       (unsigned long long)opts->seed, opts->threads,
+	       opts->alone ? " --alone" : opts->strict ? " --strict" : "");
 	clock_gettime(CLOCK_MONOTONIC, &started);
 }
 

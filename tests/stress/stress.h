@@ -24,10 +24,11 @@ struct stress_opts {
 	unsigned int seconds;	/* whichever ends first; 0: steps alone, and reproducible */
 	unsigned int threads;
 	bool strict;
+	bool alone;		/* no mm: a program that somebody else manages; strict */
 };
 
 /*
- * Read --seed N --steps N --seconds N --threads N --strict over the defaults in
+ * Read --seed N --steps N --seconds N --threads N --strict --alone over the defaults in
  * @opts (UHMM_TEST_LONG=1 multiplies steps and seconds by 15), print the seed and
  * how to repeat the run, and start the clock.
  */

@@ -24,7 +24,8 @@
  *   breaks  one thread that grows and shrinks the heap's break
  *
  * With --strict all of it, fork too. Without, what HMM_MM_STRICT says is only
- * guaranteed there is left out.
+ * guaranteed there is left out. With --alone it knows nothing of the library: it is a
+ * program like any other, for `uhmm run`, whose policy moves its memory.
  */
 #include <errno.h>
 #include <malloc.h>
@@ -48,6 +49,10 @@
 #define BREAK_PAGES	64
 #define ROUND_STEPS	400
 
+/*
+ * From SLOT_LEAVING on each leave has a number of its own: who comes back from munmap()
+ * late must not take the next one's leave for his.
+ */
 enum slot_state {
 	SLOT_FREE,
 	SLOT_HELD,
@@ -79,7 +84,7 @@ struct tormentor {
 	uint64_t nr_ops;
 };
 
-static struct hmm_mm *mm;
+static struct hmm_mm *mm;		/* NULL: alone */
 static struct testdev *dev;
 static size_t page_size;
 static uintptr_t area;
@@ -258,7 +263,7 @@ static bool slot_take(struct tormentor *t, struct slot *slot)
 
 	if (atomic_compare_exchange_strong(&slot->state, &was, SLOT_HELD))
 		return true;
-	if (was != SLOT_LEAVING ||
+	if (was < SLOT_LEAVING ||
 	    !atomic_compare_exchange_strong(&slot->state, &was, SLOT_HELD))
 		return false;
 	slot_map_after_leaver(t, slot);
@@ -283,12 +288,13 @@ static void slot_release(struct slot *slot)
 /* Who holds no slot any more must not touch it: the taker may have it already. */
 static void slot_leave(struct tormentor *t, struct slot *slot)
 {
+	static _Atomic uint32_t leaves;
 	uintptr_t addr = slot_addr(slot, 0);
-	int was = SLOT_LEAVING;
+	int was = SLOT_LEAVING + (int)(atomic_fetch_add(&leaves, 1) & 0xffffff);
 
 	slot->mapped = false;
 	memset(slot->pages, 0, sizeof(slot->pages));
-	atomic_store(&slot->state, SLOT_LEAVING);
+	atomic_store(&slot->state, was);
 	do_munmap(t, addr, SLOT_PAGES * page_size);
 	atomic_compare_exchange_strong(&slot->state, &was, SLOT_FREE);
 }
@@ -653,7 +659,8 @@ static void check_slots(struct tormentor *t)
 {
 	size_t i;
 
-	stress_check_places(mm, area, area + SLOTS * SLOT_PAGES * page_size);
+	if (mm)
+		stress_check_places(mm, area, area + SLOTS * SLOT_PAGES * page_size);
 	for (i = 0; i < SLOTS; i++) {
 		stress_check(atomic_load(&slots[i].state) == SLOT_FREE);
 		slot_check(t, &slots[i]);
@@ -663,12 +670,13 @@ static void check_slots(struct tormentor *t)
 static uint64_t run_round(const struct stress_opts *opts, uint64_t round)
 {
 	static struct tormentor all[STRESS_MAX_THREADS], movers[2];
+	const unsigned int nr_movers = mm ? 2 : 0;
 	pthread_t moving[2];
 	uint64_t sum = 0;
 	unsigned int i;
 
 	atomic_store(&stop, false);
-	for (i = 0; i < 2; i++) {
+	for (i = 0; i < nr_movers; i++) {
 		movers[i] = (struct tormentor){ .opts = opts, .id = opts->threads + i };
 		movers[i].rng = stress_rng(opts, round * 64 + 40 + i);
 		stress_check(pthread_create(&moving[i], NULL, mover, &movers[i]) == 0);
@@ -679,10 +687,11 @@ static uint64_t run_round(const struct stress_opts *opts, uint64_t round)
 	}
 	stress_run_threads(opts->threads, torment, all, sizeof(*all));
 	atomic_store(&stop, true);
-	for (i = 0; i < 2; i++)
+	for (i = 0; i < nr_movers; i++)
 		stress_check(pthread_join(moving[i], NULL) == 0);
 	check_slots(&all[0]);
-	testdev_check(dev);
+	if (mm)
+		testdev_check(dev);
 	for (i = 0; i < opts->threads; i++)
 		sum += all[i].nr_ops;
 	return sum;
@@ -703,15 +712,19 @@ int main(int argc, char **argv)
 	if (opts.seed & 1)
 		stress_check(mallopt(M_MMAP_THRESHOLD, MIN_BLOCK));
 	area = stress_area(SLOTS * SLOT_PAGES * page_size);
-	mm = stress_mm_create(&opts);
-	dev = testdev_open(mm, DEVICE_PAGES, TESTDEV_FAULT_AROUND | TESTDEV_MAKE_ROOM |
-			   (opts.seed & 2 ? TESTDEV_YIELDS : 0), area,
-			   area + SLOTS * SLOT_PAGES * page_size, NULL);
+	if (!opts.alone) {
+		mm = stress_mm_create(&opts);
+		dev = testdev_open(mm, DEVICE_PAGES, TESTDEV_FAULT_AROUND | TESTDEV_MAKE_ROOM |
+				   (opts.seed & 2 ? TESTDEV_YIELDS : 0), area,
+				   area + SLOTS * SLOT_PAGES * page_size, NULL);
+	}
 	for (round = 0; round < opts.steps && !stress_expired(&opts); round++)
 		sum += run_round(&opts, round);
 	printf("torture: %llu rounds, %llu operations\n", (unsigned long long)round,
 	       (unsigned long long)sum);
-	testdev_close(dev);
-	stress_mm_destroy(mm);
+	if (mm) {
+		testdev_close(dev);
+		stress_mm_destroy(mm);
+	}
 	return 0;
 }
