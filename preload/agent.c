@@ -163,8 +163,6 @@ static int agent_main(void *arg)
 {
 	static const char name[] = AGENT_NAME;
 	struct agent *agent = arg;
-	int none[MESSAGE_FDS];
-	struct agent_go go;
 
 	await_adoption(agent);
 	sys_raw(SYS_prctl, PR_SET_NAME, (long)name, 0, 0, 0, 0);
@@ -173,9 +171,6 @@ static int agent_main(void *arg)
 	close_others(agent);
 	watch_parent(agent);
 	if (message_send(agent->sock, &agent->ready, sizeof(agent->ready), agent->uffd) < 0)
-		return 1;
-	/* Closed instead: the monitor does not want this one, or the program is dead already. */
-	if (message_recv(agent->sock, &go, sizeof(go), none) != (int)sizeof(go))
 		return 1;
 	sys_raw(SYS_close, agent->sock, 0, 0, 0, 0, 0);
 	serve(agent->shm);

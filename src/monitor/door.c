@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <uhmm/remote.h>
+
 #include "monitor/log.h"
 #include "sys/message.h"
 #include "sys/process.h"
@@ -18,6 +20,8 @@ struct guest {
 	struct door *door;
 	struct guest *next;
 	pid_t pid;
+	struct process *process;
+	struct space *space;		/* that waits for it since a fork, or NULL */
 	struct agent_shm *shm;		/* until the link has it */
 };
 
@@ -31,8 +35,12 @@ static void guest_leave(struct guest *guest)
 	*at = guest->next;
 	sys_epoll_remove(door->tree->epoll, guest->watch.fd);
 	sys_close(guest->watch.fd);
-	if (guest->shm)
-		sys_munmap(guest->shm, AGENT_SHM_BYTES);
+	if (guest->shm) {
+		link_dismiss(guest->shm);
+		sys_munmap(guest->shm, door->config.shm_bytes);
+	}
+	space_put(guest->space);
+	process_put(guest->process);
 	free(guest);
 }
 
@@ -65,22 +73,17 @@ static bool agent_is_one(const struct guest *guest, pid_t agent)
 
 static void say_plain(const struct guest *guest, const struct agent_ready *ready)
 {
-	struct process *process = tree_find(guest->door->tree, guest->pid);
-
-	if (!process)
-		return;
-	tree_declined(guest->door->tree, process);
-	say(SAY_DETAIL, "%s (%d) runs without device memory: %s", process->name, (int)process->pid,
-	    strerror(ready->error));
-	process_put(process);
+	tree_declined(guest->door->tree, guest->process);
+	say(SAY_DETAIL, "%s (%d) runs without device memory: %s", guest->process->name,
+	    (int)guest->pid, strerror(ready->error));
 }
 
 /* Takes @uffd. */
 static int welcome(struct guest *guest, const struct agent_ready *ready, pid_t agent, int uffd)
 {
-	struct tree *tree = guest->door->tree;
+	struct door *door = guest->door;
 	struct agent_shm *shm = guest->shm;
-	struct process *process;
+	struct space *space;
 	struct link *link;
 	int pidfd = sys_pidfd_open(agent);
 	int ret;
@@ -90,17 +93,13 @@ static int welcome(struct guest *guest, const struct agent_ready *ready, pid_t a
 		return pidfd;
 	}
 	guest->shm = NULL;
-	ret = link_create(ready, agent, pidfd, uffd, shm, guest->door->config.shm_bytes, &link);
+	ret = link_create(ready, &door->config, agent, pidfd, uffd, shm, &link);
 	if (ret)
 		return ret;
-	process = tree_find(tree, guest->pid);
-	if (!process) {
-		link_close(link);
-		link_put(link);
-		return -ESRCH;
-	}
-	tree_attach(tree, process, link);
-	process_put(process);
+	ret = pool_join(door->pool, link, guest->pid, guest->space, &space);
+	if (ret)
+		return ret;
+	tree_attach(door->tree, guest->process, space);
 	return 0;
 }
 
@@ -123,8 +122,10 @@ static void guest_ready(struct watch *watch)
 			   agent_is_one(guest, msg.sender)) {
 			ret = welcome(guest, &ready, msg.sender, msg.fds[0]);
 			msg.nr_fds = 0;
-			/* One for the program's thread, one for the agent. */
-			for (int i = 0; i < 2 && !ret; i++)
+			/* A process that dies at the door is not the door's failure. */
+			if (ret && ret != -ESRCH && !guest->door->pool->device_open)
+				guest->door->error = ret;
+			if (!ret)
 				ret = sys_socket_send(watch->fd, &answer);
 		} else {
 			say(SAY_WARNING, "process %d has an agent that is none of ours; it runs plain",
@@ -133,23 +134,28 @@ static void guest_ready(struct watch *watch)
 	}
 	while (!ret && msg.nr_fds)
 		sys_close(msg.fds[--msg.nr_fds]);
-	guest_leave(guest);
+	/* Else the program would go on, a moment before it is ended. */
+	if (!guest->door->error)
+		guest_leave(guest);
 }
 
 /* ---------------------------------------------------------------- coming in */
 
+/* A child of a fork whose memory is served already gets the userfaultfd that does. */
 static int guest_greet(struct guest *guest)
 {
-	struct sys_message msg = {
-		.data = &guest->door->config, .len = sizeof(guest->door->config), .nr_fds = 1,
-	};
+	struct door *door = guest->door;
+	struct sys_message msg = { .data = &door->config, .len = sizeof(door->config), .nr_fds = 1 };
 	void *shm;
 	int ret;
 
-	msg.fds[0] = sys_shared_memory("uhmm-agent", guest->door->config.shm_bytes, &shm);
+	msg.fds[0] = sys_shared_memory("uhmm-agent", door->config.shm_bytes, &shm);
 	if (msg.fds[0] < 0)
 		return msg.fds[0];
 	guest->shm = shm;
+	guest->space = door->pool->manages ? tree_claim(door->tree, guest->process) : NULL;
+	if (guest->space)
+		msg.fds[msg.nr_fds++] = hmm_remote_uffd(guest->space->mm);
 	ret = sys_socket_send(guest->watch.fd, &msg);
 	sys_close(msg.fds[0]);
 	return ret;
@@ -168,9 +174,10 @@ static void guest_come(struct door *door, int sock, pid_t pid)
 	guest->watch.ready = guest_ready;
 	guest->door = door;
 	guest->pid = pid;
+	guest->process = tree_find(door->tree, pid);
 	guest->next = door->guests;
 	door->guests = guest;
-	if (guest_greet(guest))
+	if (!guest->process || guest_greet(guest))
 		guest_leave(guest);
 }
 
@@ -239,9 +246,10 @@ err_dir:
 	return ret;
 }
 
-int door_serve(struct door *door, struct tree *tree, pid_t warden)
+int door_serve(struct door *door, struct tree *tree, struct pool *pool, pid_t warden)
 {
 	door->tree = tree;
+	door->pool = pool;
 	door->warden = warden;
 	door->spare = sys_eventfd();
 	return sys_epoll_add(tree->epoll, door->watch.fd, (uintptr_t)&door->watch);

@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "monitor/pool.h"
 #include "monitor/tree.h"
 #include "monitor/watch.h"
 
@@ -18,8 +19,10 @@ struct guest;
 struct door {
 	struct watch watch;
 	struct tree *tree;
+	struct pool *pool;
 	pid_t warden;			/* 0: not yet known, nobody comes in */
 	struct agent_config config;	/* what agents are told */
+	int error;			/* negative: an agent came, and could not be served */
 	struct guest *guests;		/* those at the door */
 	int spare;			/* a descriptor to turn people away with when there is no other */
 	char dir[96];
@@ -31,7 +34,7 @@ struct door {
 int door_open(struct door *door, const char *preload);
 
 /* From now on agents may come in. */
-int door_serve(struct door *door, struct tree *tree, pid_t warden);
+int door_serve(struct door *door, struct tree *tree, struct pool *pool, pid_t warden);
 
 /* The files go; guests who are still there are sent away. */
 void door_close(struct door *door);

@@ -3,7 +3,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
+#include <sys/syscall.h>
 
 #include "sys/process.h"
 #include "sys/seccomp.h"
@@ -12,15 +12,18 @@
 /* How long to wait before looking whether the agent still lives. */
 #define PATIENCE_NS	(50 * 1000000L)
 
-int link_create(const struct agent_ready *ready, pid_t agent, int agent_pidfd, int uffd,
-		struct agent_shm *shm, uint64_t shm_bytes, struct link **out)
+/* A call may take as long as the unmapping of all memory takes: some seconds per 100 GiB. */
+#define ANSWER_NS	(20 * 1000000000ULL)
+
+int link_create(const struct agent_ready *ready, const struct agent_config *config, pid_t agent,
+		int agent_pidfd, int uffd, struct agent_shm *shm, struct link **out)
 {
 	struct link *link = calloc(1, sizeof(*link));
 
 	if (!link) {
 		sys_close(agent_pidfd);
 		sys_close(uffd);
-		sys_munmap(shm, shm_bytes);
+		sys_munmap(shm, config->shm_bytes);
 		return -ENOMEM;
 	}
 	atomic_init(&link->refs, 1);
@@ -28,11 +31,20 @@ int link_create(const struct agent_ready *ready, pid_t agent, int agent_pidfd, i
 	link->agent_pidfd = agent_pidfd;
 	link->uffd = uffd;
 	link->shm = shm;
-	link->shm_bytes = shm_bytes;
+	link->shm_bytes = config->shm_bytes;
+	link->limbo_bytes = config->limbo_bytes;
 	link->ready = *ready;
 	pthread_mutex_init(&link->lock, NULL);
 	*out = link;
 	return 0;
+}
+
+void link_dismiss(struct agent_shm *shm)
+{
+	shm->calls[0] = (struct agent_call){ .nr = SYS_exit_group, .args = { 1 } };
+	/* release: pairs with the agent's acquire before it reads the call */
+	atomic_store_explicit(&shm->submitted, 1, memory_order_release);
+	sys_futex_wake_shared(&shm->submitted, 1);
 }
 
 struct link *link_get(struct link *link)
@@ -64,20 +76,33 @@ bool link_has(const struct link *link, pid_t tid)
 	return sys_same_memory(link->agent, tid) == 1;
 }
 
-/* Signal 0 is a question; of one that was ended and not yet reaped the answer is yes. */
-static bool agent_lives(const struct link *link)
+static bool agent_ended(const struct link *link)
 {
 	bool ended = false, same = false;
 
-	if (atomic_load_explicit(&link->closed, memory_order_acquire))
-		return false;
 	sys_poll2(link->agent_pidfd, link->agent_pidfd, 0, &ended, &same);
-	return !ended;
+	return ended;
+}
+
+static bool is_closed(const struct link *link)
+{
+	return atomic_load_explicit(&link->closed, memory_order_acquire);
+}
+
+bool link_lost(const struct link *link)
+{
+	return agent_ended(link) && !is_closed(link);
+}
+
+static bool agent_lives(const struct link *link)
+{
+	return !is_closed(link) && !agent_ended(link);
 }
 
 static int await(struct link *link, uint32_t target)
 {
 	const struct timespec patience = { .tv_nsec = PATIENCE_NS };
+	const uint64_t start = sys_now_ns();
 	uint32_t done;
 
 	for (;;) {
@@ -85,9 +110,13 @@ static int await(struct link *link, uint32_t target)
 		done = atomic_load_explicit(&link->shm->completed, memory_order_acquire);
 		if (done == target)
 			return 0;
-		if (sys_futex_wait_shared(&link->shm->completed, done, &patience) == -ETIMEDOUT &&
-		    !agent_lives(link))
+		if (sys_futex_wait_shared(&link->shm->completed, done, &patience) != -ETIMEDOUT)
+			continue;
+		if (!agent_lives(link))
 			return -ESRCH;
+		/* Stopped, most likely: then it is as good as dead, and is seen to be. */
+		if (sys_now_ns() - start > ANSWER_NS)
+			sys_pidfd_kill(link->agent_pidfd, SIGKILL);
 	}
 }
 

@@ -21,9 +21,9 @@ struct link {
 	_Atomic bool closed;
 	pid_t agent;		/* immutable, as all up to lock */
 	int agent_pidfd;
-	int uffd;
+	int uffd;		/* -1 once somebody else owns it */
 	struct agent_shm *shm;	/* here; hostile: fields are read once */
-	uint64_t shm_bytes;
+	uint64_t shm_bytes, limbo_bytes;
 	struct agent_ready ready;
 
 	pthread_mutex_t lock;	/* the ring */
@@ -33,13 +33,19 @@ struct link {
 /*
  * Takes @uffd, @agent_pidfd and the mapping @shm, also when it fails. -ENOMEM.
  */
-int link_create(const struct agent_ready *ready, pid_t agent, int agent_pidfd, int uffd,
-		struct agent_shm *shm, uint64_t shm_bytes, struct link **out);
+int link_create(const struct agent_ready *ready, const struct agent_config *config, pid_t agent,
+		int agent_pidfd, int uffd, struct agent_shm *shm, struct link **out);
 struct link *link_get(struct link *link);
 void link_put(struct link *link);		/* NULL is fine */
 
 /* The address space is gone or given up: end the agent, which may be what keeps it. */
 void link_close(struct link *link);
+
+/* An agent that no link was made for: it is to exit. */
+void link_dismiss(struct agent_shm *shm);
+
+/* Has the agent ended, though nobody closed the link? */
+bool link_lost(const struct link *link);
 
 /* Is @tid, a thread of any process, in this address space? */
 bool link_has(const struct link *link, pid_t tid);

@@ -2,56 +2,244 @@
 #include "monitor/listeners.h"
 
 #include <errno.h>
+#include <linux/sched.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <sys/syscall.h>
 
+#include <uhmm/remote.h>
+
+#include "monitor/log.h"
 #include "sys/seccomp.h"
 #include "sys/sys.h"
 
-/* Who is it, and what will become of it? */
-static void take_note(struct listeners *listeners, const struct sys_notif *n)
-{
-	struct process *process = tree_find(listeners->tree, (pid_t)n->tid);
+/* How often to look whether a thread is out of its call, and when to believe it is. */
+#define LOOK_NS		(200 * 1000L)
+#define GO_PATIENCE_NS	(3 * 1000000000ULL)
 
-	if (!process)
+/* ---------------------------------------------------------------- who goes on by itself */
+
+static void gone_on(struct going *going)
+{
+	hmm_remote_change_end(going->space->mm, going->tid);
+	space_put(going->space);
+	free(going);
+}
+
+static void goes_on(struct listeners *l, struct space *space, const struct sys_notif *n)
+{
+	struct going *going = calloc(1, sizeof(*going));
+
+	if (!going) {
+		/* What it concerns may leave while it is in the call: then it is brought back. */
+		hmm_remote_change_end(space->mm, n->tid);
 		return;
-	if (n->nr == SYS_execve || n->nr == SYS_execveat) {
-		tree_exec(listeners->tree, process);
-		sys_eventfd_signal(listeners->exec_fd);
 	}
+	going->space = space_get(space);
+	going->tid = n->tid;
+	going->nr = n->nr;
+	going->since_ns = sys_now_ns();
+	pthread_mutex_lock(&l->lock);
+	going->next = l->going;
+	l->going = going;
+	pthread_cond_signal(&l->some_go);
+	pthread_mutex_unlock(&l->lock);
+}
+
+static struct going *unlink_first(struct listeners *l, bool (*fits)(const struct going *, uint32_t),
+				  uint32_t tid)
+{
+	struct going **at, *found;
+
+	pthread_mutex_lock(&l->lock);
+	for (at = &l->going; *at && !fits(*at, tid); at = &(*at)->next)
+		;
+	found = *at;
+	if (found)
+		*at = found->next;
+	pthread_mutex_unlock(&l->lock);
+	return found;
+}
+
+static bool is_of(const struct going *going, uint32_t tid)
+{
+	return going->tid == tid;
+}
+
+/* A thread that runs may be in user space or deep in the call: it counts as inside. */
+static bool is_out(const struct going *going, uint32_t unused)
+{
+	(void)unused;
+	return !sys_in_syscall(going->tid, going->nr) ||
+	       sys_now_ns() - going->since_ns > GO_PATIENCE_NS;
+}
+
+static bool anyone(const struct going *going, uint32_t unused)
+{
+	(void)unused;
+	return going != NULL;
+}
+
+static void *watch_main(void *arg)
+{
+	const struct timespec look = { .tv_nsec = LOOK_NS };
+	_Atomic uint32_t never = 0;
+	struct listeners *l = arg;
+	struct going *going;
+
+	for (;;) {
+		pthread_mutex_lock(&l->lock);
+		while (!l->going)
+			pthread_cond_wait(&l->some_go, &l->lock);
+		pthread_mutex_unlock(&l->lock);
+		while ((going = unlink_first(l, is_out, 0)))
+			gone_on(going);
+		sys_futex_wait(&never, 0, &look);
+	}
+	return NULL;
+}
+
+void listeners_forget(struct listeners *l)
+{
+	struct going *going;
+
+	while ((going = unlink_first(l, anyone, 0)))
+		gone_on(going);
+}
+
+/* ---------------------------------------------------------------- answers */
+
+struct call {
+	struct listeners *listeners;
+	const struct sys_notif *notif;
+};
+
+static void let_go(void *ctx)
+{
+	const struct call *call = ctx;
+
+	sys_seccomp_continue(call->listeners->fd, call->notif->id);
+}
+
+static bool makes_process(const struct sys_notif *n)
+{
+	switch (n->nr) {
+#ifdef SYS_fork
+	case SYS_fork:
+#endif
+	case SYS_clone:
+	case SYS_clone3:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* The memory of clone3's first argument is the caller's, and may be away. */
+static bool copies_memory(const struct sys_notif *n)
+{
+	uint64_t flags = 0;
+
+	if (n->nr == SYS_clone)
+		flags = n->args[0];
+	if (n->nr == SYS_clone3 &&
+	    sys_vm_read((int)n->tid, &flags, (uintptr_t)n->args[0], sizeof(flags)) !=
+		    (ssize_t)sizeof(flags))
+		return false;	/* EFAULT is the kernel's to say */
+	return !(flags & CLONE_VM);
+}
+
+static void change(struct listeners *l, struct space *space, const struct sys_notif *n)
+{
+	int64_t result = HMM_CHANGE_CONTINUE;
+	int ret;
+
+	ret = hmm_remote_change(space->mm, n->tid, (uint64_t)n->nr, n->args, &result);
+	if (ret == -ENOMEM) {
+		sys_seccomp_answer(l->fd, n->id, ret);
+	} else if (ret || result == HMM_CHANGE_CONTINUE) {
+		sys_seccomp_continue(l->fd, n->id);
+		if (!ret)
+			goes_on(l, space, n);
+	} else {
+		sys_seccomp_answer(l->fd, n->id, result);
+	}
+}
+
+static void answer(struct listeners *l, struct process *process, const struct sys_notif *n)
+{
+	struct call call = { .listeners = l, .notif = n };
+	struct space *space = NULL;
+	struct going *before;
+
+	if (process && n->nr != SYS_execve && n->nr != SYS_execveat)
+		space = tree_space_of(l->tree, process, (pid_t)n->tid);
+	/* It is in this call now, so it is out of its last. */
+	before = unlink_first(l, is_of, n->tid);
+	if (before)
+		gone_on(before);
+	if (!space)
+		let_go(&call);
+	else if (!makes_process(n))
+		change(l, space, n);
+	else if (copies_memory(n))
+		pool_fork(l->pool, space, n->tid, n->nr, let_go, &call);
+	else
+		let_go(&call);
+	space_put(space);
+}
+
+/* ---------------------------------------------------------------- hearing */
+
+static void hear(struct listeners *l, const struct sys_notif *n)
+{
+	struct process *process = tree_find(l->tree, (pid_t)n->tid);
+
+	if (process && (n->nr == SYS_execve || n->nr == SYS_execveat)) {
+		tree_exec(l->tree, process);
+		sys_eventfd_signal(l->exec_fd);
+	}
+	if (l->pool->manages)
+		answer(l, process, n);
+	else
+		sys_seccomp_continue(l->fd, n->id);
 	process_put(process);
 }
 
 static void *listen_main(void *arg)
 {
-	struct listeners *listeners = arg;
+	struct listeners *l = arg;
 	struct sys_notif n;
 	int ret;
 
-	while ((ret = sys_seccomp_recv(listeners->fd, &n)) != -ECANCELED) {
+	while ((ret = sys_seccomp_recv(l->fd, &n)) != -ECANCELED) {
 		if (ret)
 			continue;
-		atomic_fetch_add_explicit(&listeners->nr_calls, 1, memory_order_relaxed);
-		take_note(listeners, &n);
-		sys_seccomp_continue(listeners->fd, n.id);
+		atomic_fetch_add_explicit(&l->nr_calls, 1, memory_order_relaxed);
+		hear(l, &n);
 	}
 	return NULL;
 }
 
-int listeners_start(struct listeners *listeners, int fd, int exec_fd, struct tree *tree)
+int listeners_start(struct listeners *l, int fd, int exec_fd, struct tree *tree, struct pool *pool)
 {
 	pthread_attr_t attr;
 	pthread_t thread;
 	int ret = 0;
 
-	listeners->fd = fd;
-	listeners->exec_fd = exec_fd;
-	listeners->tree = tree;
+	l->fd = fd;
+	l->exec_fd = exec_fd;
+	l->tree = tree;
+	l->pool = pool;
+	pthread_mutex_init(&l->lock, NULL);
+	pthread_cond_init(&l->some_go, NULL);
 	sys_seccomp_sync_wake(fd);
 	pthread_attr_init(&attr);
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	for (int i = 0; i < LISTENERS && !ret; i++)
-		ret = pthread_create(&thread, &attr, listen_main, listeners);
+		ret = pthread_create(&thread, &attr, listen_main, l);
+	if (!ret && pool->manages)
+		ret = pthread_create(&thread, &attr, watch_main, l);
 	pthread_attr_destroy(&attr);
 	return -ret;
 }

@@ -7,6 +7,8 @@
 #include <stddef.h>
 #include <string.h>
 
+#include <uhmm/remote.h>
+
 #include "monitor/door.h"
 #include "monitor/listeners.h"
 #include "monitor/log.h"
@@ -19,6 +21,9 @@
 
 #define EXEC_LOOK_MS	20
 #define SAMPLE_MS	50
+#define SWEEP_MS	100
+#define SWEEP_PIDS	4096
+#define LIMBO_BYTES	(16u << 20)
 #define PROGRESS_MS	200
 
 struct monitor {
@@ -26,13 +31,14 @@ struct monitor {
 	struct monitor_result *result;
 	int epoll;
 	struct tree tree;
+	struct pool pool;
 	struct door door;
 	struct listeners listeners;
 	struct warden warden;
 	struct watch warden_watch, signal_watch, exec_watch;
 	sigset_t program_signals;	/* mask that the program is to have */
 	pid_t program;			/* 0: not started, or ended */
-	uint64_t start_ns, sample_ns, progress_ns;	/* of the last one */
+	uint64_t start_ns, sample_ns, progress_ns, sweep_ns;	/* of the last one */
 	bool execs;			/* look for them */
 	bool empty;			/* nobody is left */
 	int error;			/* why the monitor itself failed */
@@ -47,7 +53,7 @@ static void filter_result(struct monitor *m, int error, int fd)
 		    m->opts->argv[0], strerror(-error));
 		return;
 	}
-	m->error = listeners_start(&m->listeners, fd, m->exec_watch.fd, &m->tree);
+	m->error = listeners_start(&m->listeners, fd, m->exec_watch.fd, &m->tree, &m->pool);
 	m->empty |= m->error != 0;
 }
 
@@ -151,14 +157,41 @@ static void exec_asked(struct watch *watch)
 
 /* ---------------------------------------------------------------- the loop */
 
-static void collect(const struct monitor *m, struct monitor_stats *stats)
+static void collect(struct monitor *m, struct monitor_stats *stats)
 {
+	const uint64_t page = sys_page_size();
+
 	stats->elapsed_s = (double)(sys_now_ns() - m->start_ns) / 1e9;
 	stats->processes = m->tree.nr_seen;
 	stats->plain_processes = m->tree.nr_plain;
 	stats->changes = atomic_load_explicit(&m->listeners.nr_calls, memory_order_relaxed);
 	stats->resident_bytes = m->tree.resident_bytes;
 	stats->resident_peak = m->tree.resident_peak;
+	pool_stats(&m->pool, &stats->pages);
+	stats->device_bytes = stats->pages.device_pages * page;
+	stats->device_peak = m->pool.device_pages_peak * page;
+	stats->device = m->pool.device_open ? m->pool.plugin->name : NULL;
+}
+
+/* Processes that nobody has heard of, and spaces that nobody has claimed. */
+static void sweep(struct monitor *m)
+{
+	pid_t pids[SWEEP_PIDS];
+	struct process *process;
+	unsigned int nr;
+
+	tree_end_orphans(&m->tree);
+	if (!pool_has_pending(&m->pool))
+		return;
+	nr = sys_descendants(m->warden.pid, AGENT_NAME, pids, SWEEP_PIDS);
+	for (unsigned int i = 0; i < nr; i++) {
+		process = tree_find(&m->tree, pids[i]);
+		if (process)
+			space_put(tree_claim(&m->tree, process));
+		process_put(process);
+	}
+	if (nr < SWEEP_PIDS)
+		pool_forget_pending(&m->pool);
 }
 
 static void tick(struct monitor *m)
@@ -171,6 +204,11 @@ static void tick(struct monitor *m)
 	if (m->opts->sample && now - m->sample_ns >= SAMPLE_MS * 1000000ULL) {
 		m->sample_ns = now;
 		tree_sample(&m->tree);
+		pool_stats(&m->pool, &stats.pages);	/* for its peak */
+	}
+	if (m->pool.manages && now - m->sweep_ns >= SWEEP_MS * 1000000ULL) {
+		m->sweep_ns = now;
+		sweep(m);
 	}
 	if (m->opts->progress && now - m->progress_ns >= PROGRESS_MS * 1000000ULL) {
 		m->progress_ns = now;
@@ -185,6 +223,8 @@ static int patience_ms(const struct monitor *m)
 		return EXEC_LOOK_MS;
 	if (m->opts->sample)
 		return SAMPLE_MS;
+	if (m->pool.manages)
+		return SWEEP_MS;
 	return m->opts->progress ? PROGRESS_MS : -1;
 }
 
@@ -193,7 +233,7 @@ static void loop(struct monitor *m)
 	struct watch *watch;
 	uint64_t data;
 
-	while (!m->empty) {
+	while (!m->empty && !m->door.error) {
 		/* One at a time: what one does may end another. */
 		if (sys_epoll_wait(m->epoll, &data, patience_ms(m)) > 0) {
 			watch = (struct watch *)(uintptr_t)data;
@@ -236,7 +276,7 @@ static int launch(struct monitor *m)
 	m->warden_watch.fd = m->warden.sock;
 	m->warden_watch.ready = warden_ready;
 	ret = sys_epoll_add(m->epoll, m->warden.sock, (uintptr_t)&m->warden_watch);
-	return ret ? ret : door_serve(&m->door, &m->tree, m->warden.pid);
+	return ret ? ret : door_serve(&m->door, &m->tree, &m->pool, m->warden.pid);
 }
 
 /* What the monitor waits for before there is a program. */
@@ -247,7 +287,7 @@ static int prepare(struct monitor *m)
 	m->epoll = sys_epoll_open();
 	if (m->epoll < 0)
 		return m->epoll;
-	tree_init(&m->tree, m->epoll, process_ended);
+	tree_init(&m->tree, m->epoll, &m->pool, process_ended);
 	ret = block_signals(m);
 	if (ret)
 		return ret;
@@ -266,6 +306,37 @@ static void give_up(struct monitor *m)
 	sys_reap(m->warden.pid);
 }
 
+/* What agents are to do. */
+static void instruct(struct monitor *m)
+{
+	m->door.config = (struct agent_config){
+		.version = AGENT_VERSION,
+		.shm_bytes = AGENT_SHM_BYTES,
+	};
+	if (!m->pool.manages)
+		return;
+	m->door.config.serve_forks = 1;
+	m->door.config.uffd_features = hmm_remote_features();
+	m->door.config.uffd_optional = UFFD_FEATURE_EVENT_FORK;
+	m->door.config.limbo_bytes = LIMBO_BYTES;
+}
+
+/* Nobody is left, or has to be. Who still waits for an answer does so in vain. */
+static int wind_up(struct monitor *m)
+{
+	int ret;
+
+	policy_stop(m->opts->policy);
+	listeners_forget(&m->listeners);
+	tree_destroy(&m->tree);
+	door_close(&m->door);
+	pool_end(&m->pool);
+	collect(m, &m->result->stats);
+	ret = pool_close(&m->pool);
+	sys_close(m->epoll);
+	return m->error ? m->error : m->door.error ? m->door.error : ret;
+}
+
 int monitor_run(const struct monitor_opts *opts, struct monitor_result *result)
 {
 	static struct monitor m;	/* listeners may outlive the call */
@@ -273,10 +344,10 @@ int monitor_run(const struct monitor_opts *opts, struct monitor_result *result)
 
 	m = (struct monitor){ .opts = opts, .result = result };
 	memset(result, 0, sizeof(*result));
-	m.door.config = (struct agent_config){
-		.version = AGENT_VERSION,
-		.shm_bytes = AGENT_SHM_BYTES,
-	};
+	ret = pool_open(&m.pool, opts->policy->ops ? opts->device : NULL);
+	if (ret)
+		return -ECANCELED;
+	instruct(&m);
 	ret = prepare(&m);
 	if (!ret)
 		ret = door_open(&m.door, opts->preload);
@@ -284,12 +355,11 @@ int monitor_run(const struct monitor_opts *opts, struct monitor_result *result)
 		return ret;
 	ret = launch(&m);
 	if (!ret)
+		ret = policy_start(opts->policy, &m.pool);
+	if (!ret)
 		loop(&m);
 	if (m.warden.pid > 0)
 		give_up(&m);
-	collect(&m, &result->stats);
-	tree_destroy(&m.tree);
-	door_close(&m.door);
-	sys_close(m.epoll);
-	return ret ? ret : m.error;
+	m.error = ret ? ret : m.error;
+	return wind_up(&m);
 }

@@ -5,6 +5,8 @@
  *
  *	main thread	watches processes, agents at the door, signals, the clock
  *	listeners	answer the calls that the filter announces
+ *	policy		has pages migrate
+ *	handlers	the core's: serve the faults of all of the tree
  *
  * A call that it cannot answer any more never goes on by itself: see warden.h for what
  * happens when it dies.
@@ -15,6 +17,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include <uhmm/uhmm.h>
+
+#include "monitor/policy.h"
+
 /* Totals over the tree. */
 struct monitor_stats {
 	double elapsed_s;
@@ -23,11 +29,16 @@ struct monitor_stats {
 	uint64_t changes;		/* calls that were announced */
 	uint64_t resident_bytes;	/* private anonymous memory in RAM, sampled */
 	uint64_t resident_peak;
+	uint64_t device_bytes, device_peak;
+	struct hmm_stats pages;		/* sums */
+	const char *device;		/* name, or NULL: none was opened */
 };
 
 struct monitor_opts {
 	char *const *argv;		/* the program, NULL-terminated */
 	const char *preload;		/* absolute path of the agent's library */
+	struct policy *policy;		/* opened; what migrates */
+	const char *device;		/* "NAME:key=value,..." */
 	int keep_fd;			/* the one inherited descriptor to leave open, or -1 */
 	bool sample;			/* look at the memory in use now and then */
 	void (*progress)(void *ctx, const struct monitor_stats *now);	/* or NULL; every 200 ms */

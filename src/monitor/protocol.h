@@ -9,13 +9,13 @@
  *	maps it, starts the agent
  *	agent: ready, with the
  *	userfaultfd			checks that the agent has the program's memory
- *					go, twice
- *	goes on to main();
- *	the agent to work
+ *					go
+ *	goes on to main()
  *
  * Messages of a Unix socket, one struct each; the descriptors are O_CLOEXEC. From then
  * on the socket is closed and the two share one area of memory: a ring of system calls,
- * which the agent makes in order. The agent decides nothing. To the monitor all that
+ * which the agent makes in order, from when it is ready on. It decides nothing; an agent
+ * that is not wanted is asked to exit. To the monitor all that
  * the program's side writes is hearsay: a program can only harm itself.
  */
 #ifndef UHMM_MONITOR_PROTOCOL_H

@@ -11,11 +11,14 @@
 
 /* An exec that has not happened by then has failed. */
 #define EXEC_PATIENCE_NS	(2 * 1000000000ULL)
+#define LEFT_AT_ONCE	32u
 
-void tree_init(struct tree *tree, int epoll, void (*ended)(struct watch *watch))
+void tree_init(struct tree *tree, int epoll, struct pool *pool,
+	       void (*ended)(struct watch *watch))
 {
 	memset(tree, 0, sizeof(*tree));
 	tree->epoll = epoll;
+	tree->pool = pool;
 	tree->ended = ended;
 	pthread_mutex_init(&tree->lock, NULL);
 }
@@ -155,21 +158,23 @@ static void learn_name(struct process *process)
 		memcpy(process->name, who.name, sizeof(process->name));
 }
 
-void tree_attach(struct tree *tree, struct process *process, struct link *link)
+void tree_attach(struct tree *tree, struct process *process, struct space *space)
 {
-	struct link *old;
+	struct space *old;
 
 	pthread_mutex_lock(&tree->lock);
-	old = process->link;
-	process->link = link;
-	if (link)
+	old = process->space == space ? NULL : process->space;
+	if (process->space == space)
+		space_put(space);	/* it has a reference already */
+	process->space = space;
+	if (space)
 		learn_name(process);
-	process->joined |= link != NULL;
+	process->joined |= space != NULL;
 	process->exec_ns = 0;
 	pthread_mutex_unlock(&tree->lock);
 	if (old)
-		link_close(old);
-	link_put(old);
+		space_end(old);
+	space_put(old);
 }
 
 void tree_declined(struct tree *tree, struct process *process)
@@ -179,60 +184,131 @@ void tree_declined(struct tree *tree, struct process *process)
 	pthread_mutex_unlock(&tree->lock);
 }
 
-struct link *tree_link(struct tree *tree, struct process *process)
+static struct space *own_space(struct tree *tree, struct process *process)
 {
-	struct link *link;
+	struct space *space;
 
 	pthread_mutex_lock(&tree->lock);
-	link = process->link ? link_get(process->link) : NULL;
+	space = process->space ? space_get(process->space) : NULL;
 	pthread_mutex_unlock(&tree->lock);
-	return link;
+	return space;
+}
+
+struct space *tree_claim(struct tree *tree, struct process *process)
+{
+	struct space *space = own_space(tree, process);
+
+	if (space && space_has(space, process->pid))
+		return space;
+	space_put(space);
+	space = pool_claim(tree->pool, process->pid);
+	if (space)
+		tree_attach(tree, process, space_get(space));
+	return space;
+}
+
+/* The memory of who has made it, as after vfork. */
+static struct space *borrowed_space(struct tree *tree, struct process *process, pid_t tid)
+{
+	struct process *parent;
+	struct space *space;
+
+	pthread_mutex_lock(&tree->lock);
+	parent = known(tree, process->parent);
+	space = parent && parent->space ? space_get(parent->space) : NULL;
+	pthread_mutex_unlock(&tree->lock);
+	if (space && space_has(space, tid))
+		return space;
+	space_put(space);
+	return NULL;
+}
+
+/* What the table of tasks said is a hint: a number may be another's by now. */
+static struct space *space_of_stranger(struct tree *tree, pid_t tid)
+{
+	struct process *process = find_slowly(tree, tid);
+	struct space *space = NULL;
+
+	if (process) {
+		space = tree_claim(tree, process);
+		if (!space)
+			space = borrowed_space(tree, process, tid);
+	}
+	process_put(process);
+	return space;
+}
+
+struct space *tree_space_of(struct tree *tree, struct process *process, pid_t tid)
+{
+	struct space *space = own_space(tree, process);
+
+	if (space && space_has(space, tid))
+		return space;
+	space_put(space);
+	return space_of_stranger(tree, tid);
 }
 
 void tree_exec(struct tree *tree, struct process *process)
 {
 	pthread_mutex_lock(&tree->lock);
 	process->exec_ns = sys_now_ns();
-	process->joined &= process->link != NULL;
+	process->joined &= process->space != NULL;
 	pthread_mutex_unlock(&tree->lock);
 }
 
-/* Tree lock held. Has it left the memory that its agent is in? */
-static struct link *left_by_exec(struct process *process)
+/* Tree lock held. Has it left the memory that it had? */
+static struct space *left_by_exec(struct process *process)
 {
-	struct link *link = process->link;
+	struct space *space = process->space;
 
 	if (!process->exec_ns)
 		return NULL;
 	learn_name(process);
-	if (!link || sys_now_ns() - process->exec_ns > EXEC_PATIENCE_NS)
+	if (!space || sys_now_ns() - process->exec_ns > EXEC_PATIENCE_NS)
 		process->exec_ns = 0;
-	if (!link || link_has(link, process->pid))
+	if (!space || space_has(space, process->pid))
 		return NULL;
-	process->link = NULL;
+	process->space = NULL;
 	process->exec_ns = 0;
 	process->joined = false;
-	return link;
+	return space;
 }
 
 bool tree_look_for_execs(struct tree *tree)
 {
+	struct space *left[LEFT_AT_ONCE];
 	struct process *process;
-	struct link *link;
+	unsigned int nr = 0;
 	bool again = false;
 
 	pthread_mutex_lock(&tree->lock);
 	for (unsigned int i = 0; i < TREE_BUCKETS; i++) {
 		for (process = tree->buckets[i]; process; process = process->next) {
-			link = left_by_exec(process);
-			if (link)
-				link_close(link);
-			link_put(link);
+			if (nr < LEFT_AT_ONCE && (left[nr] = left_by_exec(process)))
+				nr++;
 			again |= process->exec_ns != 0;
 		}
 	}
 	pthread_mutex_unlock(&tree->lock);
+	while (nr--) {
+		space_end(left[nr]);
+		space_put(left[nr]);
+	}
 	return again;
+}
+
+void tree_end_orphans(struct tree *tree)
+{
+	struct process *process;
+
+	pthread_mutex_lock(&tree->lock);
+	for (unsigned int i = 0; i < TREE_BUCKETS; i++)
+		for (process = tree->buckets[i]; process; process = process->next)
+			if (process->space && space_lost(process->space) &&
+			    sys_pidfd_kill(process->watch.fd, SIGKILL) == 0)
+				say(SAY_ERROR, "the agent of %s (%d) was killed: ended the program, "
+				    "whose memory it held", process->name, (int)process->pid);
+	pthread_mutex_unlock(&tree->lock);
 }
 
 void tree_sample(struct tree *tree)

@@ -5,10 +5,10 @@
  * libc, or by an agent that connected.
  *
  *	process		known from then on until it ends
- *	  link		the address space that it has now, if an agent is in it
+ *	  space		the address space that it has now, if that is managed
  *
  * A process that shares its parent's memory for a while (vfork) is a process without a
- * link: who makes a call is found by its memory, not by its number.
+ * space: who makes a call is found by its memory, not by its number.
  */
 #ifndef UHMM_MONITOR_TREE_H
 #define UHMM_MONITOR_TREE_H
@@ -18,7 +18,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-#include "monitor/link.h"
+#include "monitor/pool.h"
 #include "monitor/watch.h"
 
 #define TREE_BUCKETS	512u
@@ -33,7 +33,7 @@ struct process {
 
 	/* tree lock */
 	struct process *next;		/* of the bucket */
-	struct link *link;
+	struct space *space;
 	uint64_t exec_ns;		/* when it last asked to become another program; 0: looked after */
 	bool joined;			/* an agent is or was in this program, or said why not */
 	char name[16];
@@ -41,6 +41,7 @@ struct process {
 
 struct tree {
 	int epoll;			/* immutable; where pidfds are watched */
+	struct pool *pool;		/* immutable */
 	void (*ended)(struct watch *watch);	/* immutable; of each process */
 
 	pthread_mutex_t lock;		/* all that follows */
@@ -54,7 +55,8 @@ struct tree {
 	uint64_t resident_bytes, resident_peak;	/* as last sampled */
 };
 
-void tree_init(struct tree *tree, int epoll, void (*ended)(struct watch *watch));
+void tree_init(struct tree *tree, int epoll, struct pool *pool,
+	       void (*ended)(struct watch *watch));
 void tree_destroy(struct tree *tree);
 
 /* The process that task @tid belongs to; it becomes known. NULL: gone, or no memory. */
@@ -64,23 +66,35 @@ void process_put(struct process *process);
 /* It has ended: forget it. Takes the reference that the tree holds. */
 void tree_remove(struct tree *tree, struct process *process);
 
-/* @process has the address space of @link from now on (NULL: none); the last one ends. */
-void tree_attach(struct tree *tree, struct process *process, struct link *link);
+/*
+ * @process has that address space from now on (NULL: none); the one it had ends. Takes
+ * the reference.
+ */
+void tree_attach(struct tree *tree, struct process *process, struct space *space);
 
 /* Its agent has said why there is none. */
 void tree_declined(struct tree *tree, struct process *process);
 
-/* Its link with a reference, or NULL. */
-struct link *tree_link(struct tree *tree, struct process *process);
+/*
+ * The managed address space that task @tid of @process is in, with a reference, or NULL:
+ * the process's own, one that waited for it since a fork, or its parent's.
+ */
+struct space *tree_space_of(struct tree *tree, struct process *process, pid_t tid);
+
+/* An agent has come to @process: does a space wait for it since a fork? With a reference. */
+struct space *tree_claim(struct tree *tree, struct process *process);
 
 /* It asks to become another program. */
 void tree_exec(struct tree *tree, struct process *process);
 
 /*
- * Who has become another program, its link is closed. True: some have asked to lately,
+ * Who has become another program, its space ends. True: some have asked to lately,
  * so look again soon.
  */
 bool tree_look_for_execs(struct tree *tree);
+
+/* Programs whose agent was killed cannot go on: end them, and say so. */
+void tree_end_orphans(struct tree *tree);
 
 /* Sum up what is in RAM of all of them. */
 void tree_sample(struct tree *tree);

@@ -8,8 +8,9 @@
  * It is the parent of the program and of all that the program's processes leave
  * behind, and keeps nothing but a copy of the filter's listener. So when the monitor
  * is gone, nobody gets ENOSYS from a call that nobody answers any more; nobody can
- * fork either; and the warden ends everything below it, and removes the files. When the warden is gone the
- * monitor inherits its children and does the same. Each agent watches the warden, too.
+ * fork either; and the warden ends everything below it, and removes the files. When
+ * the warden is gone the monitor inherits its children and ends them. Each agent
+ * watches the warden, too.
  */
 #ifndef UHMM_MONITOR_WARDEN_H
 #define UHMM_MONITOR_WARDEN_H

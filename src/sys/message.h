@@ -41,10 +41,10 @@ uid_t sys_uid(void);
 /* One message; a failure to send never raises SIGPIPE. 0 or a negative errno. */
 int sys_socket_send(int sock, const struct sys_message *msg);
 
-/* Blocks unless the socket does not. 0; -EPIPE: closed; -EAGAIN; -EMSGSIZE: longer than the room. */
+/* Blocks unless the socket does not. 0; -EPIPE: closed; -EAGAIN; -EMSGSIZE: too long. */
 int sys_socket_recv(int sock, struct sys_message *msg);
 
-/* Shared memory of a size that nobody can change any more, mapped at *@out. Returns its descriptor. */
+/* Memory of a size that nobody can change any more, mapped at *@out. Its descriptor. */
 int sys_shared_memory(const char *name, size_t bytes, void **out);
 
 #endif

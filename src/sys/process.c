@@ -133,13 +133,15 @@ void sys_reap(pid_t pid)
 
 uint64_t sys_resident_bytes(pid_t pid)
 {
-	char text[2048];
-	long kib;
+	char text[128], *at;
+	unsigned long all, shared;
 
-	if (read_proc(pid, "status", text, sizeof(text)) <= 0)
+	if (read_proc(pid, "statm", text, sizeof(text)) <= 0)
 		return 0;
-	kib = status_number(text, "\nRssAnon:");
-	return kib < 0 ? 0 : (uint64_t)kib << 10;
+	strtoul(text, &at, 10);		/* address space */
+	all = strtoul(at, &at, 10);
+	shared = strtoul(at, &at, 10);
+	return all > shared ? (uint64_t)(all - shared) * sys_page_size() : 0;
 }
 
 int sys_program_path(char *path, size_t size)
@@ -178,6 +180,25 @@ pid_t sys_wait_any(int *status)
 		pid = (pid_t)sys_ret(waitpid(-1, status, WNOHANG | WUNTRACED | __WALL));
 	} while (pid == -EINTR);
 	return pid;
+}
+
+unsigned int sys_descendants(pid_t pid, const char *but, pid_t *out, unsigned int max)
+{
+	const struct dirent *entry;
+	struct sys_process process;
+	DIR *dir = opendir("/proc");
+	unsigned int nr = 0;
+	pid_t one;
+
+	while (dir && nr < max && (entry = readdir(dir))) {
+		one = (pid_t)strtol(entry->d_name, NULL, 10);
+		if (one > 0 && !sys_process_of(one, &process) && !process.zombie &&
+		    strcmp(process.name, but) != 0 && sys_process_descends(one, pid))
+			out[nr++] = one;
+	}
+	if (dir)
+		closedir(dir);
+	return nr;
 }
 
 /* Kills what it finds; how many of them are not yet dead. */
@@ -232,6 +253,11 @@ unsigned int sys_kill_descendants(const char *last)
 void sys_name_process(const char *name)
 {
 	prctl(PR_SET_NAME, name, 0L, 0L, 0L);
+}
+
+void sys_prefer(pid_t tid)
+{
+	setpriority(PRIO_PROCESS, (id_t)tid, -10);
 }
 
 /* ---------------------------------------------------------------- descriptors */

@@ -23,6 +23,9 @@ int sys_process_of(pid_t tid, struct sys_process *out);
 /* Is @ancestor among the parents of @pid? */
 bool sys_process_descends(pid_t pid, pid_t ancestor);
 
+/* Processes below @pid, but zombies and those named @but; how many, at most @max. */
+unsigned int sys_descendants(pid_t pid, const char *but, pid_t *out, unsigned int max);
+
 /* 1: the tasks share their memory, 0: they do not, -ESRCH, -EPERM. */
 int sys_same_memory(pid_t a, pid_t b);
 
@@ -69,6 +72,9 @@ pid_t sys_wait_any(int *status);
 unsigned int sys_kill_descendants(const char *last);
 
 void sys_name_process(const char *name);
+
+/* Have task @tid (0: this one) preferred by the scheduler, where this user may. */
+void sys_prefer(pid_t tid);
 
 /* Close all descriptors from 3 on but the @nr in @keep, which are sorted. */
 void sys_close_others(int *keep, unsigned int nr);

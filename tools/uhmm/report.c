@@ -10,6 +10,53 @@ static double mib(uint64_t bytes)
 	return (double)bytes / (1 << 20);
 }
 
+/* The reasons that have no place of their own, but "already on a device". */
+static uint64_t other_refused(const struct hmm_stats *pages)
+{
+	uint64_t sum = 0;
+
+	for (int reason = 0; reason < HMM_REASONS; reason++)
+		if (reason != HMM_REASON_PINNED && reason != HMM_REASON_SHARED &&
+		    reason != HMM_REASON_FILE && reason != HMM_REASON_DEVICE)
+			sum += pages->refused[reason];
+	return sum;
+}
+
+static void json_pages(FILE *to, const struct monitor_stats *stats)
+{
+	const struct hmm_stats *pages = &stats->pages;
+
+	fprintf(to, "  \"pages_to_device\": %" PRIu64 ", \"pages_to_system\": %" PRIu64
+		", \"cpu_faults\": %" PRIu64 ", \"zero_fills\": %" PRIu64 ",\n",
+		pages->pages_to_device, pages->pages_to_system, pages->cpu_faults,
+		pages->zero_fills);
+	/* Nobody measures them yet; without a device there are none. */
+	fputs(stats->device ? "  \"fault_us\": null,\n" :
+	      "  \"fault_us\": {\"p50\": 0, \"p99\": 0, \"max\": 0},\n", to);
+	fprintf(to, "  \"device_bytes_peak\": %" PRIu64 ", \"device_bytes_end\": %" PRIu64
+		", \"dram_bytes_peak\": %" PRIu64 ",\n", stats->device_peak, stats->device_bytes,
+		stats->resident_peak);
+	fprintf(to, "  \"refused\": {\"pinned\": %" PRIu64 ", \"shared\": %" PRIu64
+		", \"file\": %" PRIu64 ", \"other\": %" PRIu64 "},\n",
+		pages->refused[HMM_REASON_PINNED], pages->refused[HMM_REASON_SHARED],
+		pages->refused[HMM_REASON_FILE], other_refused(pages));
+	fprintf(to, "  \"poisoned_pages\": %" PRIu64 ", \"lost_pages\": %" PRIu64 ",\n",
+		pages->poisoned_pages, pages->lost_pages);
+}
+
+static void json_devices(FILE *to, const struct monitor_stats *stats)
+{
+	fputs("  \"devices\": [", to);
+	if (stats->device) {
+		fputs(" {\"name\": ", to);
+		json_string(to, stats->device);
+		fprintf(to, ", \"pages_in\": %" PRIu64 ", \"pages_out\": %" PRIu64
+			", \"bytes_peak\": %" PRIu64 "} ", stats->pages.pages_to_device,
+			stats->pages.pages_to_system, stats->device_peak);
+	}
+	fputs("] }\n", to);
+}
+
 void report_json(FILE *to, char *const *program, int status, const struct monitor_stats *stats)
 {
 	fputs("{ \"version\": 1, \"program\": [", to);
@@ -21,30 +68,38 @@ void report_json(FILE *to, char *const *program, int status, const struct monito
 	fprintf(to, "  \"processes\": %" PRIu64 ", \"plain_processes\": %" PRIu64
 		", \"changes\": %" PRIu64 ",\n", stats->processes, stats->plain_processes,
 		stats->changes);
-	fputs("  \"pages_to_device\": 0, \"pages_to_system\": 0, \"cpu_faults\": 0, \"zero_fills\": 0,\n"
-	      "  \"fault_us\": {\"p50\": 0, \"p99\": 0, \"max\": 0},\n", to);
-	fprintf(to, "  \"device_bytes_peak\": 0, \"device_bytes_end\": 0, \"dram_bytes_peak\": %" PRIu64
-		",\n", stats->resident_peak);
-	fputs("  \"refused\": {\"pinned\": 0, \"shared\": 0, \"file\": 0, \"other\": 0},\n"
-	      "  \"poisoned_pages\": 0, \"lost_pages\": 0,\n"
-	      "  \"devices\": [] }\n", to);
+	json_pages(to, stats);
+	json_devices(to, stats);
 }
 
 void report_table(FILE *to, int status, const struct monitor_stats *stats)
 {
+	const struct hmm_stats *pages = &stats->pages;
+
 	fprintf(to, "exit status      %d\n", status);
 	fprintf(to, "elapsed          %.3f s\n", stats->elapsed_s);
 	fprintf(to, "processes        %" PRIu64 ", %" PRIu64 " of them plain\n", stats->processes,
 		stats->plain_processes);
 	fprintf(to, "changes          %" PRIu64 "\n", stats->changes);
 	fprintf(to, "memory in RAM    %.1f MiB at most\n", mib(stats->resident_peak));
+	if (!stats->device)
+		return;
+	fprintf(to, "memory on %-6s %.1f MiB at most\n", stats->device, mib(stats->device_peak));
+	fprintf(to, "pages            %" PRIu64 " to the device, %" PRIu64 " back\n",
+		pages->pages_to_device, pages->pages_to_system);
+	fprintf(to, "faults           %" PRIu64 " on pages that were away, %" PRIu64 " zero fills\n",
+		pages->cpu_faults, pages->zero_fills);
+	if (pages->lost_pages || pages->poisoned_pages)
+		fprintf(to, "lost             %" PRIu64 " pages, the program was told of %" PRIu64 "\n",
+			pages->lost_pages, pages->poisoned_pages);
 }
 
 void progress_line(void *ctx, const struct monitor_stats *now)
 {
 	(void)ctx;
-	fprintf(stderr, "\r\033[K%.1f s  %" PRIu64 " processes  %" PRIu64 " changes  %.1f MiB in RAM",
-		now->elapsed_s, now->processes, now->changes, mib(now->resident_bytes));
+	fprintf(stderr, "\r\033[K%.1f s  %" PRIu64 " processes  %" PRIu64
+		" changes  %.1f MiB in RAM  %.1f MiB away", now->elapsed_s, now->processes,
+		now->changes, mib(now->resident_bytes), mib(now->device_bytes));
 	fflush(stderr);
 }
 

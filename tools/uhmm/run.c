@@ -27,7 +27,13 @@ static const char run_help[] =
 	"Runs PROGRAM, and all that it starts, with an agent in each process and every change\n"
 	"of their mappings announced. Ends when the last of them has ended.\n"
 	"\n"
-	"  --policy NAME   none: everything is loaded, nothing migrates (the default)\n"
+	"  --device NAME[:key=value,...]  where pages go; see uhmm devices (default soft:mem=4G)\n"
+	"  --policy NAME[:key=value,...]  what migrates and when (default none)\n"
+	"      none        nothing; no device is opened\n"
+	"      tier        keep the program's memory in RAM under --dram, the coldest away\n"
+	"      stress      whatever can, at random, all the time: to find what is wrong with\n"
+	"                  uhmm. seed=N, rate=PAGES (per second), chunk=PAGES\n"
+	"  --dram SIZE     of the whole tree; implies --policy tier. K, M, G, T or % of RAM\n"
 	"  --report FILE   JSON at the end; - is standard error\n"
 	"  --stats         a table at the end, on standard error\n"
 	"  --progress      a live line on standard error, when that is a terminal\n"
@@ -40,7 +46,8 @@ static const char run_help[] =
 	"127 it is not found.\n";
 
 struct run_options {
-	const char *report;
+	const char *report, *device, *policy;
+	uint64_t dram_bytes;
 	bool stats, progress, help;
 	enum say_level level;
 };
@@ -51,10 +58,40 @@ static int usage(const char *what, const char *word)
 	return EXIT_USAGE;
 }
 
+static uint64_t ram_bytes(void)
+{
+	return (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+/* A number with K, M, G or T, or a percentage of RAM. -EINVAL: none of these, or 0. */
+static int parse_size(const char *text, uint64_t *out)
+{
+	static const char units[] = "KMGT";
+	const char *unit;
+	char *end;
+	double value = strtod(text, &end);
+
+	if (end == text || !(value > 0) || value > 1e15)
+		return -EINVAL;
+	if (end[0] == '%' && !end[1]) {
+		*out = (uint64_t)(value / 100 * (double)ram_bytes());
+		return 0;
+	}
+	unit = *end ? strchr(units, *end) : NULL;
+	if (*end && (!unit || end[1]))
+		return -EINVAL;
+	for (; unit && unit >= units; unit--)
+		value *= 1024;
+	*out = (uint64_t)value;
+	return *out ? 0 : -EINVAL;
+}
+
 /* 0, or the status to exit with; optind is at the program. */
 static int parse(int argc, char **argv, struct run_options *out)
 {
 	static const struct option options[] = {
+		{ "device", required_argument, NULL, 'd' },
+		{ "dram", required_argument, NULL, 'D' },
 		{ "policy", required_argument, NULL, 'p' },
 		{ "report", required_argument, NULL, 'r' },
 		{ "stats", no_argument, NULL, 's' },
@@ -68,13 +105,20 @@ static int parse(int argc, char **argv, struct run_options *out)
 
 	memset(out, 0, sizeof(*out));
 	out->level = SAY_WARNING;
+	out->device = "soft:mem=4G";
 	opterr = 0;
 	optind = 0;	/* glibc: begin anew, main() has read its own options */
 	while ((c = getopt_long(argc, argv, "+hvq", options, NULL)) != -1) {
 		switch (c) {
 		case 'p':
-			if (strcmp(optarg, "none") != 0)
-				return usage("no such policy:", optarg);
+			out->policy = optarg;
+			break;
+		case 'D':
+			if (parse_size(optarg, &out->dram_bytes))
+				return usage("--dram takes a size, not", optarg);
+			break;
+		case 'd':
+			out->device = optarg;
 			break;
 		case 'r':
 			out->report = optarg;
@@ -98,6 +142,8 @@ static int parse(int argc, char **argv, struct run_options *out)
 			return usage("cannot use", argv[optind - 1]);
 		}
 	}
+	if (!out->policy)
+		out->policy = out->dram_bytes ? "tier" : "none";
 	return optind < argc ? 0 : usage("what is the", "PROGRAM?");
 }
 
@@ -148,13 +194,15 @@ static int open_report(const char *name, FILE **out)
 	return EXIT_UHMM_FAILED;
 }
 
-static int run(const struct run_options *options, char **argv, FILE *report)
+static int run(const struct run_options *options, struct policy *policy, char **argv, FILE *report)
 {
 	struct monitor_result result;
 	char preload[1024];
 	struct monitor_opts opts = {
 		.argv = argv,
 		.preload = preload,
+		.policy = policy,
+		.device = options->device,
 		.keep_fd = report ? fileno(report) : -1,
 		.sample = report || options->stats || options->progress,
 		.progress = options->progress && isatty(STDERR_FILENO) ? progress_line : NULL,
@@ -187,6 +235,8 @@ static int run(const struct run_options *options, char **argv, FILE *report)
 int run_main(int argc, char **argv)
 {
 	struct run_options options;
+	char why[POLICY_WHY] = "";
+	struct policy policy;
 	FILE *report;
 	int ret;
 
@@ -198,10 +248,15 @@ int run_main(int argc, char **argv)
 		return 0;
 	}
 	say_up_to(options.level);
+	if (policy_open(&policy, options.policy, options.dram_bytes, why)) {
+		fprintf(stderr, "uhmm run: --policy %s: %s\n", options.policy, why);
+		return EXIT_USAGE;
+	}
 	ret = open_report(options.report, &report);
 	if (ret)
 		return ret;
-	ret = run(&options, argv + optind, report);
+	ret = run(&options, &policy, argv + optind, report);
+	policy_close(&policy);
 	if (report && report != stderr && fclose(report)) {
 		fprintf(stderr, "uhmm run: %s: %m\n", options.report);
 		return EXIT_UHMM_FAILED;

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MIT
+#include "monitor/policy.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "sys/process.h"
+#include "sys/sys.h"
+
+static const struct policy_ops *const policies[] = { &policy_stress, &policy_tier };
+
+/* ---------------------------------------------------------------- options */
+
+int policy_option(const char **options, const char *const *keys, uint64_t *value)
+{
+	const char *at = *options;
+	size_t len = strcspn(at, "=,");
+	char *end;
+
+	if (at[len] != '=')
+		return -EINVAL;
+	for (int i = 0; keys[i]; i++) {
+		if (strlen(keys[i]) != len || strncmp(keys[i], at, len) != 0)
+			continue;
+		*value = strtoull(at + len + 1, &end, 0);
+		if (end == at + len + 1 || (*end && *end != ','))
+			return -EINVAL;
+		*options = *end ? end + 1 : end;
+		return i;
+	}
+	return -EINVAL;
+}
+
+int policy_open(struct policy *policy, const char *spec, uint64_t dram_bytes, char *why)
+{
+	const size_t len = strcspn(spec, ":");
+	const char *options = spec[len] ? spec + len + 1 : NULL;
+
+	memset(policy, 0, sizeof(*policy));
+	pthread_mutex_init(&policy->lock, NULL);
+	pthread_cond_init(&policy->wake, NULL);
+	if (strcmp(spec, "none") == 0)
+		return 0;
+	for (size_t i = 0; i < ARRAY_SIZE(policies); i++) {
+		if (strlen(policies[i]->name) != len || strncmp(policies[i]->name, spec, len) != 0)
+			continue;
+		policy->ops = policies[i];
+		return policy->ops->open(options, dram_bytes, &policy->ctx, why);
+	}
+	snprintf(why, POLICY_WHY, "no such policy");
+	return -EINVAL;
+}
+
+void policy_close(struct policy *policy)
+{
+	if (policy->ctx)
+		policy->ops->close(policy->ctx);
+	pthread_cond_destroy(&policy->wake);
+	pthread_mutex_destroy(&policy->lock);
+}
+
+/* ---------------------------------------------------------------- its thread */
+
+/* False: it is to stop. */
+static bool rest(struct policy *policy, uint64_t ns)
+{
+	struct timespec until;
+	bool stop;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += (time_t)((ns + (uint64_t)until.tv_nsec) / 1000000000u);
+	until.tv_nsec = (long)((ns + (uint64_t)until.tv_nsec) % 1000000000u);
+	pthread_mutex_lock(&policy->lock);
+	while (!policy->stop && pthread_cond_timedwait(&policy->wake, &policy->lock, &until) == 0)
+		;
+	stop = policy->stop;
+	pthread_mutex_unlock(&policy->lock);
+	return !stop;
+}
+
+static void *policy_main(void *arg)
+{
+	struct policy *policy = arg;
+	uint64_t ns;
+
+	/* The program has as many threads as it likes, and this one has to keep up. */
+	sys_prefer(0);
+	do {
+		ns = policy->ops->turn(policy->ctx, policy->pool);
+	} while (rest(policy, ns));
+	return NULL;
+}
+
+int policy_start(struct policy *policy, struct pool *pool)
+{
+	int ret;
+
+	policy->pool = pool;
+	if (!policy->ops)
+		return 0;
+	ret = pthread_create(&policy->thread, NULL, policy_main, policy);
+	policy->running = ret == 0;
+	return -ret;
+}
+
+void policy_stop(struct policy *policy)
+{
+	if (!policy->running)
+		return;
+	pthread_mutex_lock(&policy->lock);
+	policy->stop = true;
+	pthread_cond_signal(&policy->wake);
+	pthread_mutex_unlock(&policy->lock);
+	pthread_join(policy->thread, NULL);
+	policy->running = false;
+}
+
+/* ---------------------------------------------------------------- what it looks at */
+
+unsigned int policy_mappings(struct space *space, uintptr_t from, struct policy_mapping *out,
+			     unsigned int max)
+{
+	const uint32_t no = SYS_VMA_SHARED | SYS_VMA_FILE | SYS_VMA_STACK | SYS_VMA_SPECIAL;
+	struct sys_vma vma;
+	unsigned int nr = 0;
+
+	while (nr < max && sys_vma_find(space->maps_fd, from, &vma) == 0) {
+		if ((vma.flags & SYS_VMA_READ) && !(vma.flags & no))
+			out[nr++] = (struct policy_mapping){ vma.start, vma.end };
+		from = vma.end;
+	}
+	return nr;
+}

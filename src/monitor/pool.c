@@ -1,0 +1,519 @@
+// SPDX-License-Identifier: MIT
+#include "monitor/pool.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <uhmm/driver.h>
+#include <uhmm/remote.h>
+
+#include "monitor/log.h"
+#include "sys/process.h"
+#include "sys/sys.h"
+
+#define NAME_MAX_BYTES	64
+#define PENDING_AT_ONCE	64u
+
+/* All processes were looked at that often, and none had that memory. */
+#define OVERLOOKED_MAX	2
+
+/* ---------------------------------------------------------------- spaces */
+
+static struct space *space_new(struct pool *pool, struct hmm_mm *mm)
+{
+	struct space *space = calloc(1, sizeof(*space));
+
+	if (!space)
+		return NULL;
+	atomic_init(&space->refs, 1);
+	space->pool = pool;
+	space->mm = mm;
+	space->maps_fd = -1;
+	pthread_mutex_lock(&pool->lock);
+	space->id = ++pool->last_id;
+	space->next = pool->spaces;
+	pool->spaces = space;
+	pthread_mutex_unlock(&pool->lock);
+	return space;
+}
+
+struct space *space_get(struct space *space)
+{
+	atomic_fetch_add_explicit(&space->refs, 1, memory_order_relaxed);
+	return space;
+}
+
+static void add_stats(struct hmm_stats *sum, const struct hmm_stats *one)
+{
+	sum->pages_to_device += one->pages_to_device;
+	sum->pages_to_system += one->pages_to_system;
+	sum->cpu_faults += one->cpu_faults;
+	sum->zero_fills += one->zero_fills;
+	sum->changes += one->changes;
+	sum->forks += one->forks;
+	for (int i = 0; i < HMM_REASONS; i++)
+		sum->refused[i] += one->refused[i];
+	sum->poisoned_pages += one->poisoned_pages;
+	sum->lost_pages += one->lost_pages;
+	sum->device_pages += one->device_pages;
+}
+
+static void remember(struct pool *pool, struct hmm_mm *mm)
+{
+	struct hmm_stats stats = { .size = sizeof(stats) };
+
+	if (hmm_mm_stats(mm, &stats))
+		return;
+	stats.device_pages = 0;
+	pthread_mutex_lock(&pool->lock);
+	add_stats(&pool->past, &stats);
+	pthread_mutex_unlock(&pool->lock);
+}
+
+/* Nobody knows it any more. */
+static void space_free(struct space *space)
+{
+	struct pool *pool = space->pool;
+
+	if (space->mm) {
+		remember(pool, space->mm);
+		if (space->mm != pool->first && hmm_mm_destroy(space->mm))
+			say(SAY_ERROR, "an address space could not be given up");
+	}
+	link_put(space->link);
+	sys_close(space->maps_fd);
+	free(space);
+}
+
+void space_put(struct space *space)
+{
+	/* acq_rel: what others did with it happened before the last one frees it */
+	if (space && atomic_fetch_sub_explicit(&space->refs, 1, memory_order_acq_rel) == 1)
+		space_free(space);
+}
+
+/* The list's reference goes with it. The agent last: it keeps the memory that is looked at. */
+void space_end(struct space *space)
+{
+	struct pool *pool = space->pool;
+	struct space **at;
+
+	pthread_mutex_lock(&pool->lock);
+	if (space->ended) {
+		pthread_mutex_unlock(&pool->lock);
+		return;
+	}
+	space->ended = true;
+	for (at = &pool->spaces; *at != space; at = &(*at)->next)
+		;
+	*at = space->next;
+	pthread_mutex_unlock(&pool->lock);
+	if (space->mm)
+		hmm_remote_gone(space->mm);
+	if (space->link)
+		link_close(space->link);
+	space_put(space);
+}
+
+/* Set once, and kept as long as the space. */
+static struct link *space_link(struct space *space)
+{
+	struct link *link;
+
+	pthread_mutex_lock(&space->pool->lock);
+	link = space->link;
+	pthread_mutex_unlock(&space->pool->lock);
+	return link;
+}
+
+bool space_lost(struct space *space)
+{
+	struct link *link = space_link(space);
+
+	return space->mm && link && link_lost(link);
+}
+
+bool space_has(struct space *space, pid_t tid)
+{
+	struct link *link = space_link(space);
+
+	if (link)
+		return link_has(link, tid);
+	return space->mm && hmm_remote_matches(space->mm, tid) == 1;
+}
+
+/* ---------------------------------------------------------------- joining */
+
+static int call_agent(void *ctx, struct hmm_agent_call *calls, size_t nr)
+{
+	_Static_assert(sizeof(struct hmm_agent_call) == sizeof(struct agent_call) &&
+		       offsetof(struct hmm_agent_call, ret) == offsetof(struct agent_call, ret),
+		       "one is the other");
+
+	return link_call(ctx, (struct agent_call *)calls, nr);
+}
+
+static void core_says(void *ctx, enum hmm_log_level level, const char *line)
+{
+	(void)ctx;
+	say(level <= HMM_LOG_ERROR ? SAY_ERROR : level <= HMM_LOG_WARN ? SAY_WARNING : SAY_DETAIL,
+	    "%s", line);
+}
+
+static void describe(const struct pool *pool, struct link *link, pid_t pid,
+		     struct hmm_remote_opts *opts)
+{
+	*opts = (struct hmm_remote_opts){
+		.size = sizeof(*opts),
+		.pid = pid,
+		.agent_pid = link->agent,
+		.uffd = -1,
+		.agent_uffd = link->ready.agent_uffd,
+		.features = link->ready.uffd_features,
+		.shm = (char *)link->shm + AGENT_SHM_ARGS,
+		.shm_addr = link->ready.shm_addr + AGENT_SHM_ARGS,
+		.shm_bytes = link->shm_bytes - AGENT_SHM_ARGS,
+		.limbo = link->ready.limbo,
+		.limbo_bytes = link->limbo_bytes,
+		.own_start = link->ready.own_start,
+		.own_end = link->ready.own_end,
+		.call = call_agent,
+		.ctx = link,
+		.sibling = pool->first,
+		.log = core_says,
+	};
+}
+
+/* A device does not say how much it has, but which pages are none of its own. */
+static uint64_t count_pages(struct hmm_devmem *devmem)
+{
+	uint64_t low = 0, high = 1ULL << 36;
+	uintptr_t unused;
+
+	while (low < high) {
+		uint64_t middle = low + (high - low) / 2;
+
+		if (hmm_devmem_lookup(devmem, middle, &unused) == -EINVAL)
+			high = middle;
+		else
+			low = middle + 1;
+	}
+	return low;
+}
+
+/* The first address space brings the devices with it. */
+static int open_device(struct pool *pool, struct hmm_mm *mm)
+{
+	int ret;
+
+	pool->first = mm;
+	ret = hmm_device_open(mm, pool->plugin, pool->device_options, &pool->device);
+	if (ret) {
+		say(SAY_ERROR, "device %s: %s", pool->plugin->name,
+		    pool->device.said[0] ? pool->device.said : strerror(-ret));
+		return ret;
+	}
+	if (!pool->device.devmem) {
+		say(SAY_ERROR, "device %s has no memory for pages", pool->plugin->name);
+		hmm_device_close(&pool->device);
+		return -EOPNOTSUPP;
+	}
+	pool->device_pages = count_pages(pool->device.devmem);
+	pool->device_open = true;
+	return 0;
+}
+
+static int open_mm(struct pool *pool, struct link *link, pid_t pid, struct hmm_mm **out)
+{
+	struct hmm_remote_opts opts;
+	int ret;
+
+	describe(pool, link, pid, &opts);
+	opts.uffd = link->uffd;
+	opts.pidfd = sys_pidfd_open(pid);
+	if (opts.pidfd < 0)
+		return opts.pidfd;
+	ret = hmm_mm_open_remote(&opts, out);
+	if (ret) {
+		sys_close(opts.pidfd);
+		return ret;
+	}
+	link->uffd = -1;		/* the mm's now */
+	return pool->first ? 0 : open_device(pool, *out);
+}
+
+static int attach_mm(struct pool *pool, struct link *link, pid_t pid, struct hmm_mm *mm)
+{
+	struct hmm_remote_opts opts;
+	int ret;
+
+	describe(pool, link, pid, &opts);
+	opts.pidfd = sys_pidfd_open(pid);
+	if (opts.pidfd < 0)
+		return opts.pidfd;
+	ret = hmm_remote_attach(mm, &opts);
+	if (ret)
+		sys_close(opts.pidfd);
+	return ret;
+}
+
+int pool_join(struct pool *pool, struct link *link, pid_t pid, struct space *forked,
+	      struct space **out)
+{
+	struct space *space = forked ? space_get(forked) : NULL;
+	struct hmm_mm *mm = NULL;
+	int ret = 0;
+
+	if (forked)
+		ret = attach_mm(pool, link, pid, forked->mm);
+	else if (pool->manages)
+		ret = open_mm(pool, link, pid, &mm);
+	if (!ret && !space) {
+		space = space_new(pool, mm);
+		ret = space ? 0 : -ENOMEM;
+		if (space)
+			space_get(space);
+	}
+	if (ret) {
+		link_close(link);
+		link_put(link);
+		space_put(space);
+		return ret;
+	}
+	pthread_mutex_lock(&pool->lock);
+	space->link = link;
+	space->pid = pid;
+	space->maps_fd = sys_proc_open(link->agent, "maps", false);
+	pthread_mutex_unlock(&pool->lock);
+	if (pool->manages)
+		sys_prefer(link->agent);	/* the program waits for what it does */
+	*out = space;
+	return 0;
+}
+
+/* ---------------------------------------------------------------- forks */
+
+/* Pool lock held. There are as many slots as threads that call pool_fork(). */
+static uint64_t *free_slot(struct pool *pool)
+{
+	for (unsigned int i = 0; i < POOL_FORKS; i++)
+		if (!pool->forks[i])
+			return &pool->forks[i];
+	return NULL;
+}
+
+static uint64_t *fork_begins(struct pool *pool)
+{
+	uint64_t *slot;
+
+	pthread_mutex_lock(&pool->lock);
+	while (!(slot = free_slot(pool)))
+		pthread_cond_wait(&pool->fork_done, &pool->lock);
+	*slot = ++pool->last_fork;
+	pthread_mutex_unlock(&pool->lock);
+	return slot;
+}
+
+static void fork_ends(struct pool *pool, uint64_t *slot)
+{
+	pthread_mutex_lock(&pool->lock);
+	*slot = 0;
+	pthread_cond_broadcast(&pool->fork_done);
+	pthread_mutex_unlock(&pool->lock);
+}
+
+void pool_fork(struct pool *pool, struct space *space, uint32_t tid, int nr,
+	       void (*let_go)(void *ctx), void *ctx)
+{
+	struct hmm_mm *child = NULL;
+	uint64_t *slot;
+
+	if (hmm_remote_fork_begin(space->mm, tid)) {
+		let_go(ctx);
+		return;
+	}
+	slot = fork_begins(pool);	/* the child cannot be there yet */
+	let_go(ctx);
+	if (hmm_remote_fork_end(space->mm, tid, (uint64_t)nr, &child))
+		child = NULL;
+	if (child && !space_new(pool, child)) {
+		say(SAY_ERROR, "no memory for a forked process");
+		hmm_remote_gone(child);
+		(void)hmm_mm_destroy(child);
+	}
+	fork_ends(pool, slot);
+}
+
+/* Pool lock held. */
+static bool older_fork(const struct pool *pool, uint64_t than)
+{
+	for (unsigned int i = 0; i < POOL_FORKS; i++)
+		if (pool->forks[i] && pool->forks[i] <= than)
+			return true;
+	return false;
+}
+
+/* References to pending spaces, once all forks that have begun by now have ended. */
+static unsigned int pending(struct pool *pool, struct space **out, unsigned int max)
+{
+	unsigned int nr = 0;
+	uint64_t now;
+
+	pthread_mutex_lock(&pool->lock);
+	now = pool->last_fork;
+	while (older_fork(pool, now))
+		pthread_cond_wait(&pool->fork_done, &pool->lock);
+	for (struct space *space = pool->spaces; space && nr < max; space = space->next)
+		if (!space->pid)
+			out[nr++] = space_get(space);
+	pthread_mutex_unlock(&pool->lock);
+	return nr;
+}
+
+static bool take_pending(struct pool *pool, struct space *space, pid_t pid)
+{
+	bool taken = false;
+
+	if (hmm_remote_matches(space->mm, pid) != 1)
+		return false;
+	pthread_mutex_lock(&pool->lock);
+	if (!space->pid && !space->ended) {
+		space->pid = pid;
+		taken = true;
+	}
+	pthread_mutex_unlock(&pool->lock);
+	return taken;
+}
+
+struct space *pool_claim(struct pool *pool, pid_t pid)
+{
+	struct space *all[PENDING_AT_ONCE], *found = NULL;
+	unsigned int nr;
+
+	if (!pool->manages)
+		return NULL;
+	nr = pending(pool, all, PENDING_AT_ONCE);
+	for (unsigned int i = 0; i < nr; i++) {
+		if (!found && take_pending(pool, all[i], pid))
+			found = all[i];
+		else
+			space_put(all[i]);
+	}
+	return found;
+}
+
+void pool_forget_pending(struct pool *pool)
+{
+	struct space *all[PENDING_AT_ONCE];
+	unsigned int nr = pending(pool, all, PENDING_AT_ONCE);
+	bool dead;
+
+	for (unsigned int i = 0; i < nr; i++) {
+		pthread_mutex_lock(&pool->lock);
+		dead = !all[i]->pid && ++all[i]->overlooked > OVERLOOKED_MAX;
+		pthread_mutex_unlock(&pool->lock);
+		if (dead)
+			space_end(all[i]);
+		space_put(all[i]);
+	}
+}
+
+bool pool_has_pending(struct pool *pool)
+{
+	const struct space *space;
+
+	pthread_mutex_lock(&pool->lock);
+	for (space = pool->spaces; space && space->pid; space = space->next)
+		;
+	pthread_mutex_unlock(&pool->lock);
+	return space != NULL;
+}
+
+/* ---------------------------------------------------------------- looking at them */
+
+unsigned int pool_spaces(struct pool *pool, struct space **out, unsigned int max)
+{
+	unsigned int nr = 0;
+
+	pthread_mutex_lock(&pool->lock);
+	for (struct space *space = pool->spaces; space && nr < max; space = space->next)
+		if (space->link && space->mm)
+			out[nr++] = space_get(space);
+	pthread_mutex_unlock(&pool->lock);
+	return nr;
+}
+
+void pool_stats(struct pool *pool, struct hmm_stats *stats)
+{
+	struct space *space;
+
+	pthread_mutex_lock(&pool->lock);
+	*stats = pool->past;
+	for (space = pool->spaces; space; space = space->next) {
+		struct hmm_stats one = { .size = sizeof(one) };
+
+		if (space->mm && !hmm_mm_stats(space->mm, &one))
+			add_stats(stats, &one);
+	}
+	if (stats->device_pages > pool->device_pages_peak)
+		pool->device_pages_peak = stats->device_pages;
+	pthread_mutex_unlock(&pool->lock);
+}
+
+uint64_t pool_room(struct pool *pool)
+{
+	struct hmm_stats stats;
+
+	pool_stats(pool, &stats);
+	return stats.device_pages < pool->device_pages ? pool->device_pages - stats.device_pages : 0;
+}
+
+/* ---------------------------------------------------------------- life */
+
+int pool_open(struct pool *pool, const char *device)
+{
+	char name[NAME_MAX_BYTES], why[HMM_DEVICE_SAID] = "";
+	const char *colon;
+	size_t len;
+	int ret;
+
+	memset(pool, 0, sizeof(*pool));
+	pthread_mutex_init(&pool->lock, NULL);
+	pthread_cond_init(&pool->fork_done, NULL);
+	if (!device)
+		return 0;
+	colon = strchr(device, ':');
+	len = colon ? (size_t)(colon - device) : strlen(device);
+	if (len >= sizeof(name))
+		return -EINVAL;
+	memcpy(name, device, len);
+	name[len] = '\0';
+	pool->device_options = colon ? colon + 1 : NULL;
+	ret = hmm_plugin_load(name, &pool->plugin, why, sizeof(why));
+	if (ret) {
+		say(SAY_ERROR, "device %s: %s", name, why[0] ? why : strerror(-ret));
+		return ret;
+	}
+	pool->manages = true;
+	return 0;
+}
+
+void pool_end(struct pool *pool)
+{
+	while (pool->spaces)
+		space_end(pool->spaces);
+}
+
+int pool_close(struct pool *pool)
+{
+	int ret = 0;
+
+	if (pool->device_open)
+		ret = hmm_device_close(&pool->device);
+	if (pool->first && hmm_mm_destroy(pool->first))
+		say(SAY_ERROR, "the first address space could not be given up");
+	pthread_cond_destroy(&pool->fork_done);
+	pthread_mutex_destroy(&pool->lock);
+	return ret;
+}

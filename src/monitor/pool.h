@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The pool: the device memory of the tree and the address spaces that share it.
+ *
+ *	space		one address space: its mm, and its agent once that has come
+ *	pool		all of them, and the devices
+ *
+ * A space begins when an agent joins, or when a process that has one forks: then its
+ * process is not known yet, and it is pending until somebody turns out to have that
+ * memory (pool_claim()). It ends when the process ends or becomes another program.
+ * Reference-counted: a call that is under way when it ends comes back, having found
+ * nothing.
+ *
+ * The core's family needs one member that outlives its devices: the first one's mm is
+ * kept, empty, until the pool is closed.
+ */
+#ifndef UHMM_MONITOR_POOL_H
+#define UHMM_MONITOR_POOL_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <uhmm/plugin.h>
+#include <uhmm/uhmm.h>
+
+#include "monitor/link.h"
+
+struct pool;
+
+struct space {
+	_Atomic uint32_t refs;
+	struct pool *pool;		/* immutable, as mm */
+	struct hmm_mm *mm;		/* NULL: the pool manages nothing */
+	uint64_t id;			/* no other ever has it; above 0 */
+
+	/* pool lock */
+	struct space *next;
+	struct link *link;		/* set once; NULL: no agent has come */
+	pid_t pid;			/* 0: pending */
+	int maps_fd;			/* of the address space; -1 until there is a link */
+	unsigned int overlooked;	/* pending: sweeps that found no process for it */
+	bool ended;
+};
+
+#define POOL_FORKS	16u		/* under way at once */
+
+struct pool {
+	bool manages;			/* immutable: false, spaces have no mm */
+	const char *device_options;	/* immutable; NULL: the driver's own defaults */
+	const struct hmm_plugin *plugin;
+
+	/* Main thread. */
+	struct hmm_mm *first;
+	struct hmm_device device;
+	bool device_open;
+	uint64_t device_pages;		/* that it has */
+
+	pthread_mutex_t lock;		/* all that follows */
+	pthread_cond_t fork_done;
+	struct space *spaces;
+	uint64_t forks[POOL_FORKS];	/* under way: their number; 0: none */
+	uint64_t last_fork;
+	uint64_t last_id;
+	struct hmm_stats past;		/* of spaces that are no more */
+	uint64_t device_pages_peak;
+};
+
+/*
+ * @device: "NAME" or "NAME:key=value,..."; NULL: manage nothing. 0, or a negative errno
+ * that has been said.
+ */
+int pool_open(struct pool *pool, const char *device);
+
+/* Nobody is left: every space ends. */
+void pool_end(struct pool *pool);
+
+/* After pool_end(). -EIO: pages were lost. */
+int pool_close(struct pool *pool);
+
+/*
+ * An agent has come to process @pid. @forked: the space that it was claimed for, or
+ * NULL. Takes the reference to @link. Main thread. 0, or a negative errno.
+ */
+int pool_join(struct pool *pool, struct link *link, pid_t pid, struct space *forked,
+	      struct space **out);
+
+struct space *space_get(struct space *space);
+void space_put(struct space *space);		/* NULL is fine */
+
+/* The address space is no more. Any thread, not under the pool's or the tree's lock. */
+void space_end(struct space *space);
+
+/* Is its agent gone, though nobody ended it? */
+bool space_lost(struct space *space);
+
+/* Is task @tid in it? */
+bool space_has(struct space *space, pid_t tid);
+
+/* A thread of @space is about to copy it: what the kernel announces as @nr. */
+void pool_fork(struct pool *pool, struct space *space, uint32_t tid, int nr,
+	       void (*let_go)(void *ctx), void *ctx);
+
+/*
+ * The pending space that process @pid has, with a reference, or NULL. Waits for forks
+ * under way: one of them may be its birth.
+ */
+struct space *pool_claim(struct pool *pool, pid_t pid);
+
+/* References to at most @max spaces that have an agent. */
+unsigned int pool_spaces(struct pool *pool, struct space **out, unsigned int max);
+
+/* Sums over all spaces that are and were. */
+void pool_stats(struct pool *pool, struct hmm_stats *stats);
+
+/* Device pages that nobody uses; a driver might make room, by sending others home. */
+uint64_t pool_room(struct pool *pool);
+
+/*
+ * Every process has been looked at by pool_claim(): what is pending still, for the
+ * second time, has lost its process without a word.
+ */
+bool pool_has_pending(struct pool *pool);
+void pool_forget_pending(struct pool *pool);
+
+#endif
