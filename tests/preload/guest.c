@@ -10,6 +10,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -148,6 +149,64 @@ static int life(void)
 	return status_of(pid);
 }
 
+#define HOARD	(64UL << 20)
+
+static uint64_t word(size_t i, uint64_t salt)
+{
+	return (i + 1) * 0x9e3779b97f4a7c15u ^ salt;
+}
+
+static void write_words(uint64_t *p, uint64_t salt)
+{
+	for (size_t i = 0; i < HOARD / sizeof(*p); i++)
+		p[i] = word(i, salt);
+}
+
+static void check_words(const uint64_t *p, uint64_t salt)
+{
+	for (size_t i = 0; i < HOARD / sizeof(*p); i++)
+		if (p[i] != word(i, salt)) {
+			fprintf(stderr, "word %zu is %llx\n", i, (unsigned long long)p[i]);
+			abort();
+		}
+}
+
+/* More than its share of memory, gone through again and again. */
+static int hoard(void)
+{
+	uint64_t *p = malloc(HOARD);
+
+	for (uint64_t salt = 0; salt < 4; salt++) {
+		write_words(p, salt);
+		check_words(p, salt);
+	}
+	free(p);
+	return 0;
+}
+
+/* Parent and children have each their own bytes, whatever the others do. */
+static int inherit(void)
+{
+	uint64_t *p = malloc(HOARD);
+	pid_t pids[3];
+
+	write_words(p, 100);
+	for (uint64_t i = 0; i < 3; i++) {
+		pids[i] = i == 2 ? (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0) : fork();
+		if (pids[i])
+			continue;
+		check_words(p, 100);
+		write_words(p, 200 + i);
+		check_words(p, 200 + i);
+		_exit(0);
+	}
+	write_words(p, 103);
+	for (int i = 0; i < 3; i++)
+		printf("child %d: %d\n", i, status_of(pids[i]));
+	check_words(p, 103);
+	return 0;
+}
+
 /* Everything but standard error is closed; then it forks, and goes on. */
 static int daemonise(void)
 {
@@ -261,7 +320,8 @@ int main(int argc, char **argv)
 	} acts[] = {
 		{ "manners", manners }, { "life", life }, { "daemonise", daemonise },
 		{ "sandbox", sandbox }, { "low-limits", low_limits }, { "linger", linger },
-		{ "busy", busy }, { "hang-up", hang_up },
+		{ "busy", busy }, { "hang-up", hang_up }, { "hoard", hoard },
+		{ "inherit", inherit },
 	};
 
 	self = argv[0];

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -18,6 +19,31 @@
 #include <cmocka.h>
 
 #define PATIENCE_MS	30000
+
+int spawn_own_directory(void **state)
+{
+	static char dir[] = "/tmp/uhmm-test-XXXXXX";
+
+	*state = mkdtemp(dir);
+	return *state ? setenv("XDG_RUNTIME_DIR", dir, 1) : -1;
+}
+
+int spawn_remove_directory(void **state)
+{
+	return rmdir(*state);
+}
+
+uint64_t spawn_number(const struct spawned *s, const char *key)
+{
+	char quoted[64];
+	const char *at;
+
+	snprintf(quoted, sizeof(quoted), "\"%s\": ", key);
+	at = strstr(s->complained, quoted);
+	if (!at)
+		fail_msg("no %s in: %s", key, s->complained);
+	return strtoull(at + strlen(quoted), NULL, 10);
+}
 
 const char *spawn_path(const char *which)
 {
@@ -47,6 +73,9 @@ void spawn_start(struct spawned *s, const char *const argv[])
 	assert_true(s->pid >= 0);
 	if (s->pid == 0) {
 		int null = open("/dev/null", O_RDONLY);
+
+		/* A test that fails leaves nothing running: the monitor goes with it. */
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 
 		dup2(null, 0);
 		close(null);

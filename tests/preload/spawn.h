@@ -7,6 +7,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #define SPAWN_TEXT	65536
@@ -46,6 +47,13 @@ size_t spawn_descendants(pid_t pid, pid_t *pids, size_t max);
 
 /* The first of them of that name, or 0. */
 pid_t spawn_named(const pid_t *pids, size_t nr, const char *name);
+
+/* A number of the report, which was written to standard error. */
+uint64_t spawn_number(const struct spawned *s, const char *key);
+
+/* Group fixtures: monitors put their files where spawn_leftovers() looks. */
+int spawn_own_directory(void **state);
+int spawn_remove_directory(void **state);
 
 /* Directories that a monitor has left behind. */
 size_t spawn_leftovers(void);

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Programs whose memory goes to a device and back compute what they compute without,
+ * and not a page is lost. The policies' seeds are printed.
+ */
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "spawn.h"
+
+#define MIB	(1ULL << 20)
+
+static const char *uhmm, *guest, *torture;
+static unsigned int seed;
+
+static bool longer(void)
+{
+	return getenv("UHMM_TEST_LONG") != NULL;
+}
+
+/* A policy "stress" with the next seed. */
+static const char *stress(void)
+{
+	static char policy[64];
+
+	snprintf(policy, sizeof(policy), "stress:seed=%u,rate=300000,chunk=%u", seed, 1 + seed % 64);
+	seed++;
+	return policy;
+}
+
+static void nothing_lost(const struct spawned *run)
+{
+	assert_int_equal(spawn_number(run, "lost_pages"), 0);
+	assert_int_equal(spawn_number(run, "poisoned_pages"), 0);
+	assert_int_equal(spawn_number(run, "device_bytes_end"), 0);
+}
+
+static void same_output(const struct spawned *run, const struct spawned *plain, const char *what)
+{
+	if (run->status != plain->status || strcmp(run->said, plain->said) != 0)
+		fail_msg("%s: status %d, plain %d; it said:\n%.2000s\n%.2000s", what, run->status,
+			 plain->status, run->said, run->complained);
+}
+
+/*
+ * Threads change mappings at the same addresses in every way there is, fork too: see
+ * tests/stress/torture.c, which here is a program that knows nothing of us.
+ */
+static void torture_under_stress(void **state)
+{
+	char text[16];
+	struct spawned run;
+
+	(void)state;
+	for (int round = 0; round < (longer() ? 20 : 2); round++) {
+		snprintf(text, sizeof(text), "%u", seed);
+		spawn_run(&run, uhmm, "run", "--policy", stress(), "--report", "-", torture, "--alone",
+			  "--seconds", "6", "--seed", text, NULL);
+		if (run.status == 77) {
+			printf("%s", run.said);
+			skip();
+		}
+		if (run.status)
+			fail_msg("status %d\n%s%s", run.status, run.said, run.complained);
+		nothing_lost(&run);
+		assert_true(spawn_number(&run, "pages_to_device") > 1000);
+	}
+}
+
+static void guest_under(const char *option, const char *value, const char *word)
+{
+	struct spawned plain, run;
+
+	spawn_run(&plain, guest, word, NULL);
+	spawn_run(&run, uhmm, "run", option, value, "--report", "-", guest, word, NULL);
+	same_output(&run, &plain, word);
+	nothing_lost(&run);
+}
+
+/* Threads, fork, vfork, clone, system and exec with memory away. */
+static void lives_under_stress(void **state)
+{
+	(void)state;
+	guest_under("--policy", stress(), "life");
+	guest_under("--policy", stress(), "daemonise");
+	guest_under("--policy", stress(), "sandbox");
+	guest_under("--policy", stress(), "low-limits");
+}
+
+/* After a fork each has its own bytes, wherever they are. */
+static void forks_have_their_own(void **state)
+{
+	(void)state;
+	guest_under("--policy", stress(), "inherit");
+	guest_under("--dram", "24M", "inherit");
+}
+
+/* What does not fit the limit is away, and the program finds it. */
+static void tier_sends_what_is_too_much(void **state)
+{
+	struct spawned run;
+
+	(void)state;
+	spawn_run(&run, uhmm, "run", "--dram", "24M", "--report", "-", guest, "hoard", NULL);
+	assert_int_equal(run.status, 0);
+	nothing_lost(&run);
+	assert_true(spawn_number(&run, "device_bytes_peak") >= 24 * MIB);
+}
+
+/* A device that is full takes no more; the program goes on, and one line says so. */
+static void full_device_is_no_failure(void **state)
+{
+	struct spawned run;
+
+	(void)state;
+	spawn_run(&run, uhmm, "run", "--dram", "16M", "--device", "soft:mem=8M", "--report", "-", guest,
+		  "hoard", NULL);
+	assert_int_equal(run.status, 0);
+	nothing_lost(&run);
+	assert_true(spawn_number(&run, "device_bytes_peak") <= 8 * MIB);
+	assert_non_null(strstr(run.complained, "the device is full"));
+}
+
+/* A device that cannot be had is said before the program runs. */
+static void no_device_no_run(void **state)
+{
+	struct spawned run;
+
+	(void)state;
+	spawn_run(&run, uhmm, "run", "--policy", "stress", "--device", "none-such", "echo", "x", NULL);
+	assert_int_equal(run.status, 125);
+	assert_string_equal(run.said, "");
+	spawn_run(&run, uhmm, "run", "--policy", "stress", "--device", "soft:colour=red", "echo", "x",
+		  NULL);
+	assert_int_equal(run.status, 125);
+	assert_string_equal(run.said, "");
+}
+
+/* ---------------------------------------------------------------- real programs */
+
+static const struct program {
+	const char *name;
+	const char *script;	/* for sh; what it prints is compared */
+} programs[] = {
+	{ "sort", "seq 1 200000 | rev | sort --parallel=2 | sha1sum" },
+	{ "xz", "seq 1 100000 | xz -1 | xz -d | sha1sum" },
+	{ "zstd", "seq 1 200000 | zstd -q | zstd -qd | sha1sum" },
+	{ "perl", "perl -e 'for (1..60000) { $h{$_ * 7} = \"x\" x ($_ % 97) } "
+		  "print join(\",\", map { length $h{$_} } sort keys %h)' | sha1sum" },
+	{ "python3", "python3 -c '\nimport json, hashlib, multiprocessing as m\n"
+		     "def f(n): return hashlib.sha1((str(n) * 999).encode()).hexdigest()\n"
+		     "d = {str(i): [i, str(i) * 5] for i in range(30000)}\n"
+		     "print(hashlib.sha1(json.dumps(json.loads(json.dumps(d))).encode()).hexdigest())\n"
+		     "with m.get_context(\"fork\").Pool(3) as p: print(len(set(p.map(f, range(300)))))'" },
+	{ "sqlite3", "sqlite3 :memory: 'create table t(a integer primary key, b text); "
+		     "with recursive c(x) as (select 1 union all select x + 1 from c where x < 40000) "
+		     "insert into t select x, hex(x * 7919) from c; create index i on t(b); "
+		     "select count(*), sum(length(b)) from t where b > 3; pragma integrity_check'" },
+	{ "gcc", "echo 'int f(int x) { return x * x; } int main(void) { return f(3); }' | "
+		 "gcc -O2 -S -x c - -o - | grep -v ident" },
+	{ "bash", "bash -c 'for i in {1..40}; do x=$(echo $i | tr 1 a | sed s/a/b/); y+=$x; done; "
+		  "echo $y; (exit 3); echo $?'" },
+	{ "git", "git --version | cut -c 1-11; d=$(mktemp -d); cd $d && git init -q . && "
+		 "seq 1 5000 > f && git add f && git -c user.name=a -c user.email=a@b commit -qm one && "
+		 "git gc -q && git fsck && git log --oneline | wc -l; rm -rf $d" },
+};
+
+static void programs_under(const char *option, const char *(*value)(void))
+{
+	struct spawned plain, run;
+
+	for (size_t i = 0; i < sizeof(programs) / sizeof(programs[0]); i++) {
+		spawn_run(&plain, "sh", "-c", programs[i].script, NULL);
+		spawn_run(&run, uhmm, "run", option, value(), "--report", "-", "sh", "-c",
+			  programs[i].script, NULL);
+		same_output(&run, &plain, programs[i].name);
+		nothing_lost(&run);
+	}
+}
+
+/* Byte for byte the same output, with everything migrating at random. */
+static void programs_under_stress(void **state)
+{
+	(void)state;
+	for (int round = 0; round < (longer() ? 5 : 1); round++)
+		programs_under("--policy", stress);
+}
+
+static const char *little(void)
+{
+	return "8M";
+}
+
+/* ... and with little memory. */
+static void programs_under_tier(void **state)
+{
+	(void)state;
+	programs_under("--dram", little);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(torture_under_stress),
+		cmocka_unit_test(lives_under_stress),
+		cmocka_unit_test(forks_have_their_own),
+		cmocka_unit_test(tier_sends_what_is_too_much),
+		cmocka_unit_test(full_device_is_no_failure),
+		cmocka_unit_test(no_device_no_run),
+		cmocka_unit_test(programs_under_stress),
+		cmocka_unit_test(programs_under_tier),
+	};
+
+	uhmm = spawn_path("UHMM");
+	guest = spawn_path("GUEST");
+	torture = spawn_path("TORTURE");
+	seed = (unsigned int)time(NULL);
+	printf("seed %u\n", seed);
+	return cmocka_run_group_tests(tests, spawn_own_directory, spawn_remove_directory);
+}
