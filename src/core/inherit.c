@@ -30,14 +30,22 @@
 /* A thread that runs may be in the call or past it: how long we believe the former. */
 #define FORK_PATIENCE_NS	(3 * 1000000000ULL)
 
+/* Who announces another call is out of its clone: it failed, or raised no event. */
+static void seen_out(struct hmm_mm *mm, uint32_t tid)
+{
+	struct remote *r = mm->remote;
+
+	if (r->forking != tid || r->copied)
+		return;
+	r->copied = true;
+	isolation_wake(mm);
+}
+
 void remote_wait_fork(struct hmm_mm *mm, uint32_t tid)
 {
 	struct remote *r = mm->remote;
 
-	if (r->forking == tid && !r->copied) {
-		r->copied = true;	/* it is out of its clone, which has failed */
-		isolation_wake(mm);
-	}
+	seen_out(mm, tid);
 	while (r->forking && !r->copied && !remote_gone(r))
 		isolation_wait(mm);
 }
@@ -205,6 +213,7 @@ int hmm_remote_fork_begin(struct hmm_mm *mm, uint32_t tid)
 	if (!r || !tid)
 		return -EINVAL;
 	lock_acquire(&mm->lock);
+	seen_out(mm, tid);
 	while (r->forking && !remote_gone(r))
 		isolation_wait(mm);
 	r->forking = tid;

@@ -15,6 +15,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+/* Nothing is mapped there. */
+#define AWAY	((uintptr_t)0x300000000000)
+
 static struct prog *prog;
 static struct testdev *dev;
 
@@ -309,6 +312,37 @@ static void a_fork_that_fails_changes_nothing(void **state)
 	assert_prog_holds(prog, a, 64, 12, 0);
 }
 
+/* As the end of a fork whose thread seems to be in its call for ever. */
+static void *end_fork(void *arg)
+{
+	struct hmm_mm *child;
+
+	assert_int_equal(hmm_remote_fork_end(prog->mm, *(uint32_t *)arg, SYS_futex, &child), 0);
+	assert_null(child);
+	return NULL;
+}
+
+/* Twenty times the patience with a thread that cannot be told from one in fork. */
+static void who_forks_again_has_ended_its_first(void **state)
+{
+	uint64_t until = deadline();
+	uint32_t tid = (uint32_t)prog->pid;
+	pthread_t thread;
+
+	(void)state;
+	for (int round = 0; round < 20; round++) {
+		assert_int_equal(hmm_remote_fork_begin(prog->mm, tid), 0);
+		assert_int_equal(pthread_create(&thread, NULL, end_fork, &tid), 0);
+		assert_int_equal(hmm_remote_fork_begin(prog->mm, tid), 0);
+		pthread_join(thread, NULL);
+		assert_int_equal(pthread_create(&thread, NULL, end_fork, &tid), 0);
+		/* So has one that changes its memory. */
+		assert_int_equal(prog_change(prog, SYS_munmap, AWAY, page, 0, 0, 0), 0);
+		pthread_join(thread, NULL);
+		assert_false(past(until));
+	}
+}
+
 static _Atomic bool stop;
 
 /* Evicts and migrates, and never mind what of it succeeds. */
@@ -445,6 +479,7 @@ int main(void)
 		fork_test(changes_without_an_agent),
 		fork_test(a_child_is_known_by_its_memory),
 		fork_test(a_fork_that_fails_changes_nothing),
+		fork_test(who_forks_again_has_ended_its_first),
 		fork_test(forks_while_pages_fly),
 		fork_test(a_line_of_forks),
 		fork_test(death_around_a_fork),
@@ -453,6 +488,7 @@ int main(void)
 	const struct CMUnitTest before[] = {
 		fork_test(without_the_event_all_is_home_before),
 		fork_test(a_fork_that_fails_changes_nothing),
+		fork_test(who_forks_again_has_ended_its_first),
 	};
 
 	need_mm();
