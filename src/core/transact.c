@@ -88,6 +88,21 @@ static int64_t do_munmap(struct hmm_mm *mm, const struct sys_notif *n)
 	return do_unmap(mm, n, start, end);
 }
 
+/*
+ * A mapping that is mlocked is faulted in where it grows, by the call itself: it would
+ * wait for a handler that waits for our lock. Such a mapping has everything at home, so
+ * one that has is not trapped while it grows.
+ */
+static void let_grow(struct hmm_mm *mm, uintptr_t addr)
+{
+	struct sys_vma vma;
+
+	if (!sys_vma_find(mm->maps_fd, addr, &vma) && vma.start <= addr &&
+	    mm_vma_anonymous(mm, &vma) &&
+	    directory_next(&mm->dir, vma.start, vma.end) == vma.end)
+		(void)sys_uffd_unregister(mm->uffd, vma.start, vma.end - vma.start);
+}
+
 static int64_t do_brk(struct hmm_mm *mm, const struct sys_notif *n)
 {
 	struct sys_notif query = { .nr = SYS_brk };
@@ -97,12 +112,14 @@ static int64_t do_brk(struct hmm_mm *mm, const struct sys_notif *n)
 	old = page_up(mm, (uintptr_t)mm->ops->perform(mm, &query));
 	if (start < old && n->args[0])
 		mm_invalidate(mm, HMM_EVENT_UNMAP, start, old, NULL);
+	else if (start > old)
+		let_grow(mm, old - mm->page);
 	ret = mm->ops->perform(mm, n);
 	now = page_up(mm, (uintptr_t)ret);
 	if (now < old)
 		mm_drop(mm, now, old);
-	else if (now > old)
-		mm_vma_join(mm, old);
+	else if (start > old)
+		mm_vma_join(mm, now > old ? old : old - mm->page);
 	return ret;
 }
 
@@ -286,10 +303,16 @@ static int64_t resize_in_place(struct hmm_mm *mm, const struct sys_notif *n)
 	struct sys_notif in_place = *n;
 	int64_t ret;
 
+	bool grows = n->args[2] > n->args[1];
+
 	in_place.args[3] &= ~(uint64_t)MREMAP_MAYMOVE;
+	if (grows)
+		let_grow(mm, (uintptr_t)n->args[0]);
 	ret = mm->ops->perform(mm, &in_place);
 	if (ret == (int64_t)n->args[0])
 		remapped(mm, n, (uintptr_t)ret);
+	if (grows)
+		mm_vma_join(mm, (uintptr_t)n->args[0]);
 	return ret;
 }
 

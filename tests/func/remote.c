@@ -585,6 +585,21 @@ static void mlock_brings_home(void **state)
 	assert_prog_holds(prog, a, 64, 27, 0);
 }
 
+/* The kernel faults in what it gains, while whoever would serve that fault waits. */
+static void locked_memory_grows_beside_device_pages(void **state)
+{
+	uintptr_t b = prog_map_empty(prog, 256, PROT_READ | PROT_WRITE), a = b + 64 * page;
+
+	(void)state;
+	assert_int_equal(prog_change(prog, SYS_munmap, b + 128 * page, 128 * page, 0, 0, 0), 0);
+	assert_int_equal(prog_run(prog, store, b, 128, 7), 0);
+	assert_int_equal(prog_change(prog, SYS_mlock, a, 64 * page, 0, 0, 0), 0);
+	to_dev(prog, b, 64);
+	assert_int_equal(prog_change(prog, SYS_mremap, a, 64 * page, 128 * page, 0, 0), a);
+	assert_int_equal(prog_run(prog, loads, b, 128, 7), 1);
+	assert_int_equal(prog_run(prog, loads, b + 190 * page, 1, 0), 1);
+}
+
 /* Between the announcement and its end nothing of the range leaves. */
 static void a_change_left_to_the_kernel_holds_its_range(void **state)
 {
@@ -946,6 +961,7 @@ int main(void)
 		remote_test(mapping_over_drops),
 		remote_test(a_file_over_device_pages),
 		remote_test(mlock_brings_home),
+		remote_test(locked_memory_grows_beside_device_pages),
 		remote_test(a_change_left_to_the_kernel_holds_its_range),
 		remote_test(brk_shrinks_over_device_pages),
 		remote_test(errors_are_the_kernels),
