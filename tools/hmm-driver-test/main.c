@@ -312,15 +312,15 @@ static int options_read(int argc, char **argv, struct request *request)
 static int request_read(int argc, char **argv, struct request *request)
 {
 	int ret = options_read(argc, argv, request);
-	char *colon, *slash;
+	char *colon;
 
 	if (ret >= 0)
 		return ret;
 	if (optind == argc || strlen(argv[optind]) >= sizeof(request->driver))
 		return usage("wants a DRIVER:", optind == argc ? "none is given" : "not this");
 	strcpy(request->driver, argv[optind]);
-	slash = strrchr(request->driver, '/');
-	colon = strchr(slash ? slash : request->driver, ':');
+	/* The first: options may be URIs and paths. */
+	colon = strchr(request->driver, ':');
 	if (colon) {
 		*colon = '\0';
 		request->options = colon + 1;
