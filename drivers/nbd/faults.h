@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * CPU faults. None keeps the thread that serves them waiting for the network:
+ *
+ *	a page alone	its read is posted at once, by the handler; when the bytes are here
+ *			`completer` ends the fault, and the core's copy finds them. Until then
+ *			the page is not even in flight, and there may be as many such faults
+ *			as there are single slots.
+ *	many pages	a job for one of the `movers`, which brings the range home; where
+ *			none is idle, the page alone.
+ *
+ * How many pages: as long as faults follow each other, four times as many with each, and
+ * at the end the next range ahead of its fault, so that the link works while the program
+ * reads what the last one brought. A fault elsewhere brings its page only.
+ */
+#ifndef NBD_FAULTS_H
+#define NBD_FAULTS_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <uhmm/driver.h>
+
+#include "link.h"
+#include "thread.h"
+
+#define FAULT_STREAMS	8u
+#define FAULT_MOVERS	4u
+#define FAULT_PAGES	512u	/* most brought home at once */
+
+struct nbd_device;
+
+/* Of a single slot, while its bit in `active` is set. */
+struct nbd_fault {
+	struct hmm_fault fault;
+	uint32_t tries, avoid;
+	int error;
+	_Atomic bool gone;	/* the page was freed: the bytes are those of its old life */
+};
+
+struct nbd_stream {
+	uintptr_t next;		/* address where its next fault is expected */
+	uint32_t pages;		/* that the last one brought */
+};
+
+struct nbd_mover {
+	struct nbd_device *dev;
+	struct nbd_thread thread;
+	pthread_cond_t work;
+	/* faults.lock: */
+	bool idle;
+	struct hmm_fault fault;
+	uintptr_t start, end, ahead;	/* [start, end), then [end, ahead) */
+};
+
+struct nbd_faults {
+	uint32_t around;	/* pages of each fault; 0: by the pattern */
+	size_t page;
+	struct nbd_fault fault[LINK_SINGLE];
+	_Atomic uint64_t active;
+	_Atomic bool stopping;
+	struct nbd_thread completer;
+	uint32_t ending;	/* the completer's: the slot whose fault it ends; or NO_SLOT */
+	struct nbd_mover mover[FAULT_MOVERS];
+
+	pthread_mutex_t lock;	/* a leaf: */
+	struct nbd_stream stream[FAULT_STREAMS];
+	uint32_t oldest;
+};
+
+int nbd_faults_start(struct nbd_device *dev, uint32_t around);
+void nbd_faults_stop(struct nbd_device *dev);
+
+/* The devmem operation. */
+int nbd_migrate_to_ram(struct hmm_devmem *devmem, const struct hmm_fault *fault);
+
+/* A copy of one page: is it of the fault that this thread ends? Then @ret is its outcome. */
+bool nbd_faults_take(struct nbd_device *dev, uint64_t index, void *cpu, int *ret);
+
+/* Pages were freed; pages.lock held. */
+void nbd_faults_forget(struct nbd_device *dev, uint64_t index, uint64_t nr);
+
+#endif
