@@ -1,0 +1,457 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Servers that are lost, come back, answer with errors, late, in part, or with nonsense,
+ * under running programs. Never a wrong byte, never a wait beyond the timeout.
+ */
+#define _GNU_SOURCE
+#include "liar.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define NR		256
+#define SLACK_MS	6000	/* for a machine that is busy with something else */
+
+static unsigned char *mirrored(struct nbd_world *n, uint32_t seed)
+{
+	struct server *a = server_run(n, 0, "memory 16M"), *b = server_run(n, 1, "memory 16M");
+	unsigned char *p;
+
+	nbd_open(n, "uri=%s,uri2=%s,mirror=2,timeout=20,fault_around=1", a->uri, b->uri);
+	p = map_filled(NR, seed);
+	nbd_move_in(n, p, NR);
+	return p;
+}
+
+/* Of two copies one is enough: nobody notices. */
+static void a_mirror_hides_a_lost_server(void **state)
+{
+	struct nbd_world *n = *state;
+	unsigned char *p;
+
+	for (int lost = 0; lost < 2; lost++) {
+		p = mirrored(n, 1);
+		server_kill(&n->server[lost]);
+		assert_holds(p, NR, 1, 0);
+		munmap(p, NR * page);
+		server_kill(&n->server[!lost]);
+	}
+}
+
+/* A server that comes back empty is filled again, and then the other may go. */
+static void a_mirror_is_refilled(void **state)
+{
+	struct nbd_world *n = *state;
+	unsigned char *p = mirrored(n, 2);
+
+	server_kill(&n->server[0]);
+	assert_holds(p, 8, 2, 0);
+	assert_true(eventually(nbd_said(n, "lost")));
+	server_again(&n->server[0]);
+	assert_true(eventually(nbd_said(n, "refilled")));
+	server_kill(&n->server[1]);
+	assert_holds(p, NR, 2, 0);
+	munmap(p, NR * page);
+}
+
+/* What was written while one server was away is on both in the end. */
+static void writes_while_one_is_away(void **state)
+{
+	struct nbd_world *n = *state;
+	unsigned char *p = mirrored(n, 3), *q;
+
+	server_kill(&n->server[1]);
+	q = map_filled(NR, 4);
+	nbd_move_in(n, q, NR);
+	assert_true(eventually(nbd_said(n, "lost")));
+	server_again(&n->server[1]);
+	assert_true(eventually(nbd_said(n, "refilled")));
+	server_kill(&n->server[0]);
+	assert_holds(q, NR, 4, 0);
+	assert_holds(p, NR, 3, 0);
+	munmap(p, NR * page);
+	munmap(q, NR * page);
+}
+
+/* The program goes on writing while pages are copied to the server that came back. */
+static void a_refill_under_writes(void **state)
+{
+	struct nbd_world *n = *state;
+	unsigned char *p = mirrored(n, 5), *q = NULL;
+	uint32_t seed = 100;
+
+	server_kill(&n->server[0]);
+	assert_int_equal(touch_read(p), 0);
+	assert_true(eventually(nbd_said(n, "lost")));
+	server_again(&n->server[0]);
+	do {
+		if (q)
+			munmap(q, NR * page);
+		q = map_filled(NR, ++seed);
+		nbd_move_in(n, q, NR);
+	} while (!nbd_said(n, "refilled") && seed < 1000);
+	assert_true(eventually(nbd_said(n, "refilled")));
+	server_kill(&n->server[1]);
+	assert_holds(q, NR, seed, 0);
+	assert_holds(p, NR, 5, 0);
+	munmap(p, NR * page);
+	munmap(q, NR * page);
+}
+
+static struct server *on_disk(struct nbd_world *n, int nr)
+{
+	char words[256];
+
+	snprintf(words, sizeof(words), "truncate -s 16M %s/disk%d", n->folder, nr);
+	assert_int_equal(system(words), 0);
+	snprintf(words, sizeof(words), "file %s/disk%d", n->folder, nr);
+	return server_run(n, nr, words);
+}
+
+static void *read_page(void *arg)
+{
+	return (void *)(uintptr_t)touch_read(arg);
+}
+
+/* Without a mirror a fault waits for the server; back with its memory, nothing is lost. */
+static void a_fault_waits_for_its_server(void **state)
+{
+	struct nbd_world *n = *state;
+	struct server *s = on_disk(n, 0);
+	pthread_t thread;
+	unsigned char *p;
+	void *sig;
+
+	nbd_open(n, "uri=%s,timeout=20", s->uri);
+	p = map_filled(NR, 6);
+	nbd_move_in(n, p, NR);
+	server_kill(s);
+	assert_int_equal(pthread_create(&thread, NULL, read_page, p), 0);
+	assert_true(eventually(nbd_said(n, "lost")));
+	assert_at(n->w, p, NR, HMM_PLACE_DEVICE);
+	server_again(s);
+	pthread_join(thread, &sig);
+	assert_null(sig);
+	assert_holds(p, NR, 6, 0);
+	munmap(p, NR * page);
+}
+
+/* When it does not come back the wait ends, in SIGBUS and a report; all else goes on. */
+static void a_lost_server_costs_its_pages(void **state)
+{
+	struct nbd_world *n = *state;
+	struct server *s = server_run(n, 0, "memory 16M");
+	unsigned char *p, *q = map_filled(NR, 8);
+	uint64_t ms;
+
+	n->w->may_lose = true;
+	nbd_open(n, "uri=%s,timeout=1,fault_around=1", s->uri);
+	p = map_filled(NR, 7);
+	nbd_move_in(n, p, NR);
+	server_kill(s);
+	assert_int_equal(timed_read(p + page, &ms), SIGBUS);
+	assert_in_range(ms, 500, 1000 + SLACK_MS);
+	assert_true(nbd_said(n, "lost"));
+	assert_true(moved(n->w, lost_pages) == 1);
+	/* The next one knows already. */
+	assert_int_equal(timed_read(p + 2 * page, &ms), SIGBUS);
+	assert_true(ms < 1000);
+	assert_holds(q, NR, 8, 0);
+	/* To a server that is away nothing is given. */
+	assert_int_equal(nbd_try_move_in(n, q, NR), 0);
+	assert_holds(q, NR, 8, 0);
+	/* Closing does not wait for each page. */
+	ms = clock_ms();
+	assert_int_equal(nbd_close_device(n), -EIO);
+	assert_true(clock_ms() - ms < SLACK_MS);
+	munmap(p, NR * page);
+	munmap(q, NR * page);
+}
+
+/* Faults on a server that is silent keep nobody else: more of them than there are handlers. */
+static void waiting_faults_keep_nobody(void **state)
+{
+	struct nbd_world *n = *state;
+	struct server *s = server_run(n, 0, "memory 16M");
+	pthread_t threads[24];
+	unsigned char *p, *q;
+	struct testdev *dev;
+	void *sig;
+
+	nbd_open(n, "uri=%s,timeout=20", s->uri);
+	p = map_filled(NR, 9);
+	nbd_move_in(n, p, NR);
+	dev = testdev_new(n->w->mm, 64, world_owner_a, HMM_DEVMEM_FAULT_SAFE);
+	q = map_filled(64, 10);
+	server_stop(s);
+	for (size_t i = 0; i < ARRAY_LEN(threads); i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, read_page, p + i * page), 0);
+	/* Another device's faults, again and again, while those wait. */
+	for (int round = 0; round < 20; round++) {
+		to_device(n->w, dev, q, 64);
+		assert_holds(q, 64, 10, 0);
+	}
+	server_go_on(s);
+	for (size_t i = 0; i < ARRAY_LEN(threads); i++) {
+		pthread_join(threads[i], &sig);
+		assert_null(sig);
+	}
+	assert_int_equal(testdev_remove(dev), 0);
+	assert_holds(p, NR, 9, 0);
+	munmap(p, NR * page);
+	munmap(q, 64 * page);
+}
+
+/* A server that comes back empty, and no mirror: a signal, never its zeros. */
+static void an_empty_server_gives_no_zeros(void **state)
+{
+	struct nbd_world *n = *state;
+	struct server *s = server_run(n, 0, "memory 16M");
+	unsigned char *p;
+	uint64_t ms;
+
+	n->w->may_lose = true;
+	nbd_open(n, "uri=%s,timeout=20", s->uri);
+	p = map_filled(NR, 11);
+	nbd_move_in(n, p, NR);
+	server_kill(s);
+	server_again(s);
+	for (size_t i = 0; i < 4; i++)
+		assert_int_equal(timed_read(p + i * page, &ms), SIGBUS);
+	assert_true(eventually(nbd_said(n, "are lost")));
+	/* The device goes on with what the server has now. */
+	munmap(p, NR * page);
+	p = map_filled(NR, 12);
+	nbd_move_in(n, p, NR);
+	assert_holds(p, NR, 12, 0);
+	munmap(p, NR * page);
+}
+
+/* One answer in five is an error: reads are asked again, writes that fail stay in RAM. */
+static void errors_now_and_then(void **state)
+{
+	struct nbd_world *n = *state;
+	struct server *s = server_run(n, 0, "--filter=error memory 16M error-pread-rate=20% "
+					    "error-pwrite-rate=20% error-file=/dev/null");
+	unsigned char *p;
+
+	/* The identity's own read and write may fail, too. */
+	assert_true(eventually(!nbd_try_open(n, "uri=%s,timeout=20", s->uri)));
+	p = map_filled(NR, 13);
+	for (int round = 0; round < 4; round++) {
+		IGNORE(nbd_try_move_in(n, p, NR));
+		assert_holds(p, NR, 13, 0);
+	}
+	/* A server that answers with an error has not lost anything. */
+	assert_false(nbd_said(n, "without its memory"));
+	munmap(p, NR * page);
+}
+
+/* Whatever one of two servers says, the other's copy is the program's. */
+static void a_mirror_beside_a_liar(void **state)
+{
+	struct nbd_world *n = *state;
+
+	for (int lie = NONSENSE; lie < LIES; lie++) {
+		struct liar *liar;
+		struct server *s = liar_run(n, 0, 16 << 20, &liar);
+		struct server *other = server_run(n, 1, "memory 16M");
+		unsigned char *p;
+
+		nbd_open(n, "uri=%s,uri2=%s,mirror=2,timeout=4,fault_around=4", s->uri,
+			 other->uri);
+		p = map_filled(NR, (uint32_t)lie);
+		nbd_move_in(n, p, NR);
+		atomic_store(&liar->late_ms, 20);
+		atomic_store(&liar->lie, (uint32_t)lie);
+		assert_holds(p, NR, (uint32_t)lie, 0);
+		if (!atomic_load(&liar->lied))
+			fail_msg("%s: never asked", lie_names[lie]);
+		munmap(p, NR * page);
+		assert_int_equal(nbd_close_device(n), 0);
+		server_kill(s);
+		server_kill(other);
+	}
+}
+
+/* Alone, a liar costs the pages that are read while it lies: a signal, no wrong byte. */
+static void a_liar_alone(void **state)
+{
+	struct nbd_world *n = *state;
+
+	n->w->may_lose = true;
+	for (int lie = NONSENSE; lie < LIES; lie++) {
+		struct liar *liar;
+		struct server *s = liar_run(n, 0, 16 << 20, &liar);
+		unsigned char *p;
+		uint64_t ms;
+		int sig;
+
+		nbd_open(n, "uri=%s,timeout=1,fault_around=1", s->uri);
+		p = map_filled(NR, (uint32_t)lie);
+		nbd_move_in(n, p, NR);
+		atomic_store(&liar->late_ms, 50);
+		atomic_store(&liar->lie, (uint32_t)lie);
+		sig = timed_read(p, &ms);
+		if (lie == LATE && !sig)
+			assert_holds(p, 1, (uint32_t)lie, 0);
+		else if (sig != SIGBUS)
+			fail_msg("%s: signal %d", lie_names[lie], sig);
+		if (ms > 1000 + SLACK_MS)
+			fail_msg("%s: took %llu ms", lie_names[lie], (unsigned long long)ms);
+		atomic_store(&liar->lie, HONEST);
+		/* Once it is honest and connected again the rest is as it was. */
+		assert_true(eventually(touch_read(p + 64 * page) == 0 ||
+				       touch_read(p + 65 * page) == 0 ||
+				       touch_read(p + 66 * page) == 0));
+		for (size_t i = 67; i < NR; i++)
+			if (!touch_read(p + i * page))
+				assert_holds(p + i * page, 1, (uint32_t)lie, i);
+		munmap(p, NR * page);
+		IGNORE(nbd_close_device(n));
+		server_kill(s);
+	}
+}
+
+/* encrypt=on: a server that hands out other ciphertext is found out before anybody reads. */
+static void an_encrypted_page_cannot_be_changed(void **state)
+{
+	struct nbd_world *n = *state;
+	struct liar *liar;
+	struct server *s = liar_run(n, 0, 16 << 20, &liar);
+	unsigned char *p;
+
+	n->w->may_lose = true;
+	nbd_open(n, "uri=%s,timeout=5,encrypt=on", s->uri);
+	p = map_filled(NR, 14);
+	nbd_move_in(n, p, NR);
+	atomic_store(&liar->lie, WRONG_BYTES);
+	assert_int_equal(touch_read(p), SIGBUS);
+	atomic_store(&liar->lie, HONEST);
+	assert_holds(p + page, NR - 1, 14, 1);
+	munmap(p, NR * page);
+}
+
+/* The process that holds the connections of this one; 0: there is none. */
+static pid_t link_of(pid_t program)
+{
+	struct dirent *entry;
+	DIR *dir = opendir("/proc");
+	pid_t found = 0;
+
+	while (!found && (entry = readdir(dir))) {
+		char path[300], line[256];
+		int pid = 0;
+		FILE *f;
+
+		snprintf(path, sizeof(path), "/proc/%s/comm", entry->d_name);
+		f = fopen(path, "re");
+		if (!f)
+			continue;
+		if (!fgets(line, sizeof(line), f) || strncmp(line, "uhmm-nbd-link", 13) != 0)
+			line[0] = '\0';
+		fclose(f);
+		if (!line[0])
+			continue;
+		snprintf(path, sizeof(path), "/proc/%s/fdinfo/4", entry->d_name);
+		f = fopen(path, "re");
+		while (f && fgets(line, sizeof(line), f))
+			if (sscanf(line, "Pid: %d", &pid) == 1 && pid == program)
+				found = (pid_t)strtol(entry->d_name, NULL, 10);
+		if (f)
+			fclose(f);
+	}
+	closedir(dir);
+	return found;
+}
+
+/* The link dies: pages that were on servers are lost and say so, and nothing hangs. */
+static void the_link_is_killed(void **state)
+{
+	struct nbd_world *n = *state;
+	struct server *s = server_run(n, 0, "memory 16M");
+	unsigned char *p;
+	uint64_t ms;
+	pid_t pid;
+
+	n->w->may_lose = true;
+	nbd_open(n, "uri=%s,timeout=20", s->uri);
+	p = map_filled(NR, 15);
+	nbd_move_in(n, p, NR);
+	pid = link_of(getpid());
+	assert_true(pid > 0);
+	kill(pid, SIGKILL);
+	assert_int_equal(timed_read(p, &ms), SIGBUS);
+	assert_true(ms < SLACK_MS);
+	assert_true(nbd_said(n, "has ended"));
+	assert_int_equal(nbd_close_device(n), -EIO);
+	munmap(p, NR * page);
+	/* A new one works. */
+	nbd_open(n, "uri=%s", s->uri);
+	p = map_filled(NR, 16);
+	nbd_move_in(n, p, NR);
+	assert_holds(p, NR, 16, 0);
+	munmap(p, NR * page);
+}
+
+static int open_and_leave(void *arg)
+{
+	struct nbd_world *n = arg;
+	HMM_OPTS(hmm_mm_opts, opts, .flags = strict() ? HMM_MM_STRICT : 0);
+
+	return hmm_mm_create(&opts, &n->w->mm) ||
+	       nbd_try_open(n, "uri=%s", n->server[0].uri) || !link_of(getpid()) ? 1 : 0;
+}
+
+/* A program that ends without a word takes its link along. */
+static void the_link_ends_with_its_program(void **state)
+{
+	struct nbd_world *n = *state, *child;
+
+	if (strict())
+		skip();
+	server_run(n, 0, "memory 16M");
+	child = calloc(1, sizeof(*child));
+	*child = *n;
+	child->w = calloc(1, sizeof(*child->w));
+	child->open = false;
+	assert_int_equal(in_child(open_and_leave, child), 0);
+	assert_true(eventually(link_of(0) == 0 && link_of(-1) == 0));
+	free(child->w);
+	free(child);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct CMUnitTest tests[] = {
+		nbd_test(a_mirror_hides_a_lost_server),
+		nbd_test(a_mirror_is_refilled),
+		nbd_test(writes_while_one_is_away),
+		nbd_test(a_refill_under_writes),
+		nbd_test(a_fault_waits_for_its_server),
+		nbd_test(a_lost_server_costs_its_pages),
+		nbd_test(waiting_faults_keep_nobody),
+		nbd_test(an_empty_server_gives_no_zeros),
+		nbd_test(errors_now_and_then),
+		nbd_test(a_mirror_beside_a_liar),
+		nbd_test(a_liar_alone),
+		nbd_test(an_encrypted_page_cannot_be_changed),
+		nbd_test(the_link_is_killed),
+		nbd_test(the_link_ends_with_its_program),
+	};
+	int rounds = getenv("UHMM_TEST_LONG") ? 50 : 1, failed = 0;
+
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
+	need_nbd();
+	for (int i = 0; i < rounds && !failed; i++)
+		failed = cmocka_run_group_tests_name("nbd_failure", tests, nbd_world_begin,
+						     nbd_world_end);
+	return failed;
+}

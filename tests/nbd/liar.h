@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * An NBD server that is honest until it is told to lie. Once the export's first read has
+ * been answered (the driver's own), lies concern reads alone; writes are always taken.
+ */
+#ifndef UHMM_TEST_LIAR_H
+#define UHMM_TEST_LIAR_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+#include "servers.h"
+
+enum lie {
+	HONEST,
+	NONSENSE,	/* a reply that is no reply */
+	WRONG_BYTES,	/* the right length, another content */
+	SHORT_DATA,	/* half of what was asked for, then the end */
+	ERRORS,		/* EIO */
+	SILENCE,	/* no answer at all */
+	LATE,		/* the right answer, after late_ms */
+	STALE_COOKIE,	/* an answer to something else */
+	LIES,
+};
+
+extern const char *const lie_names[LIES];
+
+struct liar {
+	_Atomic uint32_t lie, late_ms;
+	_Atomic uint64_t lied;		/* answers that were lies */
+};
+
+/* As number @nr of the world's servers; ended by server_kill(). */
+struct server *liar_run(struct nbd_world *n, int nr, uint64_t bytes, struct liar **out);
+
+#endif
