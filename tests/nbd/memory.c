@@ -298,6 +298,46 @@ static void any_number_of_connections(void **state)
 	}
 }
 
+struct mover {
+	struct nbd_world *n;
+	unsigned char *p;
+	int64_t moved;
+};
+
+static void *move_slowly(void *arg)
+{
+	struct mover *m = arg;
+
+	m->moved = nbd_try_move_in(m->n, m->p, 2048);
+	return NULL;
+}
+
+/* 10 MB/s a connection, and far more to send than it takes: senders wait, faults are served. */
+static void a_slow_link_holds_back_senders(void **state)
+{
+	struct nbd_world *n = *state;
+	struct server *s = server_run(n, 0, "--filter=rate memory 64M rate=80M");
+	struct mover m[3] = { { .n = n }, { .n = n }, { .n = n } };
+	pthread_t threads[3];
+	unsigned char *p;
+
+	nbd_open(n, "uri=%s,timeout=30,fault_around=1", s->uri);
+	p = map_filled(16, 20);
+	nbd_move_in(n, p, 16);
+	for (uint32_t i = 0; i < 3; i++) {
+		m[i].p = map_filled(2048, 21 + i);
+		assert_int_equal(pthread_create(&threads[i], NULL, move_slowly, &m[i]), 0);
+	}
+	assert_holds(p, 16, 20, 0);
+	for (uint32_t i = 0; i < 3; i++) {
+		pthread_join(threads[i], NULL);
+		assert_int_equal(m[i].moved, 2048);
+		assert_holds(m[i].p, 4, 21 + i, 0);
+		munmap(m[i].p, 2048 * page);
+	}
+	munmap(p, 16 * page);
+}
+
 /* A server that allows one connection gets one. */
 static void a_server_without_multi_conn(void **state)
 {
@@ -400,6 +440,7 @@ int main(void)
 		nbd_test(stripes_over_three_servers),
 		nbd_test(encrypted_pages_tell_nothing),
 		nbd_test(any_number_of_connections),
+		nbd_test(a_slow_link_holds_back_senders),
 		nbd_test(a_server_without_multi_conn),
 		nbd_test(impossible_options),
 		nbd_test(a_forked_child),
