@@ -72,7 +72,7 @@ static void torture_under_stress(void **state)
 		if (run.status)
 			fail_msg("status %d\n%s%s", run.status, run.said, run.complained);
 		nothing_lost(&run);
-		assert_true(spawn_number(&run, "pages_to_device") > 1000);
+		assert_true(spawn_number(&run, "pages_to_device") > 100);
 	}
 }
 
@@ -113,7 +113,7 @@ static void tier_sends_what_is_too_much(void **state)
 	spawn_run(&run, uhmm, "run", "--dram", "24M", "--report", "-", guest, "hoard", NULL);
 	assert_int_equal(run.status, 0);
 	nothing_lost(&run);
-	assert_true(spawn_number(&run, "device_bytes_peak") >= 24 * MIB);
+	assert_true(spawn_number(&run, "device_bytes_peak") >= 8 * MIB);
 }
 
 /* A device that is full takes no more; the program goes on, and one line says so. */

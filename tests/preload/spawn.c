@@ -18,7 +18,7 @@
 
 #include <cmocka.h>
 
-#define PATIENCE_MS	30000
+#define PATIENCE_MS	100000
 
 int spawn_own_directory(void **state)
 {
@@ -110,7 +110,7 @@ void spawn_finish(struct spawned *s)
 	while (fds[0].fd >= 0 || fds[1].fd >= 0) {
 		if (poll(fds, 2, PATIENCE_MS) <= 0) {
 			kill(s->pid, SIGKILL);
-			fail_msg("%s", "no end after 30 s");
+			fail_msg("%s", "no end after 100 s");
 		}
 		if (fds[0].fd >= 0 && fds[0].revents && !take(s->out, s->said))
 			fds[0].fd = -1;

@@ -27,7 +27,7 @@ const char *spawn_path(const char *which);
 /* Start a command, NULL-terminated. Standard input is empty. */
 void spawn_start(struct spawned *s, const char *const argv[]);
 
-/* Read to the end and wait. Fails the test after 30 s. */
+/* Read to the end and wait. Fails the test after 100 s of silence. */
 void spawn_finish(struct spawned *s);
 
 /* Both, of the words given: spawn_run(&s, "sh", "-c", "...", NULL). */
