@@ -4,7 +4,7 @@
 # What the public headers declare, what the symbol map names and what the library
 # exports is one list, and each of it begins with hmm_.
 #
-# usage: symbols.sh INCLUDE-FOLDER MAP LIBRARY
+# usage: symbols.sh INCLUDE-FOLDER MAP LIBRARY [--only HEADER | --without HEADER]
 set -u
 LC_ALL=C
 export LC_ALL
@@ -18,8 +18,15 @@ for header in "$include"/uhmm/*.h; do
 	echo "#include <uhmm/$(basename "$header")>"
 done >"$tmp/all.c"
 gcc -I"$include" -aux-info "$tmp/seen" -c "$tmp/all.c" -o "$tmp/all.o" || exit 1
-sed -n "s|^/\* $include/uhmm/.* extern [^(]*[ *]\([a-z_0-9]*\) (.*|\1|p" "$tmp/seen" |
-	sort -u >"$tmp/declared"
+case ${4-} in
+--only)	wanted() { [ "$1" = "$2" ]; } ;;
+*)	wanted() { [ "$1" != "$2" ]; } ;;
+esac
+for header in "$include"/uhmm/*.h; do
+	name=$(basename "$header")
+	wanted "$name" "${5-}" || continue
+	sed -n "s|^/\* $include/uhmm/$name:.* extern [^(]*[ *]\([a-z_0-9]*\) (.*|\1|p" "$tmp/seen"
+done | sort -u >"$tmp/declared"
 
 sed -n 's/^[[:space:]]*\([a-z_0-9]*\);$/\1/p' "$map" | sort >"$tmp/mapped"
 
