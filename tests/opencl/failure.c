@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * OpenCL devices that are not there, too small, or die: a clear error each time, no
+ * wrong byte ever, and nothing lost but what the dead device alone had.
+ */
+#define _GNU_SOURCE
+#include "opencl.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define NR	512
+
+static char why[256];
+
+static int try_open(struct world *w, struct hmm_opencl_opts *opts)
+{
+	struct hmm_opencl *ocl;
+
+	opts->why = why;
+	opts->why_bytes = sizeof(why);
+	return hmm_opencl_open(w->mm, opts, &ocl);
+}
+
+static int64_t move_in(struct hmm_opencl *ocl, void *p, size_t nr)
+{
+	return hmm_opencl_migrate_in(ocl, (uintptr_t)p, (uintptr_t)p + nr * page, NULL);
+}
+
+/* No ICD: -ENODEV, and a line that says what to install. */
+static void no_platform(void **state)
+{
+	HMM_OPTS(hmm_opencl_opts, opts, .mem_bytes = 32 << 20);
+	struct hmm_opencl_device device;
+
+	setenv("OCL_ICD_VENDORS", "/nonexistent", 1);
+	assert_int_equal(try_open(*state, &opts), -ENODEV);
+	assert_non_null(strstr(why, "no OpenCL platform"));
+	assert_int_equal(hmm_opencl_describe(0, &device, why, sizeof(why)), -ENODEV);
+	unsetenv("OCL_ICD_VENDORS");
+}
+
+/* No device of that name or number: -ENODEV, with the name. */
+static void no_such_device(void **state)
+{
+	HMM_OPTS(hmm_opencl_opts, opts, .mem_bytes = 32 << 20, .device = "no such thing");
+	struct hmm_opencl_device device;
+
+	assert_int_equal(try_open(*state, &opts), -ENODEV);
+	assert_non_null(strstr(why, "no such thing"));
+	opts.device = "99";
+	assert_int_equal(try_open(*state, &opts), -ENODEV);
+	assert_int_equal(hmm_opencl_describe(99, &device, why, sizeof(why)), -ENOENT);
+}
+
+/* More memory than the device has: -ENOMEM, and how much it has. */
+static void too_much_memory(void **state)
+{
+	HMM_OPTS(hmm_opencl_opts, opts, .mem_bytes = 1ULL << 43);
+
+	assert_true(try_open(*state, &opts) < 0);
+	opts.mem_bytes = 0;
+	opts.pool_bytes = 1;
+	assert_int_equal(try_open(*state, &opts), -EINVAL);
+	opts.pool_bytes = 0;
+	opts.fault_around = 3;
+	assert_int_equal(try_open(*state, &opts), -EINVAL);
+	opts.fault_around = 0;
+	opts.flags = 1;
+	assert_int_equal(try_open(*state, &opts), -EINVAL);
+}
+
+/* A source that does not compile: -EINVAL, and what the compiler says. */
+static void bad_sources(void **state)
+{
+	HMM_OPTS(hmm_opencl_opts, opts, .mem_bytes = 32 << 20);
+	struct hmm_opencl *ocl = opencl_open(*state, &opts);
+	struct hmm_opencl_program *program;
+	struct hmm_opencl_kernel *kernel;
+	static char log[4096];
+	uint32_t word = 0;
+
+	assert_int_equal(hmm_opencl_build(ocl, "__kernel void f( {", NULL, 0, log, sizeof(log),
+					  &program), -EINVAL);
+	assert_true(strlen(log) > 0);
+	assert_int_equal(hmm_opencl_build(ocl, "", NULL, 2, NULL, 0, &program), -EINVAL);
+	assert_int_equal(hmm_opencl_build(ocl,
+		"#include <uhmm/device.clh>\n"
+		"__kernel void f(HMM_ARGS, uint a) { HMM_BEGIN(h); HMM_END(h); }\n"
+		"__kernel void g(__global uint *a) { *a = 1; }\n", NULL, 0, log, sizeof(log),
+		&program), 0);
+	assert_int_equal(hmm_opencl_kernel(program, "none", &kernel), -ENOENT);
+	assert_int_equal(hmm_opencl_kernel(program, "g", &kernel), -ENOENT);
+	assert_int_equal(hmm_opencl_kernel(program, "f", &kernel), 0);
+	assert_int_equal(hmm_opencl_arg(kernel, 1, &word, sizeof(word)), -EINVAL);
+	assert_int_equal(hmm_opencl_arg(kernel, 0, &word, 1), -EINVAL);
+	assert_int_equal(hmm_opencl_run(kernel, 1, NULL), -EINVAL);
+	assert_int_equal(hmm_opencl_arg(kernel, 0, &word, sizeof(word)), 0);
+	assert_int_equal(hmm_opencl_run(kernel, 0, NULL), -EINVAL);
+	assert_int_equal(hmm_opencl_run(kernel, 1, NULL), 0);
+	assert_int_equal(hmm_opencl_check(kernel, 1, 1, NULL), -EINVAL);
+	hmm_opencl_program_free(program);
+	assert_int_equal(hmm_opencl_close(ocl), 0);
+}
+
+static void kill_engine(struct hmm_opencl *ocl)
+{
+	assert_int_equal(kill((pid_t)opencl_stats(ocl).engine_pid, SIGKILL), 0);
+}
+
+/*
+ * The engine dies: what was on the device raises SIGBUS when it is touched, what was
+ * not is as it was, every call says -EIO, and the mm goes on.
+ */
+static void a_dead_engine_is_told_page_by_page(void **state)
+{
+	struct world *w = *state;
+	HMM_OPTS(hmm_opencl_opts, opts, .mem_bytes = 32 << 20);
+	struct hmm_opencl *ocl = opencl_open(w, &opts);
+	unsigned char *p = map_filled(2 * NR, 1);
+	struct hmm_opencl_kernel *kernel;
+
+	w->may_lose = true;
+	kernel = opencl_kernel(ocl, "check", 0, (uintptr_t)p, (uintptr_t)p);
+	assert_int_equal(move_in(ocl, p, NR), NR);
+	kill_engine(ocl);
+	for (size_t i = 0; i < NR; i++)
+		assert_int_equal(touch_read(p + i * page), SIGBUS);
+	assert_holds(p + NR * page, NR, 1, NR);
+	assert_int_equal(hmm_opencl_run(kernel, 1, NULL), -EIO);
+	IGNORE(move_in(ocl, p + NR * page, NR));
+	assert_holds(p + NR * page, NR, 1, NR);
+	assert_int_equal(opencl_stats(ocl).lost, 1);
+	assert_int_equal(moved(w, lost_pages), NR);
+	IGNORE(hmm_opencl_close(ocl));
+	/* The next one works. */
+	ocl = opencl_open(w, &opts);
+	assert_int_equal(move_in(ocl, p + NR * page, NR), NR);
+	assert_int_equal(hmm_opencl_close(ocl), 0);
+	assert_holds(p + NR * page, NR, 1, NR);
+	munmap(p, 2 * NR * page);
+}
+
+static struct hmm_opencl *victim;
+
+static void *kill_run(void *arg)
+{
+	uint64_t after = (uintptr_t)arg;
+
+	/* Somewhere in the traffic, by what it has done, not by the clock. */
+	while (opencl_stats(victim).transfers < after)
+		;
+	kill_engine(victim);
+	return NULL;
+}
+
+/* It dies in the middle of traffic: each page has its bytes or says so, never others. */
+static void an_engine_that_dies_in_traffic(void **state)
+{
+	struct world *w = *state;
+	HMM_OPTS(hmm_opencl_opts, opts, .mem_bytes = 32 << 20);
+
+	w->may_lose = true;
+	for (uintptr_t after = 1; after < 40; after += 9) {
+		unsigned char *p = map_filled(2 * NR, 2);
+		pthread_t thread;
+		size_t lost = 0;
+
+		victim = opencl_open(w, &opts);
+		assert_int_equal(pthread_create(&thread, NULL, kill_run, (void *)after), 0);
+		while (!opencl_stats(victim).lost) {
+			IGNORE(move_in(victim, p, 2 * NR));
+			IGNORE(evict(w, p, NR));
+		}
+		pthread_join(thread, NULL);
+		for (size_t i = 0; i < 2 * NR; i++) {
+			int sig = touch_read(p + i * page);
+
+			assert_true(!sig || sig == SIGBUS);
+			lost += sig == SIGBUS;
+			if (!sig)
+				assert_holds(p + i * page, 1, 2, i);
+		}
+		assert_true(lost <= 2 * NR);
+		IGNORE(hmm_opencl_close(victim));
+		munmap(p, 2 * NR * page);
+	}
+}
+
+/* It dies while a kernel runs: the run says -EIO, and whoever waited goes on. */
+static void an_engine_that_dies_in_a_run(void **state)
+{
+	struct world *w = *state;
+	HMM_OPTS(hmm_opencl_opts, opts, .mem_bytes = 32 << 20);
+	unsigned char *p = map_filled(NR, 3);
+	struct hmm_opencl_kernel *kernel;
+	pthread_t thread;
+	int ret = 0;
+
+	w->may_lose = true;
+	victim = opencl_open(w, &opts);
+	kernel = opencl_kernel(victim, "add_one", 0, (uintptr_t)p, page);
+	assert_int_equal(hmm_opencl_run(kernel, NR, NULL), 0);
+	assert_int_equal(pthread_create(&thread, NULL, kill_run, (void *)(uintptr_t)1), 0);
+	while (!ret)
+		ret = hmm_opencl_run(kernel, NR, NULL);
+	assert_int_equal(ret, -EIO);
+	pthread_join(thread, NULL);
+	for (size_t i = 0; i < NR; i++)
+		assert_int_equal(touch_read(p + i * page), SIGBUS);
+	IGNORE(hmm_opencl_close(victim));
+	munmap(p, NR * page);
+}
+
+/* Device memory is full of what may not leave: pages stay home, and that is said. */
+static void full_memory_leaves_pages_home(void **state)
+{
+	struct world *w = *state;
+	HMM_OPTS(hmm_opencl_opts, opts, .mem_bytes = 2 << 20);
+	struct hmm_opencl *ocl = opencl_open(w, &opts);
+	unsigned char *p = map_filled(3 * NR, 4);
+	int64_t ret;
+
+	ret = hmm_migrate_to_device(w->mm, hmm_opencl_devmem(ocl), (uintptr_t)p,
+				    (uintptr_t)p + 3 * NR * page, HMM_MIGRATE_SYSTEM, NULL);
+	assert_in_range(ret, 1, 3 * NR);
+	assert_true(count_at(w, p, 3 * NR, HMM_PLACE_DEVICE) <= NR);
+	assert_holds(p, 3 * NR, 4, 0);
+	assert_int_equal(hmm_opencl_close(ocl), 0);
+	munmap(p, 3 * NR * page);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		world_test(no_platform),
+		world_test(no_such_device),
+		world_test(too_much_memory),
+		world_test(bad_sources),
+		world_test(a_dead_engine_is_told_page_by_page),
+		world_test(an_engine_that_dies_in_traffic),
+		world_test(an_engine_that_dies_in_a_run),
+		world_test(full_memory_leaves_pages_home),
+	};
+
+	need_mm();
+	need_opencl();
+	return cmocka_run_group_tests_name("opencl_failure", tests, world_begin, world_end);
+}
