@@ -211,10 +211,12 @@ static void listen_on(const char *path)
 struct server *liar_run(struct nbd_world *n, int nr, uint64_t bytes, struct liar **out)
 {
 	struct server *s = &n->server[nr];
+	char path[sizeof(s->path)];
 
-	snprintf(s->path, sizeof(s->path), "/tmp/uhmm-liar-%d-%d", (int)getpid(), nr);
-	snprintf(s->uri, sizeof(s->uri), "nbd+unix:///?socket=/tmp/uhmm-liar-%d-%d",
-		 (int)getpid(), nr);
+	snprintf(path, sizeof(path), "%s/s%d", n->folder, nr);
+	memcpy(s->path, path, sizeof(path));
+	s->port = 0;
+	snprintf(s->uri, sizeof(s->uri), "nbd+unix:///?socket=%s", path);
 	unlink(s->path);
 	disk_bytes = bytes;
 	disk = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
