@@ -263,6 +263,12 @@ static int local_for_each_tcb(struct hmm_mm *mm, void (*fn)(uintptr_t addr, bool
 	return sys_for_each_tcb(fn, ctx);
 }
 
+static uint64_t local_threads_mark(struct hmm_mm *mm, uint32_t *nr)
+{
+	(void)mm;
+	return sys_threads_mark(nr);
+}
+
 static void local_for_each_static(struct hmm_mm *mm,
 				  void (*fn)(uintptr_t start, uintptr_t end, void *ctx), void *ctx)
 {
@@ -295,6 +301,7 @@ const struct mm_ops local_ops = {
 	.copy_to = local_copy_to,
 	.perform = local_perform,
 	.for_each_tcb = local_for_each_tcb,
+	.threads_mark = local_threads_mark,
 	.for_each_static = local_for_each_static,
 	.owns = local_owns,
 	.kill = local_kill,

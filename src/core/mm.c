@@ -52,16 +52,42 @@ static void tcb_add(uintptr_t addr, bool main, void *ctx)
 		list->overflow = true;
 }
 
-/* Where the threads' control blocks are, once per operation. */
+/* Within it the ids of new threads cannot have gone round and be those of old ones. */
+#define TCBS_KEPT_NS	1000000000ULL
+
+/*
+ * Where the threads' control blocks are, once per operation. What was found stands, and
+ * with it what is known of mappings, while the threads are the same ones:
+ *
+ *	thread X			migration
+ *	--------			---------
+ *					no block in [a, b): remembered
+ *	pthread_create(Y), whose
+ *	  stack is [a, b)
+ *					other threads: [a, b) is looked at again
+ *
+ * One that has not yet told the kernel where its block is (it is being born) makes the
+ * list one for this operation alone.
+ */
 static const struct tcb_list *tcbs(struct hmm_mm *mm)
 {
 	struct tcb_list *list = &mm->tcbs;
+	uint64_t mark = 0, now;
+	uint32_t nr = 0;
 
-	if (!list->valid) {
-		list->nr = 0;
-		list->overflow = mm->ops->for_each_tcb(mm, tcb_add, list) != 0;
-		list->valid = true;
-	}
+	if (list->valid)
+		return list;
+	list->valid = true;
+	now = sys_now_ns();
+	if (mm->ops->threads_mark)
+		mark = mm->ops->threads_mark(mm, &nr);
+	if (mark && mark == list->mark && now - list->looked_ns < TCBS_KEPT_NS)
+		return list;
+	memset(&mm->vma_cache, 0, sizeof(mm->vma_cache));
+	list->nr = 0;
+	list->overflow = mm->ops->for_each_tcb(mm, tcb_add, list) != 0;
+	list->mark = list->nr == nr && !list->overflow ? mark : 0;
+	list->looked_ns = now;
 	return list;
 }
 
@@ -174,9 +200,11 @@ int mm_vma(struct hmm_mm *mm, uintptr_t addr, struct sys_vma *vma)
 	uintptr_t from, to;
 
 	lock_assert_held(&mm->lock);
-	if (ret || (vma->flags & (SYS_VMA_FILE | SYS_VMA_STACK | SYS_VMA_SPECIAL)) ||
-	    known_free(mm, vma))
+	if (ret || (vma->flags & (SYS_VMA_FILE | SYS_VMA_STACK | SYS_VMA_SPECIAL)))
 		return ret;
+	(void)tcbs(mm);		/* may forget what is known */
+	if (known_free(mm, vma))
+		return 0;
 	whole = *vma;
 	from = whole.start;
 	to = whole.end;

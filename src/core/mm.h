@@ -57,6 +57,7 @@ struct tcb_list {
 	} tcb[TCBS_MAX];
 	uint32_t nr;
 	bool valid, overflow;
+	uint64_t mark, looked_ns;	/* the threads' when all were found, and when; 0: not all */
 };
 
 /*
@@ -117,6 +118,9 @@ struct mm_ops {
 	/* As sys_for_each_tcb(). Lock held. */
 	int (*for_each_tcb)(struct hmm_mm *mm, void (*fn)(uintptr_t addr, bool main, void *ctx),
 			    void *ctx);
+
+	/* As sys_threads_mark(); NULL: cannot tell. Lock held. */
+	uint64_t (*threads_mark)(struct hmm_mm *mm, uint32_t *nr);
 
 	/* As sys_for_each_static(); NULL: see remote_is_static(). No lock held. */
 	void (*for_each_static)(struct hmm_mm *mm,

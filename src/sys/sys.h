@@ -223,6 +223,12 @@ int sys_membarrier(void);
 int sys_for_each_tcb(void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx);
 
 /*
+ * Stays the same while the process has the same threads, *nr of them; 0: could not
+ * tell. A fifth of the cost of the above. Ids come again when all have been used.
+ */
+uint64_t sys_threads_mark(uint32_t *nr);
+
+/*
  * The anonymous pages with static data (.bss) of the program and of each library that is
  * loaded. Takes the dynamic linker's lock: no lock held, not on a thread that serves
  * faults.

@@ -136,7 +136,8 @@ static int tell_tcb(long tid, long pid, void (*fn)(uintptr_t addr, bool main, vo
 	return ret == -EPERM ? ret : 0;
 }
 
-int sys_tcbs_of(int task_fd, int pid, void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx)
+/* Until @fn returns other than 0. */
+static int for_each_tid(int task_fd, int (*fn)(long tid, void *ctx), void *ctx)
 {
 	_Alignas(struct dirent_raw) char buf[2048];
 	const struct dirent_raw *entry;
@@ -148,22 +149,74 @@ int sys_tcbs_of(int task_fd, int pid, void (*fn)(uintptr_t addr, bool main, void
 			entry = (const struct dirent_raw *)(buf + at);
 			tid = parse_tid(entry->name);
 			if (tid && !ret)
-				ret = tell_tcb(tid, pid, fn, ctx);
+				ret = fn(tid, ctx);
 		}
 	}
 	return got < 0 ? (int)got : ret;
 }
 
+struct tcb_teller {
+	long pid;
+	void (*fn)(uintptr_t addr, bool main, void *ctx);
+	void *ctx;
+};
+
+static int tell_tid(long tid, void *ctx)
+{
+	const struct tcb_teller *teller = ctx;
+
+	return tell_tcb(tid, teller->pid, teller->fn, teller->ctx);
+}
+
+int sys_tcbs_of(int task_fd, int pid, void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx)
+{
+	struct tcb_teller teller = { pid, fn, ctx };
+
+	return for_each_tid(task_fd, tell_tid, &teller);
+}
+
+static int open_tasks(void)
+{
+	return (int)sys_ret(open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+}
+
 int sys_for_each_tcb(void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx)
 {
-	int fd, ret;
+	int fd = open_tasks(), ret;
 
-	fd = (int)sys_ret(open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
 	if (fd < 0)
 		return fd;
 	ret = sys_tcbs_of(fd, getpid(), fn, ctx);
 	close(fd);
 	return ret;
+}
+
+struct tid_mark {
+	uint64_t value;
+	uint32_t nr;
+};
+
+static int mark_tid(long tid, void *ctx)
+{
+	struct tid_mark *mark = ctx;
+
+	mark->value = (mark->value ^ (uint64_t)tid) * 0x100000001b3ULL;
+	mark->nr++;
+	return 0;
+}
+
+uint64_t sys_threads_mark(uint32_t *nr)
+{
+	struct tid_mark mark = { 0xcbf29ce484222325ULL, 0 };
+	int fd = open_tasks(), ret;
+
+	*nr = 0;
+	if (fd < 0)
+		return 0;
+	ret = for_each_tid(fd, mark_tid, &mark);
+	close(fd);
+	*nr = mark.nr;
+	return ret ? 0 : mark.value;
 }
 
 int sys_eventfd(void)

@@ -712,6 +712,31 @@ static void pthread_stacks_stay(void **state)
 	assert_int_equal(probe.reasons[HMM_REASON_RESERVED], 1);
 }
 
+/* Memory that has moved before, and then is given to a thread as its stack, stays. */
+static void memory_that_becomes_a_stack_stays(void **state)
+{
+	enum { STACK_NR = 64 };
+	static struct stack_probe probe;
+	struct world *w = *state;
+	unsigned char *stack = map_filled(STACK_NR, 71);
+	pthread_attr_t attr;
+	pthread_t thread;
+
+	memset(&probe, 0, sizeof(probe));
+	probe.w = w;
+	assert_int_equal(try_device(w, w->dev, stack, STACK_NR, NULL), STACK_NR);
+	assert_int_equal(hmm_evict(w->mm, (uintptr_t)stack, (uintptr_t)stack + STACK_NR * page),
+			 STACK_NR);
+	pthread_attr_init(&attr);
+	assert_int_equal(pthread_attr_setstack(&attr, stack, STACK_NR * page), 0);
+	assert_int_equal(pthread_create(&thread, &attr, stack_probe_run, &probe), 0);
+	pthread_join(thread, NULL);
+	pthread_attr_destroy(&attr);
+	assert_true(probe.got <= 0);
+	assert_int_equal(probe.reasons[HMM_REASON_RESERVED], 1);
+	munmap(stack, STACK_NR * page);
+}
+
 /*
  * Memory that the kernel merged with the mapping of a control block moves, but for the
  * few pages beside it.
@@ -915,6 +940,7 @@ int main(void)
 		world_test(foreign_userfaultfd_is_left_alone),
 		world_test(thread_stacks_stay),
 		world_test(pthread_stacks_stay),
+		world_test(memory_that_becomes_a_stack_stays),
 		world_test(memory_beside_a_control_block_moves),
 		world_test(static_data_stays),
 		world_test(static_data_is_not_trapped),
