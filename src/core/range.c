@@ -82,7 +82,10 @@ static enum look look_device(struct looker *l, uint64_t e, uint64_t want, uint64
 
 static enum look look_system(struct looker *l, uint8_t state, uint64_t want, uint64_t *pfn)
 {
-	bool writable = (l->vma.flags & SYS_VMA_WRITE) && !(state & SYS_PAGE_ZERO);
+	/* A private mapping has the zero page, and a file's own pages, to read. */
+	bool lent = (state & SYS_PAGE_ZERO) ||
+		    ((state & SYS_PAGE_FILE) && !(l->vma.flags & SYS_VMA_SHARED));
+	bool writable = (l->vma.flags & SYS_VMA_WRITE) && !lent;
 
 	*pfn = 0;
 	if (!(state & SYS_PAGE_PRESENT))

@@ -99,6 +99,38 @@ static void read_fault_of_holes(void **state)
 	munmap(p, NR * page);
 }
 
+/*
+ * A private mapping has a file's own pages to read: a device that may write gets a copy
+ * first. A shared one has them to write.
+ */
+static void file_pages_are_lent(void **state)
+{
+	struct world *w = *state;
+	char path[] = "/tmp/uhmm-range-XXXXXX";
+	int fd = mkstemp(path);
+	unsigned char *own, *shared;
+
+	assert_true(fd >= 0);
+	unlink(path);
+	assert_int_equal(ftruncate(fd, 2 * page), 0);
+	own = mmap(NULL, 2 * page, RW, MAP_PRIVATE, fd, 0);
+	shared = mmap(NULL, 2 * page, RW, MAP_SHARED, fd, 0);
+	assert_int_equal(range_fault(w, own, 2, READ), 0);
+	assert_true((pfns[0] & (HMM_PFN_VALID | HMM_PFN_WRITE)) == HMM_PFN_VALID);
+	own[0] = 1;
+	assert_int_equal(range_fault(w, own, 2, 0), 0);
+	assert_true(pfns[0] & HMM_PFN_WRITE);
+	assert_false(pfns[1] & HMM_PFN_WRITE);
+	assert_int_equal(range_fault(w, own, 2, WRITE), 0);
+	assert_true(pfns[1] & HMM_PFN_WRITE);
+	assert_int_equal(range_fault(w, shared, 1, WRITE), 0);
+	assert_true(pfns[0] & HMM_PFN_WRITE);
+	assert_int_equal(shared[0], 0);
+	munmap(own, 2 * page);
+	munmap(shared, 2 * page);
+	close(fd);
+}
+
 /* What the zero page backs is told as ZERO, and not as writable. */
 static void zero_page_is_told(void **state)
 {
@@ -555,6 +587,7 @@ int main(void)
 		world_test(snapshot_of_holes),
 		world_test(snapshot_of_gaps_and_unreadable_pages),
 		world_test(read_fault_of_holes),
+		world_test(file_pages_are_lent),
 		world_test(zero_page_is_told),
 		world_test(write_fault_makes_writable),
 		world_test(write_request_implies_fault),
