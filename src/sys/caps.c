@@ -439,7 +439,7 @@ static const struct sys_cap_desc table[CAP_NR] = {
 		"uffdio-poison", "6.6", "EFAULT from a system call on a lost page: it waits",
 		NULL, probe_poison },
 	[CAP_PAGEMAP_SCAN] = {
-		"pagemap-scan", "6.7", "fast snapshots, and telling zero pages from others",
+		"pagemap-scan", "6.7", "fast snapshots, and (without CAP_SYS_ADMIN) telling zero pages from others",
 		NULL, probe_pagemap_scan },
 	[CAP_PROCMAP_QUERY] = {
 		"procmap-query", "6.11", "fast look-up of a mapping: /proc/self/maps is parsed",

@@ -94,6 +94,15 @@ int sys_map_fixed(void *addr, size_t len, int prot)
 	return map(addr, len, prot, MAP_FIXED, &got);
 }
 
+int sys_map_file_fixed(void *addr, size_t len, int fd, uint64_t offset)
+{
+	long ret = sys_cookie_call(SYS_mmap, (uintptr_t)addr, len, PROT_READ,
+				   MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
+				   sys_mmap_fd(sys_cookie(), fd), offset);
+
+	return ret < 0 && ret > -4096 ? (int)ret : 0;
+}
+
 int sys_reserve(size_t len, size_t align, void **out)
 {
 	size_t page = sys_page_size();
@@ -328,6 +337,55 @@ ssize_t sys_copy_to(uintptr_t addr, const void *src, size_t len)
 	if (!sys_cap(CAP_PROCESS_VM))
 		return len ? copy_by_pipe(addr, (uintptr_t)src, len, addr) : 0;
 	return copy_by_vm(SYS_process_vm_writev, (void *)src, addr, len);
+}
+
+/* ---------------------------------------------------------------- pages in a pipe */
+
+int sys_pipe(int fds[2], size_t want, size_t *room)
+{
+	int ret = (int)sys_ret(pipe2(fds, O_CLOEXEC | O_NONBLOCK));
+	long size;
+
+	if (ret)
+		return ret;
+	/* A user may have only so much in pipes: then it is a smaller one. */
+	(void)fcntl(fds[1], F_SETPIPE_SZ, (int)want);
+	size = sys_ret(fcntl(fds[1], F_GETPIPE_SZ));
+	*room = size > 0 ? (size_t)size : sys_page_size();
+	return 0;
+}
+
+ssize_t sys_vmsplice(int fd, uintptr_t addr, size_t len)
+{
+	struct iovec iov = { (void *)addr, len };
+	ssize_t done = 0;
+	long ret;
+
+	while (iov.iov_len) {
+		ret = sys_ret(vmsplice(fd, &iov, 1, SPLICE_F_NONBLOCK));
+		if (ret <= 0)
+			return done ? done : ret;
+		done += ret;
+		iov.iov_base = (char *)iov.iov_base + ret;
+		iov.iov_len -= (size_t)ret;
+	}
+	return done;
+}
+
+ssize_t sys_read_full(int fd, void *buf, size_t len)
+{
+	size_t done = 0;
+
+	while (done < len) {
+		long ret = sys_ret(read(fd, (char *)buf + done, len - done));
+
+		if (ret == -EINTR)
+			continue;
+		if (ret <= 0)
+			return done ? (ssize_t)done : ret;
+		done += (size_t)ret;
+	}
+	return (ssize_t)done;
 }
 
 /* ---------------------------------------------------------------- sizes */

@@ -3,8 +3,11 @@
  * What the kernel says of mappings and of the pages in them.
  */
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include "sys/internal.h"
 #include "sys/sys.h"
@@ -113,11 +116,13 @@ static bool starts_with(const char *text, const char *head)
  */
 static uint32_t name_flags(const char *name, uint64_t inode)
 {
-	static const char *const of_no_file[] = { "/dev/zero", "/SYSV", "/anon_hugepage" };
+	static const char *const of_no_file[] = { "/dev/zero", "/SYSV" };
 
 	if (inode) {
 		if (starts_with(name, "/memfd:"))
 			return SYS_VMA_FILE | SYS_VMA_SHMEM | SYS_VMA_SHRINKS;
+		if (starts_with(name, "/anon_hugepage"))
+			return SYS_VMA_FILE | SYS_VMA_SHMEM | SYS_VMA_HUGETLB;
 		for (size_t i = 0; i < ARRAY_SIZE(of_no_file); i++)
 			if (starts_with(name, of_no_file[i]))
 				return SYS_VMA_FILE | SYS_VMA_SHMEM;
@@ -147,8 +152,9 @@ static bool parse_vma(const char *line, struct sys_vma *vma)
 	p += 6;
 	vma->offset = parse_hex(&p);
 	p += *p == ' ';
-	while (*p && *p != ' ')		/* the device */
-		p++;
+	vma->dev_major = (uint32_t)parse_hex(&p);
+	p += *p == ':';
+	vma->dev_minor = (uint32_t)parse_hex(&p);
 	p += *p == ' ';
 	vma->inode = parse_dec(&p);
 	while (*p == ' ')
@@ -227,9 +233,92 @@ static int vma_find_query(int maps_fd, uintptr_t addr, struct sys_vma *vma)
 	vma->end = query.vma_end;
 	vma->offset = query.vma_offset;
 	vma->inode = query.inode;
+	vma->dev_major = query.dev_major;
+	vma->dev_minor = query.dev_minor;
 	vma->flags = query_flags(query.vma_flags);
 	vma->flags |= name_flags(query.vma_name_size ? name : "", query.inode);
+	if (query.vma_page_size > sys_page_size())	/* of a file on hugetlbfs, by any name */
+		vma->flags |= SYS_VMA_HUGETLB;
 	return 0;
+}
+
+/* ---------------------------------------------------------------- the file */
+
+static char *put_hex(char *at, uintptr_t value)
+{
+	unsigned int shift = 64;
+
+	do {
+		shift -= 4;
+	} while (shift && !(value >> shift));
+	for (;; shift -= 4) {
+		*at++ = "0123456789abcdef"[value >> shift & 15];
+		if (!shift)
+			return at;
+	}
+}
+
+static bool is_file_of(int fd, const struct sys_vma *vma)
+{
+	struct stat st;
+
+	return fd >= 0 && !fstat(fd, &st) && st.st_ino == vma->inode &&
+	       major(st.st_dev) == vma->dev_major && minor(st.st_dev) == vma->dev_minor;
+}
+
+static int checked(int fd, const struct sys_vma *vma)
+{
+	if (is_file_of(fd, vma))
+		return fd;
+	sys_close(fd);
+	return -ENOENT;
+}
+
+/* The rest of the mapping's line in maps, from its name on. */
+static int open_by_name(int maps_fd, const struct sys_vma *vma)
+{
+	char line[4096 + 128];
+	const char *name = NULL;
+	struct reader r = { .fd = reopen(maps_fd) };
+	const char *p;
+
+	if (r.fd < 0)
+		return r.fd;
+	while (!name && reader_line(&r, line, sizeof(line)) > 0) {
+		p = line;
+		if (parse_hex(&p) == vma->start)
+			name = strchr(line, '/');
+	}
+	sys_close(r.fd);
+	/* O_NONBLOCK: a name may lead to a pipe by now. */
+	return name ? checked((int)sys_ret(open(name, O_RDONLY | O_CLOEXEC | O_NONBLOCK)), vma) :
+		      -ENOENT;
+}
+
+/* For files that have no name any more. */
+static int open_by_descriptor(const struct sys_vma *vma)
+{
+	long most = sysconf(_SC_OPEN_MAX);
+
+	most = most > 0 && most < 65536 ? most : 65536;
+	for (int fd = 0; fd < most; fd++)
+		if (is_file_of(fd, vma))
+			return checked(reopen(fd), vma);
+	return -ENOENT;
+}
+
+int sys_vma_open(int maps_fd, const struct sys_vma *vma)
+{
+	char path[64] = "/proc/self/map_files/";
+	char *at = put_hex(path + strlen(path), vma->start);
+	int fd;
+
+	*at++ = '-';
+	*put_hex(at, vma->end) = '\0';
+	fd = checked((int)sys_ret(open(path, O_RDONLY | O_CLOEXEC)), vma);
+	if (fd < 0)
+		fd = open_by_name(maps_fd, vma);
+	return fd < 0 ? open_by_descriptor(vma) : fd;
 }
 
 /* ---------------------------------------------------------------- page states */
@@ -239,6 +328,7 @@ static int vma_find_query(int maps_fd, uintptr_t addr, struct sys_vma *vma)
 #define PM_PRESENT	BIT(63)
 #define PM_SWAP		BIT(62)
 #define PM_FILE		BIT(61)
+#define PM_PFN		(BIT(55) - 1)	/* 0 without privilege */
 
 static uint8_t scan_state(uint64_t categories)
 {
@@ -296,8 +386,39 @@ static int states_scan(int fd, uintptr_t start, size_t nr_pages, uint8_t *states
 	return 0;
 }
 
+/*
+ * The zero page is told by its number, which a page that was only read has; where that
+ * is not shown it looks like any other. Learnt when pagemap is opened, for it maps memory.
+ */
+static _Atomic uint64_t zero_pfn;
+
+static void learn_zero_pfn(int fd)
+{
+	size_t page = sys_page_size();
+	uint64_t entry = 0;
+	void *p;
+
+	if (atomic_load_explicit(&zero_pfn, memory_order_relaxed) || sys_map_anon(page, &p))
+		return;
+	(void)*(volatile char *)p;
+	if (pread(fd, &entry, sizeof(entry), (off_t)((uintptr_t)p / page * sizeof(entry))) ==
+	    (ssize_t)sizeof(entry))
+		atomic_store_explicit(&zero_pfn, entry & PM_PFN, memory_order_relaxed);
+	sys_munmap(p, page);
+}
+
+static uint8_t entry_state(uint64_t entry, uint64_t zero)
+{
+	return (uint8_t)((entry & PM_PRESENT ? SYS_PAGE_PRESENT : 0) |
+			 (entry & PM_PRESENT && zero && (entry & PM_PFN) == zero ?
+			  SYS_PAGE_ZERO : 0) |
+			 (entry & PM_SWAP ? SYS_PAGE_SWAPPED : 0) |
+			 (entry & PM_FILE ? SYS_PAGE_FILE : 0));
+}
+
 static int states_read(int fd, uintptr_t start, size_t nr_pages, uint8_t *states)
 {
+	uint64_t zero = atomic_load_explicit(&zero_pfn, memory_order_relaxed);
 	uint64_t entries[512];
 	size_t page = start / sys_page_size();
 	size_t nr;
@@ -315,9 +436,7 @@ static int states_read(int fd, uintptr_t start, size_t nr_pages, uint8_t *states
 			return got < 0 ? (int)got : -EFAULT;
 		nr = (size_t)got / sizeof(entries[0]);
 		for (size_t i = 0; i < nr; i++)
-			states[i] = (entries[i] & PM_PRESENT ? SYS_PAGE_PRESENT : 0) |
-				    (entries[i] & PM_SWAP ? SYS_PAGE_SWAPPED : 0) |
-				    (entries[i] & PM_FILE ? SYS_PAGE_FILE : 0);
+			states[i] = entry_state(entries[i], zero);
 	}
 	return 0;
 }
@@ -331,7 +450,11 @@ int sys_maps_open(void)
 
 int sys_pagemap_open(void)
 {
-	return (int)sys_ret(open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+	int fd = (int)sys_ret(open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+
+	if (fd >= 0)	/* the probe of what makes it needless opens pagemap, too */
+		learn_zero_pfn(fd);
+	return fd;
 }
 
 int sys_vma_find(int maps_fd, uintptr_t addr, struct sys_vma *vma)

@@ -112,6 +112,7 @@ int sys_uffd_read(int fd, struct uffd_msg *msgs, unsigned int nr);
 int sys_reserve(size_t len, size_t align, void **out);
 int sys_map_fixed(void *addr, size_t len, int prot);	/* fresh anonymous memory, over what is there */
 int sys_map_anon(size_t len, void **out);		/* RW, NORESERVE, where the kernel likes */
+int sys_map_file_fixed(void *addr, size_t len, int fd, uint64_t offset);	/* private, PROT_READ */
 int sys_munmap(void *addr, size_t len);
 int sys_mprotect(void *addr, size_t len, int prot);
 int sys_madvise(void *addr, size_t len, int advice);
@@ -124,6 +125,15 @@ int sys_mremap_dontunmap(uintptr_t src, size_t len, uintptr_t dst);
  * touch. 0; -EFAULT (gap, no permission, fault failed), -ENOMEM.
  */
 int sys_populate(uintptr_t start, size_t len, bool write);
+
+/*
+ * A pipe, O_CLOEXEC | O_NONBLOCK, that holds up to *@room bytes of whole pages, perhaps
+ * less than @want. sys_vmsplice() has it hold the very pages at @addr, which need not
+ * hold still. sys_read_full() reads @len bytes or what there is.
+ */
+int sys_pipe(int fds[2], size_t want, size_t *room);
+ssize_t sys_vmsplice(int fd, uintptr_t addr, size_t len);
+ssize_t sys_read_full(int fd, void *buf, size_t len);
 
 /* Guarded copies on this very process: bytes copied (may be short), or -EFAULT. */
 ssize_t sys_copy_from(void *dst, uintptr_t addr, size_t len);
@@ -176,13 +186,21 @@ int sys_random(void *dst, size_t len);
 #define SYS_VMA_SPECIAL	BIT(6)	/* [vdso], [vvar], [vsyscall] ... */
 #define SYS_VMA_SHMEM	BIT(7)	/* FILE of no file: memfd, shared anonymous, SysV, hugetlb */
 #define SYS_VMA_SHRINKS	BIT(8)	/* FILE that somebody can truncate: files, memfd */
+#define SYS_VMA_HUGETLB	BIT(9)	/* of hugetlb, as far as the kernel says */
 
 struct sys_vma {
 	uintptr_t start, end;
 	uint32_t flags;		/* SYS_VMA_* */
 	uint64_t offset;	/* of a file mapping */
 	uint64_t inode;
+	uint32_t dev_major, dev_minor;
 };
+
+/*
+ * The file of a file mapping, O_RDONLY | O_CLOEXEC: by /proc/self/map_files, which asks for
+ * privilege, by its name, or by a descriptor that the process has of it. -ENOENT.
+ */
+int sys_vma_open(int maps_fd, const struct sys_vma *vma);
 
 /* /proc/self/maps and /proc/self/pagemap, O_CLOEXEC. */
 int sys_maps_open(void);
@@ -234,6 +252,9 @@ uint64_t sys_threads_mark(uint32_t *nr);
  * faults.
  */
 void sys_for_each_static(void (*fn)(uintptr_t start, uintptr_t end, void *ctx), void *ctx);
+
+/* Is any of [start, end) part of the program or of a library that is loaded? May lock. */
+bool sys_in_object(uintptr_t start, uintptr_t end);
 
 int sys_eventfd(void);
 int sys_eventfd_signal(int fd);
