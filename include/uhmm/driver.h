@@ -374,6 +374,42 @@ void hmm_migrate_finalize(struct hmm_mm *mm, struct hmm_migrate *migrate);
 int64_t hmm_migrate_to_device(struct hmm_mm *mm, struct hmm_devmem *devmem, uintptr_t start,
 			      uintptr_t end, uint64_t flags, uint64_t *reasons) HMM_MUST_CHECK;
 
+/**
+ * hmm_adopt() - make private copies of a file's pages migratable
+ *
+ * Userfaultfd cannot hold a private mapping of a file, so its pages are refused as
+ * HMM_REASON_FILE (or _SHARED, of a memfd). This puts anonymous memory in the place of
+ * each such mapping that has a private copy (a page that was written) in [start, end):
+ * of the whole mapping, so that to the program it stays one. Every byte is kept, also
+ * those that other threads store meanwhile; pages that were the file's become private
+ * copies. Afterwards madvise(MADV_DONTNEED) brings the file's data back as before.
+ *
+ * What differs from then on: /proc/PID/maps shows anonymous memory, the memory of the
+ * whole mapping counts as the process's, what others write to the file is not seen
+ * before a MADV_DONTNEED, an mremap that grows the mapping appends zeros, and a forked
+ * child, as well as this process once the mm is destroyed, has plain anonymous memory.
+ * Not for memory that is the target of DMA (io_uring, O_DIRECT, RDMA) at the time, which
+ * cannot be told. In an mm that is not STRICT the program must not change the mapping
+ * meanwhile.
+ *
+ * Left alone: what is mlocked, hugetlb, or of a loaded program or library; and files
+ * that cannot be opened any more (no name, no descriptor, and no privilege for
+ * /proc/self/map_files).
+ *
+ * Context: any thread, not from a callback; blocks, for reading the file too.
+ *
+ * Return: private copies carried over, of all of the mappings; 0 if there was none; or,
+ *   where nothing could be done,
+ *   -EINVAL      not aligned, end <= start, beyond user space
+ *   -EOPNOTSUPP  no userfaultfd events (4.11) or mremap(DONTUNMAP) (5.7); or not the
+ *                mm of this process
+ *   -ENOENT      the file cannot be opened
+ *   -EBUSY       the mapping changed, or the process forks
+ *   -ENOMEM      address space, memory or descriptors
+ *   -ECHILD, -EDEADLK
+ */
+int64_t hmm_adopt(struct hmm_mm *mm, uintptr_t start, uintptr_t end) HMM_MUST_CHECK;
+
 /* ------------------------------------------------------------------ exclusive */
 
 /**

@@ -179,7 +179,7 @@ uint64_t hmm_mm_flags(const struct hmm_mm *mm);
 enum hmm_reason {
 	HMM_REASON_NONE,
 	HMM_REASON_PINNED,	/* DMA may go to it (io_uring, RDMA, VFIO, O_DIRECT) */
-	HMM_REASON_SHARED,	/* shared memory: memfd, shared anonymous, hugetlb */
+	HMM_REASON_SHARED,	/* shared memory: memfd, shared anonymous */
 	HMM_REASON_FILE,	/* mapping of a file, private copies included */
 	HMM_REASON_LOCKED,	/* mlock */
 	HMM_REASON_FOREIGN,	/* the program's own userfaultfd holds the mapping */
@@ -192,6 +192,7 @@ enum hmm_reason {
 	HMM_REASON_DEVICE,	/* already in a device's memory, and that was not asked for */
 	HMM_REASON_COPY,	/* the driver gave no destination, or its copy failed */
 	HMM_REASON_KERNEL,	/* this kernel has no safe way to take it */
+	HMM_REASON_HUGETLB,	/* pages of hugetlb */
 	HMM_REASONS
 };
 
@@ -222,6 +223,7 @@ struct hmm_stats {
 	uint64_t copied_pages;		/* ... or by copy */
 	uint64_t moved_huge;		/* 2 MiB pages moved whole */
 	uint64_t metadata_bytes;	/* RAM for the directory and devmem tables, now */
+	uint64_t adopted_pages;		/* private copies that hmm_adopt() has carried over */
 };
 
 /**

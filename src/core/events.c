@@ -20,6 +20,7 @@
  * a REMAP carries to an address can be met by the UNMAP of that address's old life,
  * if the thread that unmapped it is that late.
  */
+#include "core/adoption.h"
 #include "core/devmem.h"
 #include "core/remote.h"
 
@@ -46,6 +47,8 @@ static void on_unmap(struct hmm_mm *mm, enum hmm_event_type type, uintptr_t star
 		return;
 	mm_invalidate(mm, type, start, end, NULL);
 	mm_drop(mm, start, end);
+	if (type == HMM_EVENT_UNMAP)
+		adopt_forget(mm, start, end);
 	mm->stats.changes++;
 }
 
@@ -57,6 +60,8 @@ static void on_remap(struct hmm_mm *mm, uintptr_t from, uintptr_t to, size_t len
 	mm_invalidate(mm, HMM_EVENT_UNMAP, from, from + len, NULL);
 	mm_invalidate(mm, HMM_EVENT_UNMAP, to, to + len, NULL);
 	mm_rekey(mm, from, to, len);
+	/* Unless it was DONTUNMAP, the old place's own UNMAP follows. */
+	adopt_follow(mm, from, to, len, true);
 	mm->stats.changes++;
 }
 

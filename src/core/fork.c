@@ -14,6 +14,7 @@
 #include <pthread.h>
 #include <string.h>
 
+#include "core/adoption.h"
 #include "core/devmem.h"
 
 static pthread_once_t watch_once = PTHREAD_ONCE_INIT;
@@ -46,6 +47,7 @@ void fork_gate_close(struct hmm_mm *mm)
 		lock_release(&mm->lock);
 	} while (!home);
 	lock_acquire(&mm->lock);
+	adopt_fill_all(mm, mm->uffd);	/* the child's memory is plain */
 	mm_release_all(mm, false);	/* or the kernel would tell us of this fork too */
 	mm_invalidate(mm, HMM_EVENT_FORK, 0, sys_task_size(), NULL);
 	mm->stats.forks++;
@@ -186,7 +188,8 @@ void fork_serve(struct hmm_mm *mm, int child_uffd)
 			 mm->can_poison)
 			sys_uffd_poison(child_uffd, a, mm->page);
 	}
-	mm->stats.forks++;
+	adopt_fill_all(mm, child_uffd);
+	mm->stats.forks += !mm->fork_gate;	/* else it has been counted */
 	arena_free(buffer, mm->page);
 	sys_close(child_uffd);
 }

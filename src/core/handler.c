@@ -10,6 +10,7 @@
  */
 #include <signal.h>
 
+#include "core/adoption.h"
 #include "core/devmem.h"
 #include "core/thread.h"
 
@@ -42,6 +43,7 @@ static uint32_t zero_window(struct hmm_mm *mm, uintptr_t addr)
 	else
 		mm->zero_window = 1;
 	end = directory_next(&mm->dir, addr + mm->page, addr + mm->zero_window * mm->page);
+	end = adopt_next(mm, addr + mm->page, end);
 	if (end > block_base(addr) + arena_chunk_bytes())
 		end = block_base(addr) + arena_chunk_bytes();
 	return (uint32_t)((end - addr) / mm->page);
@@ -50,11 +52,14 @@ static uint32_t zero_window(struct hmm_mm *mm, uintptr_t addr)
 /* A hole was touched. What is ahead of a sequential toucher is filled with it. */
 static void fill_hole(struct hmm_mm *mm, const struct fault *f)
 {
-	uint32_t nr = zero_window(mm, f->addr);
+	uint32_t nr;
 	size_t done = 0;
 	int ret;
 
 	directory_block_set_huge(&mm->dir, f->addr, false);
+	if (adopt_fill(mm, f->addr, f->tid))
+		return;
+	nr = zero_window(mm, f->addr);
 	ret = sys_uffd_zeropage(mm->uffd, f->addr, nr * mm->page, 0, &done);
 	if (!done && ret != -EAGAIN && nr > 1)	/* the window reached beyond the mapping */
 		ret = sys_uffd_zeropage(mm->uffd, f->addr, mm->page, 0, &done);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/adoption.h"
 #include "core/devmem.h"
 
 #define STARVED_MAX	500u	/* waits of 2 ms for memory to give a page in */
@@ -218,13 +219,15 @@ static void sort_out(struct hmm_mm *mm, struct isolation *iso, uint32_t first, u
 			tried_by = TRIED_NOT;	/* unmapped meanwhile: nobody's */
 		if (present && iso->where[i])
 			iso->kind[i] = state & SYS_PAGE_ZERO ? SLOT_ZERO : SLOT_CONTENT;
-		else if (tried_by == TRIED_PASSED)
+		else if (tried_by == TRIED_PASSED && !adopt_has(mm, iso->where[i]))
 			iso->kind[i] = SLOT_HOLE;
 		if (iso->kind[i] != SLOT_NONE) {
 			iso->nr++;
 			continue;
 		}
-		iso->reason[i] = tried_by == TRIED_BUSY ? HMM_REASON_PINNED : reason;
+		/* A hole of what is adopted is not zeros but the file's data. */
+		iso->reason[i] = tried_by == TRIED_BUSY ? HMM_REASON_PINNED :
+				 tried_by == TRIED_PASSED ? HMM_REASON_FILE : reason;
 		slot_revert(mm, iso, i);
 	}
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/adoption.h"
 #include "core/devmem.h"
 #include "core/limbo.h"
 #include "core/opts.h"
@@ -38,6 +39,12 @@ __attribute__((noinline)) void stack_prepare(void)
 
 /* Neighbours to each side that are trapped with a mapping. */
 #define RUN_NEIGHBOURS	8
+
+/* Has the library a page of [start, end) somewhere else, or the file's data for it? */
+static bool holds(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
+{
+	return directory_next(&mm->dir, start, end) != end || adopt_next(mm, start, end) != end;
+}
 
 /* What of a control block lies beyond the robust list's head that we are shown. */
 #define TCB_REST	2048u
@@ -233,6 +240,8 @@ int mm_vma(struct hmm_mm *mm, uintptr_t addr, struct sys_vma *vma)
 
 enum hmm_reason mm_vma_reason(const struct hmm_mm *mm, const struct sys_vma *vma)
 {
+	if (vma->flags & SYS_VMA_HUGETLB)
+		return HMM_REASON_HUGETLB;
 	if (vma->flags & SYS_VMA_SHMEM)
 		return HMM_REASON_SHARED;
 	if (vma->flags & (SYS_VMA_FILE | SYS_VMA_SHARED))
@@ -317,7 +326,7 @@ void mm_vma_join(struct hmm_mm *mm, uintptr_t addr)
 	if (mm_vma(mm, addr, &vma) || vma.start > addr || !mappings_merge(mm, &vma))
 		return;
 	mapping_run(mm, &vma, &start, &end);
-	if (directory_next(&mm->dir, start, end) != end)
+	if (holds(mm, start, end))
 		(void)sys_uffd_register(mm->uffd, start, end - start, SYS_UFFD_MISSING);
 	else
 		(void)sys_uffd_unregister(mm->uffd, start, end - start);
@@ -332,7 +341,7 @@ void mm_vma_release(struct hmm_mm *mm, uintptr_t addr)
 	if (mm_vma(mm, addr, &vma) || vma.start > addr || !mm_vma_anonymous(mm, &vma))
 		return;
 	mapping_run(mm, &vma, &start, &end);
-	if (directory_next(&mm->dir, start, end) != end)
+	if (holds(mm, start, end))
 		return;
 	if (sys_uffd_unregister(mm->uffd, start, end - start))
 		sys_uffd_unregister(mm->uffd, vma.start, vma.end - vma.start);
@@ -345,7 +354,7 @@ void mm_release_all(struct hmm_mm *mm, bool lost_too)
 	lock_assert_held(&mm->lock);
 	for (uintptr_t a = 0; !sys_vma_find(mm->maps_fd, a, &vma); a = vma.end)
 		if (mm_vma_anonymous(mm, &vma) &&
-		    (lost_too || directory_next(&mm->dir, vma.start, vma.end) == vma.end))
+		    (lost_too || !holds(mm, vma.start, vma.end)))
 			(void)sys_uffd_unregister(mm->uffd, vma.start, vma.end - vma.start);
 }
 
@@ -630,7 +639,9 @@ int hmm_mm_destroy(struct hmm_mm *mm)
 	strict_stop(mm);
 	/* A handler that ends may unmap memory of its own: nobody would read of that. */
 	lock_acquire(&mm->lock);
+	adopt_fill_all(mm, mm->uffd);
 	mm_release_all(mm, true);
+	adopt_close(mm);
 	lock_release(&mm->lock);
 	handlers_stop(mm->family);
 	mm->alive = 0;
@@ -669,6 +680,7 @@ const char *hmm_reason_name(enum hmm_reason reason)
 		[HMM_REASON_GAP] = "gap",	    [HMM_REASON_BUSY] = "busy",
 		[HMM_REASON_NOMEM] = "nomem",	    [HMM_REASON_DEVICE] = "device",
 		[HMM_REASON_COPY] = "copy",	    [HMM_REASON_KERNEL] = "kernel",
+		[HMM_REASON_HUGETLB] = "hugetlb",
 	};
 	_Static_assert(ARRAY_SIZE(names) == HMM_REASONS, "name every reason");
 

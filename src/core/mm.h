@@ -73,6 +73,7 @@ struct static_list {
 
 struct remote;
 struct sys_notif;
+struct adoptions;
 
 /*
  * What differs between the address space of this process (local.c) and that of
@@ -168,6 +169,7 @@ struct hmm_mm {
 	uint32_t fork_gate;		/* forks under way, no agent: nothing may be taken */
 	uint32_t forkers[FORKERS_MAX];	/* threads in libc's fork, 0: nobody */
 	uint32_t users;			/* process lock: strict's threads at work in here */
+	struct adoptions *adoptions;	/* adoption.h; NULL: none */
 	uintptr_t limbo;		/* address space for a block, from the first use on */
 	void *exclusive_pages;		/* EXCLUSIVE_MAX pages, reserved at the first use */
 	uint64_t exclusive_used[EXCLUSIVE_MAX / 64];

@@ -21,6 +21,7 @@
 #include <sys/shm.h>
 #include <sys/syscall.h>
 
+#include "core/adoption.h"
 #include "core/devmem.h"
 #include "sys/seccomp.h"
 
@@ -75,6 +76,7 @@ static int64_t do_unmap(struct hmm_mm *mm, const struct sys_notif *n, uintptr_t 
 		return ret;
 	}
 	mm_drop(mm, start, end);
+	adopt_forget(mm, start, end);
 	if (n->nr == SYS_mmap)
 		mm_vma_join(mm, start);
 	return ret;
@@ -193,10 +195,13 @@ static void remapped(struct hmm_mm *mm, const struct sys_notif *n, uintptr_t to)
 	if (n->args[3] & UHMM_MREMAP_DONTUNMAP)
 		kept = old_len;
 	mm_drop(mm, from + kept, from + old_len);
+	adopt_forget(mm, from + kept, from + old_len);
 	if (to == from)
 		return;
 	mm_drop(mm, to, to + new_len);
+	adopt_forget(mm, to, to + new_len);
 	mm_rekey(mm, from, to, kept);
+	adopt_follow(mm, from, to, kept, n->args[3] & UHMM_MREMAP_DONTUNMAP);
 	mm_vma_join(mm, to);
 }
 

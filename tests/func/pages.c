@@ -576,7 +576,7 @@ static void hugetlb_stays(void **state)
 	p = mmap(NULL, HUGE, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
 	if (p != MAP_FAILED) {
 		fill(p, NR, 16);
-		assert_refused(w, p, 512, HMM_REASON_SHARED);
+		assert_refused(w, p, 512, HMM_REASON_HUGETLB);
 		assert_device_reaches(w, p, NR, 16);
 		munmap(p, HUGE);
 	}
