@@ -332,11 +332,36 @@ void mm_vma_join(struct hmm_mm *mm, uintptr_t addr)
 		(void)sys_uffd_unregister(mm->uffd, start, end - start);
 }
 
+/*
+ * Before a mapping is let go: what the program has just moved to it, or beside it, is in
+ * the directory only once the event has been read.
+ *
+ *	handler				program
+ *	-------				-------
+ *	the last page of A: home
+ *	.				mremap(B) to beside A, pages away and all
+ *	nothing of [A, B) is away:
+ *	  unregister [A, B)
+ *	read REMAP: B's pages are there		B reads as zeros
+ */
+static void events_settle(struct hmm_mm *mm)
+{
+	const struct timespec tick = { .tv_nsec = 20 * 1000 };
+	_Atomic uint32_t never = 0;
+
+	while (!(mm->flags & HMM_MM_STRICT) && sys_uffd_changing(mm->uffd)) {
+		mm_drain(mm);
+		if (sys_uffd_changing(mm->uffd))
+			sys_futex_wait(&never, 0, &tick);
+	}
+}
+
 void mm_vma_release(struct hmm_mm *mm, uintptr_t addr)
 {
 	struct sys_vma vma;
 	uintptr_t start, end;
 
+	events_settle(mm);
 	mm->tcbs.valid = false;
 	if (mm_vma(mm, addr, &vma) || vma.start > addr || !mm_vma_anonymous(mm, &vma))
 		return;
@@ -352,6 +377,7 @@ void mm_release_all(struct hmm_mm *mm, bool lost_too)
 	struct sys_vma vma;
 
 	lock_assert_held(&mm->lock);
+	events_settle(mm);
 	for (uintptr_t a = 0; !sys_vma_find(mm->maps_fd, a, &vma); a = vma.end)
 		if (mm_vma_anonymous(mm, &vma) &&
 		    (lost_too || !holds(mm, vma.start, vma.end)))

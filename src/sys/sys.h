@@ -103,6 +103,9 @@ int sys_uffd_move(int fd, uintptr_t dst, uintptr_t src, size_t len, unsigned int
 int sys_uffd_poison(int fd, uintptr_t start, size_t len);
 int sys_uffd_writeprotect(int fd, uintptr_t start, size_t len, bool protect);
 
+/* Is a change of a mapping under way, or done, whose event has not been read? */
+bool sys_uffd_changing(int fd);
+
 /* Up to @nr messages; 0 when there is none; never blocks. */
 int sys_uffd_read(int fd, struct uffd_msg *msgs, unsigned int nr);
 

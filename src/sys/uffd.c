@@ -175,6 +175,14 @@ int sys_uffd_writeprotect(int fd, uintptr_t start, size_t len, bool protect)
 	return sys_ret(ioctl(fd, UFFDIO_WRITEPROTECT, &wp));
 }
 
+/* The kernel asks that of itself before it looks at what is to be filled: here, nothing. */
+bool sys_uffd_changing(int fd)
+{
+	struct uffdio_copy nothing = { .len = 0 };
+
+	return sys_ret(ioctl(fd, UFFDIO_COPY, &nothing)) == -EAGAIN;
+}
+
 int sys_uffd_read(int fd, struct uffd_msg *msgs, unsigned int nr)
 {
 	long ret;

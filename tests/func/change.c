@@ -291,6 +291,29 @@ static void moved_pages_are_tracked_at_the_new_place(void **state)
 	munmap(q, NR * page);
 }
 
+/*
+ * Pages away that move to beside a mapping whose last page has just come home keep their
+ * bytes: that one is let go alone.
+ */
+static void moved_beside_one_let_go(void **state)
+{
+	struct world *w = *state;
+
+	for (uint32_t i = 0; i < 300; i++) {
+		unsigned char *p = map_filled(2 * NR, i);
+		unsigned char *to = map_pages(2 * NR, PROT_NONE, 0);
+
+		to_device(w, w->dev, p, 2 * NR);
+		assert_ptr_equal(mremap(p + NR * page, NR * page, NR * page, MREMAP_MAYMOVE |
+					MREMAP_FIXED, to + NR * page), to + NR * page);
+		assert_holds(to + NR * page, NR, i, NR);
+		assert_ptr_equal(mremap(p, NR * page, NR * page, MREMAP_MAYMOVE | MREMAP_FIXED, to),
+				 to);
+		assert_holds(to, NR, i, 0);
+		munmap(to, 2 * NR * page);
+	}
+}
+
 /* MREMAP_DONTUNMAP: the new place has the bytes, the old one is empty but mapped. */
 static void mremap_dontunmap_leaves_an_empty_mapping(void **state)
 {
@@ -772,6 +795,7 @@ int main(void)
 		world_test(mremap_moves_a_part),
 		world_test(mremap_fixed_onto_migrated_pages),
 		world_test(moved_pages_are_tracked_at_the_new_place),
+		world_test(moved_beside_one_let_go),
 		world_test(mremap_dontunmap_leaves_an_empty_mapping),
 		world_test(failed_mremap_changes_nothing),
 		world_test(dontneed_of_a_part),
