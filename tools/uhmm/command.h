@@ -11,10 +11,16 @@
 
 #include <uhmm/plugin.h>
 
-#define EXIT_USAGE	2
+#define EXIT_USAGE		2
+
+/* Of the commands that run a program, whose own status it is otherwise. */
+#define EXIT_UHMM_FAILED	125
+#define EXIT_CANNOT_EXECUTE	126
+#define EXIT_NOT_FOUND		127
 
 int doctor_main(int argc, char **argv);
 int devices_main(int argc, char **argv);
+int dmirror_main(int argc, char **argv);
 int run_main(int argc, char **argv);
 
 /*
@@ -22,6 +28,12 @@ int run_main(int argc, char **argv);
  * on, or the status to exit with; @json is written when it is -1.
  */
 int report_options(int argc, char **argv, const char *help, bool *json);
+
+/*
+ * Where a library of ours lies, @built and @installed being its places as seen from this
+ * command. 0, -ENOENT, or why the command's own place is not known.
+ */
+int find_library(const char *built, const char *installed, char *path, size_t size);
 
 /* A JSON string with its quotes, escaped; null for NULL. */
 void json_string(FILE *to, const char *text);

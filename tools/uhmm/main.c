@@ -25,7 +25,7 @@ static const struct command {
 	{ "bench", "benchmarks, each beside its floor", NULL },
 #endif
 	{ "run", "run an unmodified program, its memory watched", run_main },
-	{ "dmirror", "run a program that sees /dev/hmm_dmirror0...3", NULL },
+	{ "dmirror", "run a program that sees /dev/hmm_dmirror0...3", dmirror_main },
 	{ "top", "live view of running monitors", NULL },
 };
 

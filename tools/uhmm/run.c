@@ -16,9 +16,6 @@
 #include "report.h"
 #include "sys/process.h"
 
-#define EXIT_UHMM_FAILED	125
-#define EXIT_CANNOT_EXECUTE	126
-#define EXIT_NOT_FOUND		127
 #define EXIT_SIGNAL		128
 
 static const char run_help[] =
@@ -147,30 +144,6 @@ static int parse(int argc, char **argv, struct run_options *out)
 	return optind < argc ? 0 : usage("what is the", "PROGRAM?");
 }
 
-/* ---------------------------------------------------------------- the agent's library */
-
-/* Beside the command: where it was built, or where both are installed. */
-static int find_preload(char *path, size_t size)
-{
-	static const char *const places[] = {
-		"../../preload/libuhmm-preload.so",
-		UHMM_PRELOAD_FROM_BINDIR,
-	};
-	char self[512];
-	int ret, len;
-
-	ret = sys_program_path(self, sizeof(self));
-	if (ret)
-		return ret;
-	*strrchr(self, '/') = '\0';
-	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
-		len = snprintf(path, size, "%s/%s", self, places[i]);
-		if (len > 0 && (size_t)len < size && sys_file_exists(path))
-			return 0;
-	}
-	return -ENOENT;
-}
-
 /* ---------------------------------------------------------------- running */
 
 static int exit_status(const struct monitor_result *result)
@@ -209,7 +182,8 @@ static int run(const struct run_options *options, struct policy *policy, char **
 	};
 	int ret, status;
 
-	ret = find_preload(preload, sizeof(preload));
+	ret = find_library("../../preload/libuhmm-preload.so", UHMM_PRELOAD_FROM_BINDIR,
+			   preload, sizeof(preload));
 	if (ret) {
 		fputs("uhmm run: libuhmm-preload.so is not where it was installed\n", stderr);
 		return EXIT_UHMM_FAILED;
