@@ -8,12 +8,24 @@
 #include <errno.h>
 #include <string.h>
 
+#include "bulk.h"
 #include "dmirror.h"
 
 /* The kernel's driver finds 256 MiB more whenever it is full; we reserve at open. */
 #define MEMORY_BYTES	(4ULL << 30)
 
 const char dmirror_owner[] = "dmirror";
+
+/* Runs of a large request; of a small one the bytes are wanted again at once. */
+static void copy_run(struct dmirror_device *d, void *to, const void *from, uint64_t nr_pages)
+{
+	size_t len = nr_pages * d->frames.page_size;
+
+	if (atomic_load_explicit(&d->large_requests, memory_order_relaxed))
+		bulk_copy(to, from, len);
+	else
+		memcpy(to, from, len);
+}
 
 static int copy_to_device(struct hmm_devmem *devmem, struct hmm_copy *copy,
 			  const struct hmm_copy_run *runs, size_t nr_runs)
@@ -24,8 +36,8 @@ static int copy_to_device(struct hmm_devmem *devmem, struct hmm_copy *copy,
 	(void)copy;
 	for (size_t i = 0; i < nr_runs; i++) {
 		if (runs[i].cpu)
-			memcpy(frames_at(&d->frames, runs[i].index), runs[i].cpu,
-			       runs[i].nr_pages * page);
+			copy_run(d, frames_at(&d->frames, runs[i].index), runs[i].cpu,
+				 runs[i].nr_pages);
 		else
 			memset(frames_at(&d->frames, runs[i].index), 0, runs[i].nr_pages * page);
 	}
@@ -36,12 +48,10 @@ static int copy_from_device(struct hmm_devmem *devmem, struct hmm_copy *copy,
 			    const struct hmm_copy_run *runs, size_t nr_runs)
 {
 	struct dmirror_device *d = hmm_devmem_ctx(devmem);
-	size_t page = d->frames.page_size;
 
 	(void)copy;
 	for (size_t i = 0; i < nr_runs; i++)
-		memcpy(runs[i].cpu, frames_at(&d->frames, runs[i].index),
-		       runs[i].nr_pages * page);
+		copy_run(d, runs[i].cpu, frames_at(&d->frames, runs[i].index), runs[i].nr_pages);
 	return 0;
 }
 

@@ -37,6 +37,9 @@
 #include "protocol.h"
 #include "table.h"
 
+/* A request of this many bytes is large: nothing of its start is cached at its end. */
+#define LARGE_BYTES	(8UL << 20)
+
 /* Pages looked at, faulted or copied in one step. */
 #define PIECE_PAGES	64u
 
@@ -51,6 +54,7 @@ struct dmirror_device {
 	uint32_t id;			/* hmm_devmem_id() */
 	bool coherent;
 	_Atomic bool fail_large;	/* FLAGS: the next large allocation fails */
+	_Atomic uint32_t large_requests;	/* under way: more than caches hold */
 	struct frames frames;
 };
 

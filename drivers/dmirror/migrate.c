@@ -169,9 +169,10 @@ static int move_or_adopt(struct move *mv, uintptr_t start, uintptr_t end)
 static int move_all(struct request *r)
 {
 	uintptr_t bytes = piece_bytes(r->mirror), stop;
-	struct move mv = { .request = r };
+	struct move mv;
 	int ret = 0;
 
+	mv.request = r;
 	for (uintptr_t va = r->start; va < r->end && !ret; va = stop) {
 		stop = min_addr((va & ~(bytes - 1)) + bytes, r->end);
 		ret = move_or_adopt(&mv, va, stop);
@@ -187,7 +188,7 @@ static int move_all(struct request *r)
  */
 static int find_piece(struct dmirror *m, uintptr_t start, uintptr_t end, uint32_t *frames)
 {
-	uint64_t pfns[PIECE_PAGES], seq;
+	uint64_t pfns[FRAMES_BLOCK], seq;
 	size_t nr = (end - start) / m->process->page_size;
 	int ret;
 
@@ -209,7 +210,7 @@ static int find_piece(struct dmirror *m, uintptr_t start, uintptr_t end, uint32_
 static int find_all(struct request *r, uint32_t *frames)
 {
 	struct dmirror *m = r->mirror;
-	uintptr_t bytes = PIECE_PAGES * m->process->page_size, stop;
+	uintptr_t bytes = piece_bytes(m), stop;
 	int ret = 0;
 
 	for (uintptr_t va = r->start; va < r->end && !ret; va = stop) {
@@ -261,10 +262,25 @@ static int return_data(struct request *r)
 	return ret;
 }
 
+static void large_begin(struct request *r)
+{
+	if (request_bytes(r) >= LARGE_BYTES)
+		atomic_fetch_add(&r->mirror->device->large_requests, 1);
+}
+
+static void large_end(struct request *r)
+{
+	if (request_bytes(r) >= LARGE_BYTES)
+		atomic_fetch_sub(&r->mirror->device->large_requests, 1);
+}
+
 int request_migrate_to_dev(struct request *r)
 {
-	int ret = move_all(r);
+	int ret;
 
+	large_begin(r);
+	ret = move_all(r);
+	large_end(r);
 	return ret ? ret : return_data(r);
 }
 
@@ -303,7 +319,7 @@ static int64_t evict_piece(struct request *r, uintptr_t start, uintptr_t *end)
 	return ret ? ret : pages;
 }
 
-int request_migrate_to_sys(struct request *r)
+static int evict_all(struct request *r)
 {
 	uintptr_t bytes = piece_bytes(r->mirror), stop;
 
@@ -318,4 +334,14 @@ int request_migrate_to_sys(struct request *r)
 			return -EINVAL;
 	}
 	return 0;
+}
+
+int request_migrate_to_sys(struct request *r)
+{
+	int ret;
+
+	large_begin(r);
+	ret = evict_all(r);
+	large_end(r);
+	return ret;
 }
