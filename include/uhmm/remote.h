@@ -154,7 +154,7 @@ int hmm_remote_fork_begin(struct hmm_mm *mm, uint32_t tid) HMM_MUST_CHECK;
 
 /**
  * hmm_remote_fork_end() - wait until the address space is copied
- * @tid:   the thread that forks, in the call @nr
+ * @tid:   the thread that forks: in the call @nr, or on its way there without another
  * @child: out: the child's mm, whose faults are served already, or NULL: there is none
  *
  * The child's device pages are the parent's, shared until either writes to or unmaps

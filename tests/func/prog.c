@@ -7,6 +7,7 @@
 #include <linux/futex.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -41,8 +42,7 @@ struct prog_area {
 	char shm[4096] __attribute__((aligned(64)));
 
 	/* What it says of itself. */
-	_Atomic uint32_t ready;
-	int64_t uffd_error;
+	_Atomic uint32_t ready, forks;
 	int32_t tid, agent_tid, uffd;
 	uint64_t features, limbo;
 };
@@ -398,13 +398,15 @@ int64_t prog_change(struct prog *p, long nr, uint64_t a, uint64_t b, uint64_t c,
 
 /* ---------------------------------------------------------------- forks */
 
-static int64_t do_fork(uint64_t area, uint64_t unused, uint64_t unused2)
+static int64_t do_fork(uint64_t area, uint64_t forks, uint64_t unused2)
 {
 	struct prog_area *a = (struct prog_area *)(uintptr_t)area;
-	pid_t pid = fork();
+	pid_t pid;
 
-	(void)unused;
 	(void)unused2;
+	/* No call that can wait stands between this and clone(). */
+	atomic_fetch_add((_Atomic uint32_t *)(uintptr_t)forks, 1);
+	pid = fork();
 	if (pid)
 		return pid < 0 ? -errno : pid;
 	a->tid = (int32_t)syscall(SYS_gettid);
@@ -426,6 +428,16 @@ static int64_t do_take_fd(uint64_t pid, uint64_t fd, uint64_t unused)
 	return ret < 0 ? -errno : ret;
 }
 
+/* Returns when it runs on its way into clone(), or is there: fork_end() can tell. */
+static void prog_go_fork(struct prog *p, struct prog_area *child)
+{
+	const uint32_t seen = atomic_load(&p->area->forks);
+
+	prog_go(p, do_fork, (uintptr_t)child, (uintptr_t)&p->area->forks, 0);
+	while (atomic_load(&p->area->forks) == seen && !is_dead(p))
+		sched_yield();
+}
+
 struct prog *prog_fork(struct prog *p, bool attach)
 {
 	struct prog *child = prog_new();
@@ -433,7 +445,7 @@ struct prog *prog_fork(struct prog *p, bool attach)
 	int64_t pid;
 
 	assert_int_equal(hmm_remote_fork_begin(p->mm, tid), 0);
-	prog_go(p, do_fork, (uintptr_t)child->area, 0, 0);
+	prog_go_fork(p, child->area);
 	assert_int_equal(hmm_remote_fork_end(p->mm, tid, SYS_clone, &child->mm), 0);
 	pid = prog_wait(p);
 	assert_true(pid > 0);
