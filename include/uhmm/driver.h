@@ -86,6 +86,7 @@ struct hmm_fault {
 	uint64_t index;		/* of the page, when the fault was read */
 	uint32_t write;		/* 1: the CPU wants to write */
 	uint32_t thread;	/* its thread id, 0 where the kernel does not say */
+	uint64_t read_ns;	/* when the fault was read; CLOCK_MONOTONIC */
 };
 
 /**

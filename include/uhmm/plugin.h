@@ -27,7 +27,7 @@ extern "C" {
 
 #pragma GCC visibility push(default)
 
-#define HMM_PLUGIN_ABI		1
+#define HMM_PLUGIN_ABI		2
 #define HMM_PLUGIN_OPTIONS	32	/* most entries of an option table */
 
 /* ------------------------------------------------------------------ the plug-in */

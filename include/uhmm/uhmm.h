@@ -236,6 +236,47 @@ struct hmm_stats {
  */
 int hmm_mm_stats(struct hmm_mm *mm, struct hmm_stats *stats) HMM_MUST_CHECK;
 
+/*
+ * Times on a logarithmic scale: bucket[b] counts those in [low(b), low(b + 1)), where
+ * low(b) is b ns for b < 8, and else (8 + b % 8) << (b / 8 - 1) ns: eight steps to each
+ * power of two. The last bucket has no upper end.
+ */
+#define HMM_TIMES_BUCKETS	256
+
+struct hmm_times {
+	uint64_t size;			/* in: sizeof(struct hmm_times) */
+	uint64_t nr;			/* in all buckets */
+	uint64_t sum_ns, max_ns;
+	uint64_t bucket[HMM_TIMES_BUCKETS];
+};
+
+/**
+ * hmm_mm_fault_times() - how long the CPU's faults have taken, since the mm was made
+ *
+ * From the moment the library had read the kernel's message to the moment the page was
+ * in place: of faults on device and exclusive pages. Of those that met a page in flight
+ * the first of each flight, until that had ended. What the kernel takes to wake a handler
+ * and the thread that waits is not in it, nor are first touches of holes.
+ *
+ * Context: any thread.
+ *
+ * Return: 0; -EINVAL on NULL or another size; -ECHILD; -EDEADLK.
+ */
+int hmm_mm_fault_times(struct hmm_mm *mm, struct hmm_times *times) HMM_MUST_CHECK;
+
+/** hmm_times_add() - add the times of @one to @sum. Any thread that owns both; no errors. */
+void hmm_times_add(struct hmm_times *sum, const struct hmm_times *one);
+
+/**
+ * hmm_times_ns() - what @permille of the times do not exceed, in ns
+ * @permille: 500 for the median; from 1000 on the longest
+ *
+ * The upper end of a bucket, so up to an eighth too much, but never above the longest.
+ *
+ * Return: 0 where there are no times.
+ */
+uint64_t hmm_times_ns(const struct hmm_times *times, uint32_t permille);
+
 /**
  * hmm_copy_from_user() - guarded copy out of the managed address space
  * hmm_copy_to_user()   - guarded copy into it

@@ -195,7 +195,7 @@ int devmem_copy_peer(struct hmm_devmem *d, struct hmm_devmem *from,
 /* ---------------------------------------------------------------- faults */
 
 /* The page alone, if it is still away; then the CPU that waits for it goes on. No lock held. */
-static void finish(struct hmm_mm *mm, uintptr_t addr)
+static void finish(struct hmm_mm *mm, uintptr_t addr, uint64_t read_ns)
 {
 	int64_t pages = mm_evict(mm, addr, addr + mm->page, NULL, false);
 	uint64_t e;
@@ -204,9 +204,11 @@ static void finish(struct hmm_mm *mm, uintptr_t addr)
 	e = directory_get(&mm->dir, addr);
 	/* In somebody else's flight: that one's end wakes the CPU. */
 	if (entry_state(e) == PAGE_ISOLATED)
-		mm->isolations[entry_isolation(e)]->waiters = true;
+		isolation_met(mm, e, read_ns);
 	else if (entry_state(e) != PAGE_SYSTEM || pages <= 0)
 		sys_uffd_wake(mm->uffd, addr, mm->page);	/* it changed hands: again */
+	if (entry_state(e) == PAGE_SYSTEM)
+		mm_fault_served(mm, read_ns);
 	lock_release(&mm->lock);
 }
 
@@ -216,7 +218,7 @@ static void finish(struct hmm_mm *mm, uintptr_t addr)
  */
 static void serve(struct hmm_devmem *d, struct hmm_mm *mm, const struct fault *f)
 {
-	struct hmm_fault fault = { mm, f->addr, 0, f->write, f->tid };
+	struct hmm_fault fault = { mm, f->addr, 0, f->write, f->tid, f->read_ns };
 	uint64_t e = 0;
 
 	if (d->ops.migrate_to_ram) {
@@ -233,7 +235,7 @@ static void serve(struct hmm_devmem *d, struct hmm_mm *mm, const struct fault *f
 		devmem_unuse(d);
 		mm_put(mm);
 	}
-	finish(mm, f->addr);
+	finish(mm, f->addr, f->read_ns);
 }
 
 void hmm_fault_done(struct hmm_devmem *d, const struct hmm_fault *fault)
@@ -241,7 +243,7 @@ void hmm_fault_done(struct hmm_devmem *d, const struct hmm_fault *fault)
 	struct hmm_mm *mm = fault->mm;
 
 	stack_prepare();
-	finish(mm, fault->addr);
+	finish(mm, fault->addr, fault->read_ns);
 	mm_put(mm);
 	devmem_unuse(d);
 }

@@ -26,7 +26,7 @@
 
 #define DRAIN_BATCH 16
 
-static void ring_push(struct hmm_mm *mm, const struct uffd_msg *msg)
+static void ring_push(struct hmm_mm *mm, const struct uffd_msg *msg, uint64_t read_ns)
 {
 	uintptr_t addr = msg->arg.pagefault.address & ~(mm->page - 1);
 
@@ -36,6 +36,7 @@ static void ring_push(struct hmm_mm *mm, const struct uffd_msg *msg)
 	}
 	mm->ring[mm->ring_tail++ % FAULT_RING] = (struct fault){
 		.addr = addr,
+		.read_ns = read_ns,
 		.tid = msg->arg.pagefault.feat.ptid,
 		.write = msg->arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WRITE,
 	};
@@ -65,11 +66,11 @@ static void on_remap(struct hmm_mm *mm, uintptr_t from, uintptr_t to, size_t len
 	mm->stats.changes++;
 }
 
-static void handle(struct hmm_mm *mm, const struct uffd_msg *msg)
+static void handle(struct hmm_mm *mm, const struct uffd_msg *msg, uint64_t read_ns)
 {
 	switch (msg->event) {
 	case UFFD_EVENT_PAGEFAULT:
-		ring_push(mm, msg);
+		ring_push(mm, msg, read_ns);
 		break;
 	case UFFD_EVENT_FORK:
 		if (!mm->remote || remote_inherit(mm, (int)msg->arg.fork.ufd))
@@ -91,13 +92,15 @@ void mm_drain(struct hmm_mm *mm)
 {
 	struct uffd_msg msgs[DRAIN_BATCH];
 	uint32_t before = mm->ring_tail;
+	uint64_t now;
 	int nr;
 
 	lock_assert_held(&mm->lock);
 	do {
 		nr = sys_uffd_read(mm->uffd, msgs, DRAIN_BATCH);
+		now = nr > 0 ? sys_now_ns() : 0;
 		for (int i = 0; i < nr; i++)
-			handle(mm, &msgs[i]);
+			handle(mm, &msgs[i], now);
 		/* A full batch may hide an event: read returns faults first. */
 	} while (nr == DRAIN_BATCH);
 	if (mm->ring_tail != before && !thread_state.on_handler)

@@ -83,7 +83,7 @@ static void resolve(struct hmm_mm *mm, const struct fault *f)
 
 	switch (entry_state(e)) {
 	case PAGE_ISOLATED:
-		mm->isolations[entry_isolation(e)]->waiters = true;
+		isolation_met(mm, e, f->read_ns);
 		mm->stats.fault_waits++;
 		break;
 	case PAGE_DEVICE:
@@ -93,6 +93,7 @@ static void resolve(struct hmm_mm *mm, const struct fault *f)
 	case PAGE_EXCLUSIVE:
 		mm->stats.cpu_faults++;
 		exclusive_restore(mm, f->addr, f->addr + mm->page, NULL);
+		mm_fault_served(mm, f->read_ns);
 		break;
 	case PAGE_LOST:
 		/* The kernel raises it by itself where it knows markers. */

@@ -98,7 +98,8 @@ struct isolation *isolation_get(struct hmm_mm *mm, uintptr_t addr, bool wait)
 	iso->chunk = NULL;
 	iso->buffer = 0;
 	iso->owner = NULL;
-	iso->waiters = iso->huge = false;
+	iso->huge = false;
+	iso->met_ns = 0;
 	iso->starved = 0;
 	memset(iso->landed, 0, sizeof(iso->landed));
 	mm->isolations_free--;
@@ -129,8 +130,10 @@ void isolation_put(struct hmm_mm *mm, struct isolation *iso)
 	lock_assert_held(&mm->lock);
 	if (HMM_DEBUG)
 		isolation_check(iso);
-	if (iso->waiters)
+	if (iso->met_ns) {
 		wake_waiters(mm, iso);
+		mm_fault_served(mm, iso->met_ns);
+	}
 	iso->in_use = false;
 	mm->isolations_free++;
 	isolation_wake(mm);
@@ -151,6 +154,14 @@ void isolation_lose(struct hmm_mm *mm, struct isolation *iso, uint32_t slot, str
 	iso->kind[slot] = SLOT_NONE;
 	iso->reason[slot] = HMM_REASON_BUSY;
 	iso->nr--;
+}
+
+void isolation_met(struct hmm_mm *mm, uint64_t entry, uint64_t read_ns)
+{
+	struct isolation *iso = mm->isolations[entry_isolation(entry)];
+
+	if (!iso->met_ns)
+		iso->met_ns = read_ns;
 }
 
 void isolation_forget(struct hmm_mm *mm, uint64_t entry)

@@ -57,7 +57,7 @@ struct isolation {
 	struct chunk *chunk;		/* or NULL */
 	uintptr_t buffer;		/* address of slot 0's bytes: the chunk's, or bounce */
 	const void *owner;		/* of the MIGRATE events of the taking */
-	bool waiters;			/* a fault met one of the pages */
+	uint64_t met_ns;		/* a fault met one of the pages: when it was read; 0: none */
 	uint32_t starved;		/* times that giving has waited for memory */
 	bool in_use;
 	bool huge;			/* taken as one 2 MiB page */
@@ -148,6 +148,9 @@ void isolation_lose(struct hmm_mm *mm, struct isolation *iso, uint32_t slot, str
  * read any more stay SLOT_DEVICE, and their count comes back. No lock held.
  */
 uint32_t isolation_fill(struct hmm_mm *mm, struct isolation *iso);
+
+/* A fault that was read at @read_ns has met an isolated entry: the end wakes it. */
+void isolation_met(struct hmm_mm *mm, uint64_t entry, uint64_t read_ns);
 
 /* The page of an isolated entry is leaving, or moving. */
 void isolation_forget(struct hmm_mm *mm, uint64_t entry);

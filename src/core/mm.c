@@ -9,6 +9,7 @@
 #include "core/limbo.h"
 #include "core/opts.h"
 #include "core/remote.h"
+#include "core/times.h"
 
 #define STAGING_MAX	((uint64_t)1 << 30)
 #define MM_FLAGS	(HMM_MM_STRICT | HMM_MM_USER_FAULTS_ONLY)
@@ -749,6 +750,27 @@ int hmm_mm_stats(struct hmm_mm *mm, struct hmm_stats *stats)
 	s.size = size;
 	memset(stats, 0, size);
 	memcpy(stats, &s, size < sizeof(s) ? size : sizeof(s));
+	return 0;
+}
+
+void mm_fault_served(struct hmm_mm *mm, uint64_t read_ns)
+{
+	lock_assert_held(&mm->lock);
+	times_record(&mm->fault_times, sys_now_ns() - read_ns);
+}
+
+int hmm_mm_fault_times(struct hmm_mm *mm, struct hmm_times *times)
+{
+	int ret = mm_enter(mm);
+
+	if (ret)
+		return ret;
+	if (!times || times->size != sizeof(*times))
+		return -EINVAL;
+	lock_acquire(&mm->lock);
+	*times = mm->fault_times;
+	lock_release(&mm->lock);
+	times->size = sizeof(*times);
 	return 0;
 }
 

@@ -39,6 +39,7 @@
 
 struct fault {
 	uintptr_t addr;
+	uint64_t read_ns;		/* when its message was read */
 	uint32_t tid;
 	bool write;
 };
@@ -175,6 +176,7 @@ struct hmm_mm {
 	uint64_t exclusive_used[EXCLUSIVE_MAX / 64];
 	const void *exclusive_owner;	/* of the last begin, for messages */
 	struct hmm_stats stats;		/* the counters; gauges are computed */
+	struct hmm_times fault_times;
 
 	_Atomic uint32_t epoch;		/* futex: bumped when an isolation ends */
 	_Atomic uint32_t epoch_waiters;
@@ -304,6 +306,9 @@ uint64_t exclusive_restore(struct hmm_mm *mm, uintptr_t start, uintptr_t end, co
 void exclusive_drop(struct hmm_mm *mm, uint32_t slot);
 void exclusive_close(struct hmm_mm *mm);		/* the slots' memory is let go */
 void *exclusive_bytes(const struct hmm_mm *mm, uint32_t slot);
+
+/* A fault that was read at @read_ns has been served. Lock held. */
+void mm_fault_served(struct hmm_mm *mm, uint64_t read_ns);
 
 /* The program gets SIGBUS there from now on. Lock held. */
 void mm_poison(struct hmm_mm *mm, uintptr_t addr);

@@ -1064,6 +1064,57 @@ static void fault_ends_after_its_page(void **state)
 	munmap(p, 2 * page);
 }
 
+static uint64_t times_counted(struct world *w)
+{
+	struct hmm_times times = { .size = sizeof(times) };
+
+	assert_int_equal(hmm_mm_fault_times(w->mm, &times), 0);
+	return times.nr;
+}
+
+/*
+ * Each fault on a page that was away is counted with the time that it took, however it
+ * ends; one that the driver ends late has taken at least that long.
+ */
+static void faults_are_timed(void **state)
+{
+	struct world *w = *state;
+	const uint64_t before = times_counted(w);
+	struct hmm_times times = { .size = sizeof(times) };
+	unsigned char *p = map_filled(8, 35);
+	struct timespec start, now;
+	pthread_t thread;
+
+	assert_int_equal(hmm_mm_fault_times(w->mm, NULL), -EINVAL);
+	times.size--;
+	assert_int_equal(hmm_mm_fault_times(w->mm, &times), -EINVAL);
+	times.size++;
+	to_device(w, w->dev, p, 8);
+	for (size_t i = 0; i < 6; i += 2)
+		assert_holds(p + i * page, 1, 35, i);
+	/* The CPU may be gone on before the handler has counted. */
+	assert_true(eventually(times_counted(w) - before == moved(w, cpu_faults)));
+	assert_true(moved(w, cpu_faults) >= 1);
+	evict(w, p, 8);
+
+	to_device(w, w->dev, p, 1);
+	atomic_store(&w->dev->defer, true);
+	thread = toucher(w->dev, p);
+	assert_true(w->dev->deferred[0].read_ns > 0);
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	do {
+		clock_gettime(CLOCK_MONOTONIC, &now);
+	} while ((now.tv_sec - start.tv_sec) * 1000000000L + now.tv_nsec - start.tv_nsec < 3000000);
+	hmm_fault_done(w->dev->devmem, &w->dev->deferred[0]);
+	joined(thread);
+	atomic_store(&w->dev->defer, false);
+	assert_int_equal(hmm_mm_fault_times(w->mm, &times), 0);
+	assert_int_equal(times.nr - before, moved(w, cpu_faults));
+	assert_true(times.max_ns >= 3000000);
+	assert_true(hmm_times_ns(&times, 1000) == times.max_ns);
+	munmap(p, 8 * page);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -1107,6 +1158,7 @@ int main(void)
 		world_test(driver_ends_a_fault_later),
 		world_test(driver_ends_a_fault_later_unsafe),
 		world_test(fault_ends_after_its_page),
+		world_test(faults_are_timed),
 		world_test(driver_brings_neighbours_home),
 	};
 
