@@ -168,6 +168,7 @@ static void collect(struct monitor *m, struct monitor_stats *stats)
 	stats->resident_bytes = m->tree.resident_bytes;
 	stats->resident_peak = m->tree.resident_peak;
 	pool_stats(&m->pool, &stats->pages);
+	pool_fault_times(&m->pool, &stats->faults);
 	stats->device_bytes = stats->pages.device_pages * page;
 	stats->device_peak = m->pool.device_pages_peak * page;
 	stats->device = m->pool.device_open ? m->pool.plugin->name : NULL;

@@ -31,6 +31,7 @@ struct monitor_stats {
 	uint64_t resident_peak;
 	uint64_t device_bytes, device_peak;
 	struct hmm_stats pages;		/* sums */
+	struct hmm_times faults;	/* of pages that were away */
 	const char *device;		/* name, or NULL: none was opened */
 };
 

@@ -62,12 +62,14 @@ static void add_stats(struct hmm_stats *sum, const struct hmm_stats *one)
 static void remember(struct pool *pool, struct hmm_mm *mm)
 {
 	struct hmm_stats stats = { .size = sizeof(stats) };
+	struct hmm_times times = { .size = sizeof(times) };
 
-	if (hmm_mm_stats(mm, &stats))
+	if (hmm_mm_stats(mm, &stats) || hmm_mm_fault_times(mm, &times))
 		return;
 	stats.device_pages = 0;
 	pthread_mutex_lock(&pool->lock);
 	add_stats(&pool->past, &stats);
+	hmm_times_add(&pool->past_faults, &times);
 	pthread_mutex_unlock(&pool->lock);
 }
 
@@ -458,6 +460,21 @@ void pool_stats(struct pool *pool, struct hmm_stats *stats)
 	}
 	if (stats->device_pages > pool->device_pages_peak)
 		pool->device_pages_peak = stats->device_pages;
+	pthread_mutex_unlock(&pool->lock);
+}
+
+void pool_fault_times(struct pool *pool, struct hmm_times *times)
+{
+	struct space *space;
+
+	pthread_mutex_lock(&pool->lock);
+	*times = pool->past_faults;
+	for (space = pool->spaces; space; space = space->next) {
+		struct hmm_times one = { .size = sizeof(one) };
+
+		if (space->mm && !hmm_mm_fault_times(space->mm, &one))
+			hmm_times_add(times, &one);
+	}
 	pthread_mutex_unlock(&pool->lock);
 }
 

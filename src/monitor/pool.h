@@ -64,6 +64,7 @@ struct pool {
 	uint64_t last_fork;
 	uint64_t last_id;
 	struct hmm_stats past;		/* of spaces that are no more */
+	struct hmm_times past_faults;
 	uint64_t device_pages_peak;
 };
 
@@ -113,6 +114,7 @@ unsigned int pool_spaces(struct pool *pool, struct space **out, unsigned int max
 
 /* Sums over all spaces that are and were. */
 void pool_stats(struct pool *pool, struct hmm_stats *stats);
+void pool_fault_times(struct pool *pool, struct hmm_times *times);
 
 /* Device pages that nobody uses; a driver might make room, by sending others home. */
 uint64_t pool_room(struct pool *pool);

@@ -114,6 +114,9 @@ static void tier_sends_what_is_too_much(void **state)
 	assert_int_equal(run.status, 0);
 	nothing_lost(&run);
 	assert_true(spawn_number(&run, "device_bytes_peak") >= 8 * MIB);
+	assert_true(spawn_number(&run, "cpu_faults") > 0);
+	assert_non_null(strstr(run.complained, "\"fault_us\": {\"p50\": "));
+	assert_null(strstr(run.complained, "\"fault_us\": {\"p50\": 0.0"));
 }
 
 /* A device that is full takes no more; the program goes on, and one line says so. */

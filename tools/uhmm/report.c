@@ -10,6 +10,11 @@ static double mib(uint64_t bytes)
 	return (double)bytes / (1 << 20);
 }
 
+static double us(const struct hmm_times *times, uint32_t permille)
+{
+	return (double)hmm_times_ns(times, permille) / 1e3;
+}
+
 /* The reasons that have no place of their own, but "already on a device". */
 static uint64_t other_refused(const struct hmm_stats *pages)
 {
@@ -30,9 +35,8 @@ static void json_pages(FILE *to, const struct monitor_stats *stats)
 		", \"cpu_faults\": %" PRIu64 ", \"zero_fills\": %" PRIu64 ",\n",
 		pages->pages_to_device, pages->pages_to_system, pages->cpu_faults,
 		pages->zero_fills);
-	/* Nobody measures them yet; without a device there are none. */
-	fputs(stats->device ? "  \"fault_us\": null,\n" :
-	      "  \"fault_us\": {\"p50\": 0, \"p99\": 0, \"max\": 0},\n", to);
+	fprintf(to, "  \"fault_us\": {\"p50\": %.1f, \"p99\": %.1f, \"max\": %.1f},\n",
+		us(&stats->faults, 500), us(&stats->faults, 990), us(&stats->faults, 1000));
 	fprintf(to, "  \"device_bytes_peak\": %" PRIu64 ", \"device_bytes_end\": %" PRIu64
 		", \"dram_bytes_peak\": %" PRIu64 ",\n", stats->device_peak, stats->device_bytes,
 		stats->resident_peak);
@@ -89,6 +93,9 @@ void report_table(FILE *to, int status, const struct monitor_stats *stats)
 		pages->pages_to_device, pages->pages_to_system);
 	fprintf(to, "faults           %" PRIu64 " on pages that were away, %" PRIu64 " zero fills\n",
 		pages->cpu_faults, pages->zero_fills);
+	if (stats->faults.nr)
+		fprintf(to, "fault times      %.0f us half of them, %.0f us 99 %%, %.0f us at most\n",
+			us(&stats->faults, 500), us(&stats->faults, 990), us(&stats->faults, 1000));
 	if (pages->lost_pages || pages->poisoned_pages)
 		fprintf(to, "lost             %" PRIu64 " pages, the program was told of %" PRIu64 "\n",
 			pages->lost_pages, pages->poisoned_pages);
