@@ -77,9 +77,6 @@ const char *hmm_version(void);
  *  - a mapping that one thread moves by mremap to an address that another thread has
  *    just unmapped can lose what it has in device memory (zeros): realloc and free
  *    of large blocks in several threads do that, when such blocks are migrated;
- *  - memory that one thread maps at an address that another thread has just unmapped,
- *    and that is migrated at once, has in rare cases (some of a hundred runs of the torture
- *    test) been given the fate of the old mapping: zeros, and a lost page;
  *  - mremap of memory that was mapped in several pieces, next to each other, fails with
  *    EFAULT if some of them were being migrated: the kernel has not merged those;
  *  - before Linux 6.8, where mremap(DONTUNMAP) takes the pages, it can take what another

@@ -10,6 +10,8 @@
 #include "core/limbo.h"
 #include "sys/seccomp.h"
 
+#define MOVE_STUCK	64u	/* moves refused for an event that its sender has yet to raise */
+
 /* ---------------------------------------------------------------- taking */
 
 static struct chunk *local_chunk_get(struct hmm_mm *mm, uint32_t first, uint32_t nr, bool whole)
@@ -65,6 +67,42 @@ static enum tried tried_existing(struct hmm_mm *mm, uintptr_t from)
 }
 
 /*
+ * Is the mapping that the slots are in ours now? What is mapped anew after we registered
+ * raises no event, and the kernel moves from any mapping:
+ *
+ *	program				migrator
+ *	-------				--------
+ *					look up: A, not registered
+ *	munmap A: no event
+ *					register A and its neighbours: a gap is no error
+ *	mmap at A, write
+ *					MOVE from A
+ *	read zeros, untrapped
+ *
+ * A move the other way, of an empty slot, tells without doing anything: its target must
+ * be one mapping, and registered. From then on any change of that raises an event, which
+ * makes the move that counts fail with EAGAIN.
+ */
+static int check_watched(struct hmm_mm *mm, const struct isolation *iso, uint32_t first,
+			 uint32_t nr)
+{
+	uintptr_t start = iso->base + first * mm->page;
+	uint32_t stuck = 0;
+	size_t done;
+	int ret;
+
+	while ((ret = sys_uffd_move(mm->uffd, start, iso->chunk->addr + first * mm->page,
+				    nr * mm->page, SYS_UFFD_DONTWAKE, &done)) == -EAGAIN) {
+		if (++stuck > MOVE_STUCK)
+			return ret;
+		mm_drain(mm);
+		if (!in_place(mm, iso, first, first + nr))
+			return ret;
+	}
+	return ret == -ENOENT || ret == -EEXIST ? 0 : ret;
+}
+
+/*
  * From the block at @from: the program's, or limbo. Events read on the way may tell that
  * what is at an address now is something else.
  */
@@ -85,7 +123,7 @@ static int move_slots(struct hmm_mm *mm, const struct isolation *iso, uintptr_t 
 		if (!ret)
 			break;
 		if (ret == -EAGAIN) {
-			if (!done && ++stuck > 64)
+			if (!done && ++stuck > MOVE_STUCK)
 				return ret;
 			mm_drain(mm);
 			if (!in_place(mm, iso, i, end))
@@ -111,6 +149,8 @@ static int local_move(struct hmm_mm *mm, struct isolation *iso, const struct sys
 
 	if (exec)
 		ret = sys_mprotect(to, nr * mm->page, PROT_READ | PROT_WRITE | PROT_EXEC);
+	if (!ret && !(mm->flags & HMM_MM_STRICT))
+		ret = check_watched(mm, iso, first, nr);
 	if (!ret)
 		ret = move_slots(mm, iso, iso->base, first, nr, t->tried);
 	if (exec)

@@ -357,20 +357,44 @@ static void events_settle(struct hmm_mm *mm)
 	}
 }
 
+/*
+ * Has a change come between events_settle() and the end of our unregistering
+ * [start, end)? Its event has not been read, so who made it is still in the call: what it
+ * brought there is trapped again before it returns.
+ */
+static bool overtaken(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
+{
+	struct sys_vma vma;
+
+	if ((mm->flags & HMM_MM_STRICT) || !sys_uffd_changing(mm->uffd))
+		return false;
+	for (uintptr_t a = start; !sys_vma_find(mm->maps_fd, a, &vma) && vma.start < end;
+	     a = vma.end) {
+		uintptr_t low = vma.start > start ? vma.start : start;
+		uintptr_t high = vma.end < end ? vma.end : end;
+
+		if (mm_vma_anonymous(mm, &vma))
+			(void)sys_uffd_register(mm->uffd, low, high - low, SYS_UFFD_MISSING);
+	}
+	return true;
+}
+
 void mm_vma_release(struct hmm_mm *mm, uintptr_t addr)
 {
 	struct sys_vma vma;
 	uintptr_t start, end;
 
-	events_settle(mm);
-	mm->tcbs.valid = false;
-	if (mm_vma(mm, addr, &vma) || vma.start > addr || !mm_vma_anonymous(mm, &vma))
-		return;
-	mapping_run(mm, &vma, &start, &end);
-	if (holds(mm, start, end))
-		return;
-	if (sys_uffd_unregister(mm->uffd, start, end - start))
-		sys_uffd_unregister(mm->uffd, vma.start, vma.end - vma.start);
+	do {
+		events_settle(mm);
+		mm->tcbs.valid = false;
+		if (mm_vma(mm, addr, &vma) || vma.start > addr || !mm_vma_anonymous(mm, &vma))
+			return;
+		mapping_run(mm, &vma, &start, &end);
+		if (holds(mm, start, end))
+			return;
+		if (sys_uffd_unregister(mm->uffd, start, end - start))
+			sys_uffd_unregister(mm->uffd, vma.start, vma.end - vma.start);
+	} while (overtaken(mm, start, end));
 }
 
 void mm_release_all(struct hmm_mm *mm, bool lost_too)
