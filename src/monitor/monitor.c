@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <uhmm/remote.h>
@@ -14,7 +15,9 @@
 #include "monitor/log.h"
 #include "monitor/protocol.h"
 #include "monitor/tree.h"
+#include "monitor/view.h"
 #include "monitor/warden.h"
+#include "monitor/window.h"
 #include "sys/message.h"
 #include "sys/process.h"
 #include "sys/sys.h"
@@ -33,6 +36,7 @@ struct monitor {
 	struct tree tree;
 	struct pool pool;
 	struct door door;
+	struct window window;
 	struct listeners listeners;
 	struct warden warden;
 	struct watch warden_watch, signal_watch, exec_watch;
@@ -174,6 +178,24 @@ static void collect(struct monitor *m, struct monitor_stats *stats)
 	stats->device = m->pool.device_open ? m->pool.plugin->name : NULL;
 }
 
+/* ---------------------------------------------------------------- the view from outside */
+
+static void look(struct window *window, struct window_view *view)
+{
+	struct monitor *m = watch_owner(window, struct monitor, window);
+	struct monitor_stats stats;
+
+	tree_sample(&m->tree);
+	collect(m, &stats);
+	view->start_ns = m->start_ns;
+	snprintf(view->program, sizeof(view->program), "%s", m->opts->argv[0]);
+	view_policy(view, m->opts->policy);
+	view_totals(view, &stats);
+	if (stats.device)
+		view_device(view, &stats, m->pool.device_pages * sys_page_size());
+	view_processes(view, &m->tree);
+}
+
 /* Processes that nobody has heard of, and spaces that nobody has claimed. */
 static void sweep(struct monitor *m)
 {
@@ -250,7 +272,7 @@ static void loop(struct monitor *m)
 static void let_go(const struct monitor *m)
 {
 	int keep[] = { m->epoll, m->door.watch.fd, m->signal_watch.fd, m->exec_watch.fd,
-		       m->warden.sock, m->opts->keep_fd };
+		       m->warden.sock, m->opts->keep_fd, m->window.watch.fd };
 
 	sys_raise_descriptors();	/* the program has its own limit by now */
 	sys_detach_streams();
@@ -264,6 +286,7 @@ static int launch(struct monitor *m)
 		.filter = true,
 		.preload = m->door.preload,
 		.socket = m->door.path,
+		.window = m->window.path,
 		.dir = m->door.dir,
 		.signals = &m->program_signals,
 	};
@@ -277,7 +300,9 @@ static int launch(struct monitor *m)
 	m->warden_watch.fd = m->warden.sock;
 	m->warden_watch.ready = warden_ready;
 	ret = sys_epoll_add(m->epoll, m->warden.sock, (uintptr_t)&m->warden_watch);
-	return ret ? ret : door_serve(&m->door, &m->tree, &m->pool, m->warden.pid);
+	if (!ret)
+		ret = door_serve(&m->door, &m->tree, &m->pool, m->warden.pid);
+	return ret ? ret : window_serve(&m->window, m->epoll, look);
 }
 
 /* What the monitor waits for before there is a program. */
@@ -330,6 +355,7 @@ static int wind_up(struct monitor *m)
 	policy_stop(m->opts->policy);
 	listeners_forget(&m->listeners);
 	tree_destroy(&m->tree);
+	window_close(&m->window);
 	door_close(&m->door);
 	pool_end(&m->pool);
 	collect(m, &m->result->stats);
@@ -354,7 +380,9 @@ int monitor_run(const struct monitor_opts *opts, struct monitor_result *result)
 		ret = door_open(&m.door, opts->preload);
 	if (ret)
 		return ret;
-	ret = launch(&m);
+	ret = window_open(&m.window, m.door.dir);
+	if (!ret)
+		ret = launch(&m);
 	if (!ret)
 		ret = policy_start(opts->policy, &m.pool);
 	if (!ret)

@@ -40,6 +40,7 @@ int policy_open(struct policy *policy, const char *spec, uint64_t dram_bytes, ch
 	const char *options = spec[len] ? spec + len + 1 : NULL;
 
 	memset(policy, 0, sizeof(*policy));
+	policy->dram_bytes = dram_bytes;
 	pthread_mutex_init(&policy->lock, NULL);
 	pthread_cond_init(&policy->wake, NULL);
 	if (strcmp(spec, "none") == 0)

@@ -31,6 +31,7 @@ extern const struct policy_ops policy_stress, policy_tier;
 
 struct policy {
 	const struct policy_ops *ops;	/* NULL: none */
+	uint64_t dram_bytes;		/* the limit that was asked for, or 0 */
 	void *ctx;
 	struct pool *pool;
 	pthread_t thread;

@@ -311,6 +311,25 @@ void tree_end_orphans(struct tree *tree)
 	pthread_mutex_unlock(&tree->lock);
 }
 
+unsigned int tree_list(struct tree *tree, struct tree_entry *out, unsigned int max)
+{
+	const struct process *process;
+	unsigned int nr = 0;
+
+	pthread_mutex_lock(&tree->lock);
+	for (unsigned int i = 0; i < TREE_BUCKETS; i++) {
+		for (process = tree->buckets[i]; process && nr < max; process = process->next) {
+			out[nr] = (struct tree_entry){ .pid = process->pid };
+			memcpy(out[nr].name, process->name, sizeof(out[nr].name));
+			if (process->space)
+				out[nr].space = space_get(process->space);
+			nr++;
+		}
+	}
+	pthread_mutex_unlock(&tree->lock);
+	return nr;
+}
+
 void tree_sample(struct tree *tree)
 {
 	const struct process *process;

@@ -96,6 +96,14 @@ bool tree_look_for_execs(struct tree *tree);
 /* Programs whose agent was killed cannot go on: end them, and say so. */
 void tree_end_orphans(struct tree *tree);
 
+/* Processes as they are now, at most @max; how many. Each space is a reference, or NULL. */
+struct tree_entry {
+	pid_t pid;
+	char name[16];
+	struct space *space;
+};
+unsigned int tree_list(struct tree *tree, struct tree_entry *out, unsigned int max);
+
 /* Sum up what is in RAM of all of them. */
 void tree_sample(struct tree *tree);
 

@@ -145,6 +145,7 @@ static void fail_stop(const struct launch *launch)
 	/* First the deed: its reader may be slow. */
 	nr = sys_kill_descendants(AGENT_NAME);
 	sys_unlink(launch->socket);
+	sys_unlink(launch->window);
 	sys_unlink(launch->preload);
 	sys_private_dir_remove(launch->dir);
 	if (nr)

@@ -39,6 +39,7 @@ struct launch {
 	bool filter;		/* false: plain, as if uhmm were not there */
 	const char *preload;	/* path of a link to the agent's library, in the monitor's directory */
 	const char *socket;	/* of the monitor's socket, there too */
+	const char *window;	/* of the one where others look in */
 	const char *dir;
 	const sigset_t *signals;	/* the program's mask */
 };

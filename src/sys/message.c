@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: MIT
 #include "sys/message.h"
 
+#include <dirent.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 
 #include "sys/internal.h"
@@ -44,6 +47,38 @@ int sys_private_dir(char *path, size_t size)
 	return dir_in("/tmp", path, size);
 }
 
+static void dirs_in(const char *parent, void (*fn)(void *ctx, const char *path), void *ctx)
+{
+	const struct dirent *entry;
+	struct stat st;
+	char path[PATH_MAX];
+	DIR *dir;
+
+	if (!parent || parent[0] != '/')
+		return;
+	dir = opendir(parent);
+	while (dir && (entry = readdir(dir))) {
+		if (strncmp(entry->d_name, "uhmm-", 5) != 0)
+			continue;
+		snprintf(path, sizeof(path), "%s/%s", parent, entry->d_name);
+		if (lstat(path, &st) == 0 && S_ISDIR(st.st_mode) && st.st_uid == geteuid())
+			fn(ctx, path);
+	}
+	if (dir)
+		closedir(dir);
+}
+
+void sys_private_dirs(void (*fn)(void *ctx, const char *path), void *ctx)
+{
+	const char *run = getenv("XDG_RUNTIME_DIR"), *tmp = getenv("TMPDIR");
+
+	dirs_in(run, fn, ctx);
+	if (tmp && (!run || strcmp(tmp, run) != 0))
+		dirs_in(tmp, fn, ctx);
+	if ((!run || strcmp(run, "/tmp") != 0) && (!tmp || strcmp(tmp, "/tmp") != 0))
+		dirs_in("/tmp", fn, ctx);
+}
+
 int sys_private_dir_remove(const char *path)
 {
 	return (int)sys_ret(rmdir(path));
@@ -64,15 +99,37 @@ uid_t sys_uid(void)
 	return geteuid();
 }
 
+/* A socket, and the address of @path. */
+static int socket_for(const char *path, struct sockaddr_un *addr)
+{
+	*addr = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	if (strlen(path) >= sizeof(addr->sun_path))
+		return -ENAMETOOLONG;
+	memcpy(addr->sun_path, path, strlen(path) + 1);
+	return (int)sys_ret(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+}
+
+int sys_socket_connect(const char *path)
+{
+	struct sockaddr_un addr;
+	int fd = socket_for(path, &addr);
+	int ret;
+
+	if (fd < 0)
+		return fd;
+	ret = (int)sys_ret(connect(fd, (struct sockaddr *)&addr, sizeof(addr)));
+	if (!ret)
+		return fd;
+	close(fd);
+	return ret;
+}
+
 int sys_socket_listen(const char *path)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int fd, one = 1, ret;
+	struct sockaddr_un addr;
+	int fd = socket_for(path, &addr);
+	int one = 1, ret;
 
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return -ENAMETOOLONG;
-	memcpy(addr.sun_path, path, strlen(path) + 1);
-	fd = (int)sys_ret(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
 	if (fd < 0)
 		return fd;
 	ret = (int)sys_ret(bind(fd, (struct sockaddr *)&addr, sizeof(addr)));

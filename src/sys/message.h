@@ -27,6 +27,9 @@ int sys_socket_pair(int socks[2]);
 int sys_private_dir(char *path, size_t size);
 int sys_private_dir_remove(const char *path);
 
+/* Those that other processes of this user have made, wherever we would make one. */
+void sys_private_dirs(void (*fn)(void *ctx, const char *path), void *ctx);
+
 /* Listen at @path, which may not exist. O_NONBLOCK. */
 int sys_socket_listen(const char *path);
 /*
@@ -34,6 +37,7 @@ int sys_socket_listen(const char *path);
  * -EMFILE: no descriptor is left, and who connected waits still.
  */
 int sys_socket_accept(int listener, pid_t *pid, uid_t *uid);
+int sys_socket_connect(const char *path);	/* O_NONBLOCK; never waits */
 void sys_unlink(const char *path);
 int sys_link_to(const char *target, const char *path);	/* a symbolic link */
 uid_t sys_uid(void);

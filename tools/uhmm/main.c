@@ -26,7 +26,7 @@ static const struct command {
 #endif
 	{ "run", "run an unmodified program, its memory watched", run_main },
 	{ "dmirror", "run a program that sees /dev/hmm_dmirror0...3", dmirror_main },
-	{ "top", "live view of running monitors", NULL },
+	{ "top", "what runs under uhmm run now, live", top_main },
 };
 
 #define NR_COMMANDS	(sizeof(commands) / sizeof(commands[0]))
@@ -39,12 +39,10 @@ static void help(FILE *to)
 			fprintf(to, "  %-9s %s\n", commands[i].name, commands[i].what);
 	}
 	fputs("\nuhmm COMMAND --help says more; uhmm --version prints the version.\n", to);
-	fputs("Not in this build:", to);
 	for (size_t i = 0; i < NR_COMMANDS; i++) {
 		if (!commands[i].main)
-			fprintf(to, " %s", commands[i].name);
+			fprintf(to, "Not in this build: %s\n", commands[i].name);
 	}
-	fputs("\n", to);
 }
 
 static int run_command(int argc, char **argv)
