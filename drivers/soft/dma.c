@@ -327,7 +327,26 @@ void soft_pace(_Atomic uint64_t *free_ns, uint64_t mbps, uint64_t bytes, uint64_
 	soft_wait_until(until + latency_ns);
 }
 
-/* The mark makes a lane's fault record say LOST once the core has poisoned the page. */
+/*
+ * Marks make a lane's fault record say LOST once the core has poisoned the page. They
+ * are left here, where each lost page is thought to be, because a frame that the core
+ * frees first is lost no more when the keeper comes. Table lock held.
+ */
+static void mark_lost(struct hmm_soft *soft)
+{
+	uint64_t frame = 0, nr, end;
+
+	while ((nr = soft_memory_next_lost(&soft->memory, frame, &frame))) {
+		for (end = frame + nr; frame < end; frame++) {
+			uintptr_t va = atomic_load_explicit(&soft->memory.va[frame],
+							    memory_order_relaxed);
+
+			if (va && !soft_table_get(&soft->table, va))
+				soft_table_set(&soft->table, va, SOFT_PTE_LOST);
+		}
+	}
+}
+
 void soft_dma_lose(struct hmm_soft *soft, uint64_t frame)
 {
 	uintptr_t va = atomic_load_explicit(&soft->memory.va[frame], memory_order_relaxed);
@@ -348,6 +367,7 @@ void soft_dma_reset(struct hmm_soft *soft)
 	soft_table_lock(&soft->table);
 	if (soft_table_erase_local(&soft->table))
 		soft_tlb_shootdown(soft, 0, soft->user_end);
+	mark_lost(soft);
 	soft_table_unlock(&soft->table);
 	soft_keeper_wake(&soft->keeper, true);
 }

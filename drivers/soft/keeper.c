@@ -5,26 +5,11 @@
 
 #define KEEPER_STACK	(1UL << 20)
 
-/* Leave a mark for the lanes' fault records where the lost page is thought to be. */
-static void mark_lost(struct hmm_soft *soft, uint64_t first, uint64_t nr)
-{
-	uintptr_t va;
-
-	soft_table_lock(&soft->table);
-	for (uint64_t i = 0; i < nr; i++) {
-		va = atomic_load_explicit(&soft->memory.va[first + i], memory_order_relaxed);
-		if (va && !soft_table_get(&soft->table, va))
-			soft_table_set(&soft->table, va, SOFT_PTE_LOST);
-	}
-	soft_table_unlock(&soft->table);
-}
-
 static void poison_lost(struct hmm_soft *soft)
 {
 	uint64_t from = 0, first, nr;
 
 	while ((nr = soft_memory_next_lost(&soft->memory, from, &first))) {
-		mark_lost(soft, first, nr);
 		if (hmm_devmem_poison(soft->devmem, first, nr) < 0)
 			return;
 		from = first + nr;

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The soft device's memory: policies that fill it, eviction when it is full, peers,
- * injected faults, and options of impossible size.
+ * The soft device's memory: what fills it, eviction when it is full, peers, what comes
+ * home with a fault, and options of impossible size.
  */
 #define _GNU_SOURCE
-#include "world.h"
+#include "softdev.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -14,67 +14,24 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <uhmm/soft.h>
-
 #define NR	64
 #define RW	(PROT_READ | PROT_WRITE)
-
-static struct hmm_soft *open_soft(struct world *w, const struct hmm_soft_opts *opts)
-{
-	struct hmm_soft *soft;
-
-	assert_int_equal(hmm_soft_open(w->mm, opts, &soft), 0);
-	return soft;
-}
-
-static struct hmm_soft_stats stats_of(struct hmm_soft *soft)
-{
-	struct hmm_soft_stats s = { .size = sizeof(s) };
-
-	assert_int_equal(hmm_soft_stats(soft, &s), 0);
-	return s;
-}
-
-static int64_t move_in(struct hmm_soft *soft, void *p, size_t nr, uint64_t *reasons)
-{
-	return hmm_soft_migrate_in(soft, (uintptr_t)p, (uintptr_t)p + nr * page, reasons);
-}
-
-/* Static: kernels may use it directly. */
-static unsigned char *mem;
-static _Atomic uint64_t bad;
-
-static void kernel_check(struct hmm_lane *lane, uint64_t item, void *arg)
-{
-	for (size_t j = 0; j < page / 8; j++)
-		if (hmm_lane_load(lane, mem + item * page + j * 8, 8) !=
-		    pattern((uint32_t)(uintptr_t)arg, item, j))
-			atomic_fetch_add(&bad, 1);
-}
-
-static void device_checks(struct hmm_soft *soft, unsigned char *p, size_t nr, uint32_t seed)
-{
-	mem = p;
-	atomic_store(&bad, 0);
-	assert_int_equal(hmm_soft_run(soft, kernel_check, nr, (void *)(uintptr_t)seed, NULL), 0);
-	assert_int_equal(bad, 0);
-}
 
 /* migrate_in moves all that can move and counts it, on both sides. */
 static void migrate_in_and_close(void **state)
 {
 	struct world *w = *state;
 	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 16 << 20);
-	struct hmm_soft *soft = open_soft(w, &opts);
+	struct hmm_soft *soft = soft_new(w, &opts);
 	unsigned char *p = map_filled(NR, 1);
 
-	assert_int_equal(move_in(soft, p, NR, NULL), NR);
+	assert_int_equal(soft_move_in(soft, p, NR, NULL), NR);
 	assert_at(w, p, NR, HMM_PLACE_DEVICE);
-	assert_int_equal(stats_of(soft).migrated_in, NR);
-	assert_int_equal(stats_of(soft).mem_bytes, 16 << 20);
-	assert_true(stats_of(soft).mem_used >= NR * page);
-	assert_int_equal(move_in(soft, p, NR, NULL), 0);
-	device_checks(soft, p, NR, 1);
+	assert_int_equal(soft_stats_of(soft).migrated_in, NR);
+	assert_int_equal(soft_stats_of(soft).mem_bytes, 16 << 20);
+	assert_true(soft_stats_of(soft).mem_used >= NR * page);
+	assert_int_equal(soft_move_in(soft, p, NR, NULL), 0);
+	soft_checks(soft, p, NR, 1);
 	assert_int_equal(hmm_soft_close(soft), 0);
 	assert_at(w, p, NR, HMM_PLACE_SYSTEM);
 	assert_holds(p, NR, 1, 0);
@@ -88,17 +45,17 @@ static void more_than_fits_evicts_older_blocks(void **state)
 	struct world *w = *state;
 	size_t nr = 2048;
 	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 4 << 20);
-	struct hmm_soft *soft = open_soft(w, &opts);
+	struct hmm_soft *soft = soft_new(w, &opts);
 	unsigned char *p = map_filled(nr, 2);
 	size_t there;
 
-	assert_true(move_in(soft, p, nr, NULL) > 0);
+	assert_true(soft_move_in(soft, p, nr, NULL) > 0);
 	there = count_at(w, p, nr, HMM_PLACE_DEVICE);
 	assert_in_range(there, 512, 1024);
-	assert_true(stats_of(soft).evicted >= nr - there - 512);
-	assert_true(stats_of(soft).mem_used <= 4 << 20);
-	device_checks(soft, p, nr, 2);
-	device_checks(soft, p, nr, 2);
+	assert_true(soft_stats_of(soft).evicted >= nr - there - 512);
+	assert_true(soft_stats_of(soft).mem_used <= 4 << 20);
+	soft_checks(soft, p, nr, 2);
+	soft_checks(soft, p, nr, 2);
 	assert_holds(p, nr, 2, 0);
 	assert_int_equal(hmm_soft_close(soft), 0);
 	assert_holds(p, nr, 2, 0);
@@ -110,10 +67,10 @@ static void a_device_of_one_page(void **state)
 {
 	struct world *w = *state;
 	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = page, .lanes = 1);
-	struct hmm_soft *soft = open_soft(w, &opts);
+	struct hmm_soft *soft = soft_new(w, &opts);
 	unsigned char *p = map_filled(4, 3);
 
-	device_checks(soft, p, 4, 3);
+	soft_checks(soft, p, 4, 3);
 	assert_true(count_at(w, p, 4, HMM_PLACE_DEVICE) <= 1);
 	assert_holds(p, 4, 3, 0);
 	assert_int_equal(hmm_soft_close(soft), 0);
@@ -123,16 +80,22 @@ static void a_device_of_one_page(void **state)
 static void between(struct world *w, const void *group)
 {
 	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 8 << 20, .peer_group = group);
-	struct hmm_soft *a = open_soft(w, &opts), *b = open_soft(w, &opts);
+	struct hmm_soft *a = soft_new(w, &opts), *b = soft_new(w, &opts);
 	unsigned char *p = map_filled(NR, 4);
+	struct hmm_soft_stats before;
 
 	assert_int_not_equal(hmm_soft_devmem_id(a), hmm_soft_devmem_id(b));
-	assert_int_equal(move_in(a, p, NR, NULL), NR);
+	assert_int_equal(soft_move_in(a, p, NR, NULL), NR);
 	stats_mark(w);
-	assert_int_equal(move_in(b, p, NR, NULL), NR);
+	before = soft_stats_of(a);
+	assert_int_equal(soft_move_in(b, p, NR, NULL), NR);
+	/* Through RAM the one writes and the other reads; among peers all is one read. */
+	assert_int_equal(soft_stats_of(a).dma_bytes - before.dma_bytes, NR * page);
+	assert_int_equal(soft_stats_of(a).migrated_out - before.migrated_out, group ? 0 : NR);
+	assert_int_equal(soft_stats_of(b).dma_bytes, group ? 0 : NR * page);
 	assert_int_equal(moved(w, pages_between), NR);
 	assert_int_equal(moved(w, pages_to_system), 0);
-	device_checks(b, p, NR, 4);
+	soft_checks(b, p, NR, 4);
 	assert_int_equal(hmm_soft_close(a), 0);
 	assert_at(w, p, NR, HMM_PLACE_DEVICE);
 	assert_int_equal(hmm_soft_close(b), 0);
@@ -157,134 +120,16 @@ static void device_reads_the_other_devices_pages(void **state)
 {
 	struct world *w = *state;
 	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 8 << 20, .migrate = HMM_SOFT_MIGRATE_NEVER);
-	struct hmm_soft *a = open_soft(w, &opts), *b = open_soft(w, &opts);
+	struct hmm_soft *a = soft_new(w, &opts), *b = soft_new(w, &opts);
 	unsigned char *p = map_filled(NR, 5);
 
-	assert_int_equal(move_in(a, p, NR, NULL), NR);
-	device_checks(b, p, NR, 5);
-	device_checks(a, p, NR, 5);
+	assert_int_equal(soft_move_in(a, p, NR, NULL), NR);
+	soft_checks(b, p, NR, 5);
+	soft_checks(a, p, NR, 5);
 	assert_int_equal(hmm_soft_close(a), 0);
 	assert_int_equal(hmm_soft_close(b), 0);
 	assert_holds(p, NR, 5, 0);
 	munmap(p, NR * page);
-}
-
-/* An allocation that fails costs a migration, never a byte. */
-static void allocation_failure_loses_nothing(void **state)
-{
-	struct world *w = *state;
-	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 8 << 20);
-	HMM_OPTS(hmm_soft_inject, inject, .alloc_fail = 1);
-	struct hmm_soft *soft = open_soft(w, &opts);
-	unsigned char *p = map_filled(NR, 6);
-	int64_t got;
-
-	assert_int_equal(hmm_soft_inject(soft, &inject), 0);
-	got = move_in(soft, p, NR, NULL);
-	assert_true(got == -ENOSPC || (got >= 0 && got <= NR));
-	assert_int_equal(hmm_soft_inject(soft, &inject), 0);
-	device_checks(soft, p, NR, 6);
-	assert_holds(p, NR, 6, 0);
-	assert_int_equal(hmm_soft_close(soft), 0);
-	munmap(p, NR * page);
-}
-
-/* One DMA error, at whichever transfer it strikes: nothing is lost. */
-static void one_dma_error_loses_nothing(void **state)
-{
-	struct world *w = *state;
-	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 8 << 20);
-
-	for (uint64_t n = 1; n <= 4; n++) {
-		HMM_OPTS(hmm_soft_inject, inject, .dma_error = n);
-		struct hmm_soft *soft = open_soft(w, &opts);
-		unsigned char *p = map_filled(NR, 7);
-
-		assert_int_equal(hmm_soft_inject(soft, &inject), 0);
-		for (int round = 0; round < 2; round++) {
-			IGNORE(move_in(soft, p, NR, NULL));
-			assert_true(evict(w, p, NR) >= 0);
-		}
-		assert_int_equal(stats_of(soft).dma_errors, 1);
-		assert_holds(p, NR, 7, 0);
-		assert_int_equal(hmm_soft_close(soft), 0);
-		munmap(p, NR * page);
-	}
-	assert_int_equal(moved(w, lost_pages), 0);
-}
-
-/* An ECC error costs one page, which says so: SIGBUS, never zeros or other bytes. */
-static void ecc_error_costs_one_page(void **state)
-{
-	struct world *w = *state;
-	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 8 << 20, .fault_around = 1);
-	HMM_OPTS(hmm_soft_inject, inject, .ecc_error = 5);
-	struct hmm_soft *soft = open_soft(w, &opts);
-	unsigned char *p = map_filled(NR, 8);
-	size_t lost = 0;
-
-	w->may_lose = true;
-	assert_int_equal(move_in(soft, p, NR, NULL), NR);
-	assert_int_equal(hmm_soft_inject(soft, &inject), 0);
-	for (size_t i = 0; i < NR; i++) {
-		int sig = touch_read(p + i * page);
-
-		assert_true(!sig || sig == SIGBUS);
-		lost += sig == SIGBUS;
-		if (!sig)
-			assert_holds(p + i * page, 1, 8, i);
-	}
-	assert_int_equal(lost, 1);
-	assert_int_equal(moved(w, lost_pages), 1);
-	assert_int_equal(moved(w, poisoned_pages), 1);
-	IGNORE(hmm_soft_close(soft));
-	munmap(p, NR * page);
-}
-
-/* A reset loses all its memory: every page that was there says so, all else lives. */
-static void device_reset_is_told_page_by_page(void **state)
-{
-	struct world *w = *state;
-	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 8 << 20);
-	HMM_OPTS(hmm_soft_inject, inject, .reset = 1);
-	struct hmm_soft *soft = open_soft(w, &opts);
-	unsigned char *p = map_filled(NR, 9);
-
-	w->may_lose = true;
-	assert_int_equal(move_in(soft, p, NR / 2, NULL), NR / 2);
-	assert_int_equal(hmm_soft_inject(soft, &inject), 0);
-	IGNORE(evict(w, p, 1));
-	for (size_t i = 0; i < NR / 2; i++)
-		assert_int_equal(touch_read(p + i * page), SIGBUS);
-	assert_holds(p + NR / 2 * page, NR / 2, 9, NR / 2);
-	/* A device that was reset works again. */
-	fill(p + NR / 2 * page, NR / 2, 10);
-	assert_int_equal(move_in(soft, p + NR / 2 * page, NR / 2, NULL), NR / 2);
-	assert_holds(p + NR / 2 * page, NR / 2, 10, 0);
-	IGNORE(hmm_soft_close(soft));
-	munmap(p, NR * page);
-}
-
-/* A kernel that reads a lost page ends with a record that says so. */
-static void kernel_on_a_lost_page(void **state)
-{
-	struct world *w = *state;
-	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 8 << 20);
-	HMM_OPTS(hmm_soft_inject, inject, .ecc_error = 1);
-	struct hmm_soft *soft = open_soft(w, &opts);
-	struct hmm_soft_fault fault = { 0 };
-	unsigned char *p = map_filled(1, 11);
-
-	w->may_lose = true;
-	assert_int_equal(move_in(soft, p, 1, NULL), 1);
-	assert_int_equal(hmm_soft_inject(soft, &inject), 0);
-	assert_int_equal(touch_read(p), SIGBUS);
-	mem = p;
-	assert_int_equal(hmm_soft_run(soft, kernel_check, 1, NULL, &fault), -EFAULT);
-	assert_true(fault.reason == HMM_SOFT_FAULT_LOST || fault.reason == HMM_SOFT_FAULT_UNMAPPED);
-	assert_int_equal(fault.addr & ~(page - 1), (uintptr_t)p);
-	IGNORE(hmm_soft_close(soft));
-	munmap(p, page);
 }
 
 /* fault_around brings neighbours home with the page that was touched. */
@@ -292,14 +137,14 @@ static void fault_around_brings_neighbours(void **state)
 {
 	struct world *w = *state;
 	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 8 << 20, .fault_around = 16);
-	struct hmm_soft *soft = open_soft(w, &opts);
+	struct hmm_soft *soft = soft_new(w, &opts);
 	unsigned char *p = map_filled(512, 12);
 
-	assert_int_equal(move_in(soft, p, 512, NULL), 512);
+	assert_int_equal(soft_move_in(soft, p, 512, NULL), 512);
 	assert_int_equal(touch_read(p + 100 * page), 0);
 	assert_in_range(512 - count_at(w, p, 512, HMM_PLACE_DEVICE), 2, 16);
 	assert_int_equal(moved(w, cpu_faults), 1);
-	assert_int_equal(stats_of(soft).cpu_faults, 1);
+	assert_int_equal(soft_stats_of(soft).cpu_faults, 1);
 	assert_holds(p, 512, 12, 0);
 	assert_true(moved(w, cpu_faults) <= 512 / 8);
 	assert_int_equal(hmm_soft_close(soft), 0);
@@ -315,10 +160,10 @@ static void stream_is_read_ahead(void **state)
 	enum { ALL = 3 * 512, TOUCHED = 768, AHEAD = 128 };
 	struct world *w = *state;
 	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = ALL * page);
-	struct hmm_soft *soft = open_soft(w, &opts);
+	struct hmm_soft *soft = soft_new(w, &opts);
 	unsigned char *p = map_filled(ALL, 13), *next = p + TOUCHED * page;
 
-	assert_int_equal(move_in(soft, p, ALL, NULL), ALL);
+	assert_int_equal(soft_move_in(soft, p, ALL, NULL), ALL);
 	for (size_t i = 0; i < TOUCHED; i++)
 		assert_int_equal(touch_read(p + i * page), 0);
 	while (next < p + (ALL - AHEAD) * page && !count_at(w, next, 1, HMM_PLACE_DEVICE))
@@ -368,20 +213,20 @@ static void stream_against_changes(void **state)
 	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 2 * ALL * page);
 	unsigned char *p = map_filled(ALL, 14), *gone = map_filled(ALL, 15);
 	struct streamer s = { .base = p, .nr = ALL, .seed = 14 };
-	struct hmm_soft *soft = open_soft(w, &opts);
+	struct hmm_soft *soft = soft_new(w, &opts);
 	pthread_t thread;
 
 	assert_int_equal(pthread_create(&thread, NULL, stream_on, &s), 0);
 	for (int i = 0; i < CHANGES; i++) {
-		assert_true(move_in(soft, p, ALL, NULL) >= 0);
-		assert_true(move_in(soft, gone, ALL, NULL) >= 0);
+		assert_true(soft_move_in(soft, p, ALL, NULL) >= 0);
+		assert_true(soft_move_in(soft, gone, ALL, NULL) >= 0);
 		/* Up to the middle of it, so that what is ahead is posted and then gone. */
 		assert_holds(gone, ALL / 2, 15, 0);
 		munmap(gone, ALL * page);
 		gone = map_filled(ALL, 15);
 		if (i % 8 == 7) {
 			assert_int_equal(hmm_soft_close(soft), 0);
-			soft = open_soft(w, &opts);
+			soft = soft_new(w, &opts);
 		}
 	}
 	atomic_store(&s.stop, true);
@@ -400,10 +245,10 @@ static void fault_around_of_one(void **state)
 {
 	struct world *w = *state;
 	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 8 << 20, .fault_around = 1);
-	struct hmm_soft *soft = open_soft(w, &opts);
+	struct hmm_soft *soft = soft_new(w, &opts);
 	unsigned char *p = map_filled(NR, 13);
 
-	assert_int_equal(move_in(soft, p, NR, NULL), NR);
+	assert_int_equal(soft_move_in(soft, p, NR, NULL), NR);
 	assert_int_equal(touch_read(p + 10 * page), 0);
 	assert_int_equal(count_at(w, p, NR, HMM_PLACE_DEVICE), NR - 1);
 	assert_int_equal(hmm_soft_close(soft), 0);
@@ -465,7 +310,7 @@ static void bad_arguments(void **state)
 	struct world *w = *state;
 	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 1 << 20);
 	HMM_OPTS(hmm_soft_inject, inject, .dma_error = 0);
-	struct hmm_soft *soft = open_soft(w, &opts);
+	struct hmm_soft *soft = soft_new(w, &opts);
 	struct hmm_soft_stats s = { 0 };
 	unsigned char *p = map_filled(4, 14);
 	uintptr_t a = (uintptr_t)p, b = a + 4 * page;
@@ -520,7 +365,7 @@ static void child_calls_answer_echild(void **state)
 	struct world *w = *state;
 	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 1 << 20);
 
-	forked = open_soft(w, &opts);
+	forked = soft_new(w, &opts);
 	assert_int_equal(in_child(child_calls, NULL), 0);
 	assert_int_equal(hmm_soft_close(forked), 0);
 }
@@ -539,7 +384,7 @@ static void wait_from_a_kernel(void **state)
 	struct world *w = *state;
 	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 1 << 20);
 
-	forked = open_soft(w, &opts);
+	forked = soft_new(w, &opts);
 	assert_int_equal(hmm_soft_run(forked, kernel_wait, 1, (void *)&ret, NULL), 0);
 	assert_int_equal(ret, -EDEADLK);
 	assert_int_equal(hmm_soft_close(forked), 0);
@@ -554,11 +399,6 @@ int main(void)
 		world_test(device_to_device_in_a_group),
 		world_test(device_to_device_without_a_group),
 		world_test(device_reads_the_other_devices_pages),
-		world_test(allocation_failure_loses_nothing),
-		world_test(one_dma_error_loses_nothing),
-		world_test(ecc_error_costs_one_page),
-		world_test(device_reset_is_told_page_by_page),
-		world_test(kernel_on_a_lost_page),
 		world_test(fault_around_brings_neighbours),
 		world_test(stream_is_read_ahead),
 		world_test(stream_against_changes),
