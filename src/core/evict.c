@@ -107,7 +107,7 @@ static uint64_t evict_run(struct hmm_mm *mm, uintptr_t start, uintptr_t end, str
 {
 	struct isolation *iso;
 	uint32_t failed, first = (uint32_t)((start - block_base(start)) / mm->page);
-	uint64_t before;
+	uint64_t pages;
 
 	iso = isolation_get(mm, start, true);
 	/* Nothing else holds isolations for long, but the wait may have dropped the lock. */
@@ -124,12 +124,13 @@ static uint64_t evict_run(struct hmm_mm *mm, uintptr_t start, uintptr_t end, str
 	if (failed)
 		lose_pages(mm, iso);
 	*lost += failed;
-	before = mm->stats.pages_to_system;
 	if (end - start < arena_chunk_bytes())
 		directory_block_set_huge(&mm->dir, start, false);
 	isolation_give(mm, iso);
+	/* Not by the mm's counter: giving may have dropped the lock, and others gave too. */
+	pages = iso->home;
 	isolation_put(mm, iso);
-	return mm->stats.pages_to_system - before;
+	return pages;
 }
 
 /* A chunk for the run, or a shorter run that needs none. Drops the lock to get it. */

@@ -93,6 +93,7 @@ struct isolation *isolation_get(struct hmm_mm *mm, uintptr_t addr, bool wait)
 	iso->in_use = true;
 	iso->base = block_base(addr);
 	iso->nr = 0;
+	iso->home = 0;
 	iso->low = BLOCK_PAGES;
 	iso->high = 0;
 	iso->chunk = NULL;
@@ -436,8 +437,10 @@ static void slot_settle(struct hmm_mm *mm, struct isolation *iso, uint32_t i, st
 	if (home || (!iso->where[i] && iso->origin[i]))
 		devmem_unbind(devmem_find(mm, entry_devmem(iso->origin[i])),
 			      entry_index(iso->origin[i]), run);
-	if (home && iso->where[i])
+	if (home && iso->where[i]) {
 		mm->stats.pages_to_system++;
+		iso->home++;
+	}
 	iso->kind[i] = SLOT_NONE;
 	iso->nr--;
 }

@@ -52,6 +52,7 @@ enum slot_kind {
 struct isolation {
 	uint32_t id;			/* immutable */
 	uint32_t nr;			/* slots in use */
+	uint32_t home;			/* device pages that the CPU has again */
 	uint32_t low, high;		/* ... all of them in [low, high) */
 	uintptr_t base;
 	struct chunk *chunk;		/* or NULL */

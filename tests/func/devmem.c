@@ -202,6 +202,44 @@ static void evict_by_index(void **state)
 	munmap(p, NR * page);
 }
 
+struct evictor {
+	pthread_t thread;
+	struct world *w;
+	unsigned char *p;
+};
+
+static void *evict_own(void *arg)
+{
+	struct evictor *e = arg;
+
+	return (void *)(uintptr_t)evict(e->w, e->p, NR);
+}
+
+/* Threads that bring pages home at once count each its own. */
+static void evictions_at_once_count_their_own(void **state)
+{
+	enum { THREADS = 8, ROUNDS = 60 };
+	struct world *w = *state;
+	unsigned char *p = map_filled(THREADS * NR, 5);
+	struct evictor evictors[THREADS];
+	void *got;
+
+	for (int round = 0; round < ROUNDS; round++) {
+		to_device(w, w->dev, p, THREADS * NR);
+		for (size_t i = 0; i < THREADS; i++) {
+			evictors[i] = (struct evictor){ .w = w, .p = p + i * NR * page };
+			assert_int_equal(pthread_create(&evictors[i].thread, NULL, evict_own,
+							&evictors[i]), 0);
+		}
+		for (size_t i = 0; i < THREADS; i++) {
+			pthread_join(evictors[i].thread, &got);
+			assert_int_equal((uintptr_t)got, NR);
+		}
+	}
+	assert_holds(p, THREADS * NR, 5, 0);
+	munmap(p, THREADS * NR * page);
+}
+
 /* Removing a device with pages on it brings everything home first. */
 static void remove_brings_everything_home(void **state)
 {
@@ -550,6 +588,7 @@ int main(void)
 		world_test(ids_are_unique_and_end_at_255),
 		world_test(lookup_finds_addresses),
 		world_test(evict_by_index),
+		world_test(evictions_at_once_count_their_own),
 		world_test(remove_brings_everything_home),
 		world_test(remove_while_threads_touch),
 		world_test(pages_that_cannot_be_read_are_told),
