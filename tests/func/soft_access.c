@@ -430,6 +430,22 @@ static void atomics_with_exclusive_access(void **state)
 	munmap(job.p, page);
 }
 
+/* Closing gives back what is exclusive, with what the lanes have added. */
+static void close_ends_exclusive_access(void **state)
+{
+	struct world *w = *state;
+
+	soft_begin(w, HMM_SOFT_MIGRATE_NEVER);
+	job.p = map_pages(1, RW, 0);
+	assert_int_equal(hmm_soft_exclusive(soft, (uintptr_t)job.p, (uintptr_t)job.p + page), 1);
+	run(kernel_add, 100);
+	assert_int_equal(stats_now(w).exclusive_pages, 1);
+	soft_end();
+	assert_int_equal(stats_now(w).exclusive_pages, 0);
+	assert_int_equal(*(uint64_t *)(void *)job.p, 100);
+	munmap(job.p, page);
+}
+
 /*
  * Shared memory is reached in place. What the device fetches around a page is in its
  * block: all of that is shared here, so that nothing of it may move.
@@ -514,6 +530,101 @@ static void truncated_file_ends_the_kernel(void **state)
 	}
 }
 
+/* The same memory, mapped once more: what the CPU does to it meanwhile. */
+static unsigned char *alias;
+
+static void write_beside(void *piece, size_t len, void *ctx)
+{
+	(void)len;
+	(void)ctx;
+	((unsigned char *)piece)[100] = 1;
+	alias[99] = 2;
+	alias[101] = 3;
+}
+
+static void kernel_write_beside(struct hmm_lane *lane, uint64_t item, void *arg)
+{
+	(void)item;
+	(void)arg;
+	hmm_lane_span(lane, job.p, page, HMM_SOFT_RW, write_beside, NULL);
+}
+
+/* A span of guarded memory writes back what its function has changed, and no byte beside. */
+static void span_leaves_what_others_write(void **state)
+{
+	struct world *w = *state;
+	int fd;
+
+	job.p = map_file(false, 1, &fd);
+	alias = mmap(NULL, page, RW, MAP_SHARED, fd, 0);
+	assert_ptr_not_equal(alias, MAP_FAILED);
+	soft_begin(w, HMM_SOFT_MIGRATE_FIRST);
+	run(kernel_write_beside, 1);
+	assert_int_equal(job.p[99], 2);
+	assert_int_equal(job.p[100], 1);
+	assert_int_equal(job.p[101], 3);
+	assert_int_equal(soft_stats().guarded_accesses, 2);
+	soft_end();
+	munmap(alias, page);
+	munmap(job.p, page);
+	close(fd);
+}
+
+static struct {
+	_Atomic bool inside, home;
+	uint64_t shootdowns;
+} meeting;
+
+/*
+ * Inside an access, until an invalidation has come for it, and then for as long as an
+ * eviction takes that does not wait.
+ */
+static void stay_inside(void *piece, size_t len, void *ctx)
+{
+	struct hmm_soft_stats s = { .size = sizeof(s) };
+
+	(void)len;
+	(void)ctx;
+	atomic_store(&meeting.inside, true);
+	do
+		sched_yield();
+	while (!hmm_soft_stats(soft, &s) && s.shootdowns == meeting.shootdowns);
+	for (int i = 0; i < 5000 && !atomic_load(&meeting.home); i++)
+		sched_yield();
+	*(uint64_t *)piece = 77;
+}
+
+static void kernel_stay_inside(struct hmm_lane *lane, uint64_t item, void *arg)
+{
+	(void)item;
+	(void)arg;
+	hmm_lane_span(lane, job.p, 8, HMM_SOFT_RW, stay_inside, NULL);
+}
+
+/* What a lane writes before its translation is taken away is in the page that comes home. */
+static void eviction_waits_for_the_access(void **state)
+{
+	struct world *w = *state;
+	int64_t ticket;
+
+	soft_begin(w, HMM_SOFT_MIGRATE_FIRST);
+	job.p = map_filled(1, 18);
+	device_checks(job.p, 1, 18);
+	meeting.shootdowns = soft_stats().shootdowns;
+	atomic_store(&meeting.inside, false);
+	atomic_store(&meeting.home, false);
+	ticket = hmm_soft_submit(soft, kernel_stay_inside, 1, &job);
+	assert_true(ticket > 0);
+	assert_true(eventually(atomic_load(&meeting.inside)));
+	assert_int_equal(evict(w, job.p, 1), 1);
+	atomic_store(&meeting.home, true);
+	assert_int_equal(hmm_soft_wait(soft, ticket, NULL), 0);
+	assert_int_equal(*(uint64_t *)(void *)job.p, 77);
+	assert_int_equal(soft_stats().shootdowns, meeting.shootdowns + 1);
+	soft_end();
+	munmap(job.p, page);
+}
+
 struct node {
 	struct node *next;
 	uint64_t value;
@@ -585,41 +696,50 @@ static void accessed_and_dirty_bits(void **state)
 	munmap(p, 4 * page);
 }
 
-/* Tickets are waited for once; strange ones are -EINVAL. */
-static void tickets_are_waited_for_once(void **state)
+static void kernel_read_then_write(struct hmm_lane *lane, uint64_t item, void *arg)
 {
-	struct world *w = *state;
-	int64_t tickets[20];
-
-	soft_begin(w, HMM_SOFT_MIGRATE_NEVER);
-	job.p = map_pages(1, RW, 0);
-	for (size_t i = 0; i < ARRAY_LEN(tickets); i++) {
-		tickets[i] = hmm_soft_submit(soft, kernel_add, 10, &job);
-		assert_true(tickets[i] > 0);
-	}
-	for (size_t i = ARRAY_LEN(tickets); i-- > 0;)
-		assert_int_equal(hmm_soft_wait(soft, tickets[i], NULL), 0);
-	assert_int_equal(hmm_soft_wait(soft, tickets[0], NULL), -EINVAL);
-	assert_int_equal(hmm_soft_wait(soft, 0, NULL), -EINVAL);
-	assert_int_equal(hmm_soft_wait(soft, -5, NULL), -EINVAL);
-	assert_int_equal(hmm_soft_wait(soft, INT64_MAX, NULL), -EINVAL);
-	assert_int_equal(*(uint64_t *)(void *)job.p, 10 * ARRAY_LEN(tickets));
-	soft_end();
-	munmap(job.p, page);
+	(void)arg;
+	hmm_lane_load(lane, job.p + item * page, 8);
+	hmm_lane_store(lane, job.p + item * page, item, 8);
 }
 
-/* Closing with work submitted waits for it. */
-static void close_waits_for_kernels(void **state)
+/* That a lane has read a page gives it no right to write it, nor hides that it does. */
+static void reading_is_not_writing(void **state)
 {
 	struct world *w = *state;
+	struct hmm_soft_fault fault;
+	unsigned char *p = map_filled(2, 19);
 
+	assert_int_equal(mprotect(p + page, page, PROT_READ), 0);
 	soft_begin(w, HMM_SOFT_MIGRATE_FIRST);
-	job.p = map_pages(1, RW, 0);
-	for (int i = 0; i < 10; i++)
-		assert_true(hmm_soft_submit(soft, kernel_add, 100, &job) > 0);
+	job.p = p;
+	run(kernel_read_then_write, 1);
+	assert_true(hmm_soft_pte(soft, (uintptr_t)p) & HMM_SOFT_PTE_DIRTY);
+	assert_int_equal(hmm_soft_run(soft, kernel_read_then_write, 2, &job, &fault), -EFAULT);
+	assert_int_equal(fault.reason, HMM_SOFT_FAULT_READONLY);
+	assert_int_equal(fault.item, 1);
+	assert_holds(p + page, 1, 19, 1);
 	soft_end();
-	assert_int_equal(*(uint64_t *)(void *)job.p, 1000);
-	munmap(job.p, page);
+	munmap(p, 2 * page);
+}
+
+/* A page is looked up once: what follows on the same lane hits its TLB. */
+static void second_access_hits_the_tlb(void **state)
+{
+	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 1 << 20, .lanes = 1);
+	struct world *w = *state;
+	unsigned char *p = map_filled(2, 20);
+
+	assert_int_equal(hmm_soft_open(w->mm, &opts, &soft), 0);
+	device_checks(p, 2, 20);
+	assert_int_equal(soft_stats().tlb_misses, 2);
+	device_checks(p, 2, 20);
+	assert_int_equal(soft_stats().tlb_misses, 2);
+	assert_int_equal(evict(w, p, 1), 1);
+	device_checks(p, 2, 20);
+	assert_true(soft_stats().tlb_misses > 2);
+	soft_end();
+	munmap(p, 2 * page);
 }
 
 int main(void)
@@ -637,13 +757,16 @@ int main(void)
 		world_test(atomics_while_mirroring),
 		world_test(atomics_while_migrating),
 		world_test(atomics_with_exclusive_access),
+		world_test(close_ends_exclusive_access),
 		world_test(shared_memory_in_place),
 		world_test(files_and_memfds_in_place),
 		world_test(truncated_file_ends_the_kernel),
+		world_test(span_leaves_what_others_write),
+		world_test(eviction_waits_for_the_access),
 		world_test(a_list_is_walked_in_place),
 		world_test(accessed_and_dirty_bits),
-		world_test(tickets_are_waited_for_once),
-		world_test(close_waits_for_kernels),
+		world_test(reading_is_not_writing),
+		world_test(second_access_hits_the_tlb),
 	};
 
 	need_mm();

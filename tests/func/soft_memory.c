@@ -115,11 +115,10 @@ static void device_to_device_without_a_group(void **state)
 	between(*state, NULL);
 }
 
-/* An access to another device's page finds its bytes. */
-static void device_reads_the_other_devices_pages(void **state)
+static void one_reads_the_others(struct world *w, const void *group)
 {
-	struct world *w = *state;
-	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 8 << 20, .migrate = HMM_SOFT_MIGRATE_NEVER);
+	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 8 << 20, .migrate = HMM_SOFT_MIGRATE_NEVER,
+		 .peer_group = group);
 	struct hmm_soft *a = soft_new(w, &opts), *b = soft_new(w, &opts);
 	unsigned char *p = map_filled(NR, 5);
 
@@ -130,6 +129,13 @@ static void device_reads_the_other_devices_pages(void **state)
 	assert_int_equal(hmm_soft_close(b), 0);
 	assert_holds(p, NR, 5, 0);
 	munmap(p, NR * page);
+}
+
+/* An access to another device's page, a peer's too, finds its bytes. */
+static void device_reads_the_other_devices_pages(void **state)
+{
+	one_reads_the_others(*state, NULL);
+	one_reads_the_others(*state, "group");
 }
 
 /* fault_around brings neighbours home with the page that was touched. */
