@@ -22,7 +22,8 @@
 #include "core/thread.h"
 #include "sys/seccomp.h"
 
-#define LISTENERS	3
+#define LISTENERS	4
+#define CALLS_MAX	1024u
 
 /*
  * A thread that runs cannot be told from one that is still in fork(): how long it may
@@ -35,6 +36,16 @@ static struct {
 	struct process *made_by;	/* NULL: not made */
 	int listener;			/* published by ready */
 	_Atomic uint32_t ready;		/* futex: 1, listener is there; 2, it cannot be had */
+
+	/*
+	 * All listeners but one may wait for our locks. The last one lets other processes'
+	 * calls through, which the holder of a lock may depend on (a driver's process that
+	 * inherited the filter), and keeps ours here until another has time.
+	 */
+	struct hmm_lock lock;
+	uint32_t busy;
+	uint32_t head, tail;		/* of the ring; free-running */
+	struct sys_notif calls[CALLS_MAX];
 } strict;
 
 /* ---------------------------------------------------------------- what goes on by itself */
@@ -121,6 +132,49 @@ static void answer(struct hmm_mm *mm, int listener, const struct sys_notif *n)
 	}
 }
 
+static void serve(int listener, const struct sys_notif *n)
+{
+	struct hmm_mm *mm = mm_use();
+
+	if (mm && (mm->flags & HMM_MM_STRICT))
+		answer(mm, listener, n);
+	else
+		sys_seccomp_continue(listener, n->id);
+	if (mm)
+		mm_unuse(mm);
+}
+
+/* Is this call of ours the calling listener's to serve, now? Else it is kept. */
+static bool begin_serving(const struct sys_notif *n)
+{
+	bool now;
+
+	lock_acquire(&strict.lock);
+	/* More threads than the ring has places are in calls: better slow than lost. */
+	now = strict.busy < LISTENERS - 1 || strict.tail - strict.head == CALLS_MAX;
+	if (now)
+		strict.busy++;
+	else
+		strict.calls[strict.tail++ % CALLS_MAX] = *n;
+	lock_release(&strict.lock);
+	return now;
+}
+
+/* What has been kept meanwhile, to be served next; false: nothing, and no longer busy. */
+static bool serve_next(struct sys_notif *n)
+{
+	bool more;
+
+	lock_acquire(&strict.lock);
+	more = strict.head != strict.tail;
+	if (more)
+		*n = strict.calls[strict.head++ % CALLS_MAX];
+	else
+		strict.busy--;
+	lock_release(&strict.lock);
+	return more;
+}
+
 static void *listen_main(void *arg)
 {
 	struct sys_notif n;
@@ -134,17 +188,16 @@ static void *listen_main(void *arg)
 		return NULL;
 	listener = strict.listener;
 	while ((ret = sys_seccomp_recv(listener, &n)) != -ECANCELED) {
-		struct hmm_mm *mm;
-
 		if (ret)
 			continue;
-		mm = sys_shares_mm(n.tid) ? mm_use() : NULL;
-		if (mm && (mm->flags & HMM_MM_STRICT))
-			answer(mm, listener, &n);
-		else
+		if (!sys_shares_mm(n.tid)) {
 			sys_seccomp_continue(listener, n.id);
-		if (mm)
-			mm_unuse(mm);
+			continue;
+		}
+		if (begin_serving(&n))
+			do
+				serve(listener, &n);
+			while (serve_next(&n));
 	}
 	return NULL;
 }
@@ -182,6 +235,7 @@ int strict_start(struct hmm_mm *mm)
 	if (!sys_cap(CAP_SECCOMP_NOTIFY))
 		return -EOPNOTSUPP;
 	memset(&strict, 0, sizeof(strict));
+	lock_init(&strict.lock, RANK_CALLS);
 	ret = listeners_start(threads);
 	if (!ret)
 		ret = sys_seccomp_listen();
