@@ -20,6 +20,7 @@
 #include <sys/mman.h>
 #include <sys/shm.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 
 #include "core/adoption.h"
 #include "core/devmem.h"
@@ -393,15 +394,33 @@ static int64_t do_shmat(struct hmm_mm *mm, const struct sys_notif *n)
 }
 
 /*
- * Which ranges it discards is written in the caller's memory, and whose they are in the
- * descriptor: with everything at home (before_change()) nothing of them need be known.
- * Nothing is trapped either, so the kernel can read the ranges while the lock is held.
+ * Whose ranges these are is in the descriptor: with everything at home (before_change())
+ * it need not be known, but for what is in flight still. A kernel that discards by this
+ * call does it to the caller's own memory alone, so what it discarded is ours, and goes
+ * out of the flights too.
  */
-static int64_t do_process_madvise(struct hmm_mm *mm, const struct sys_notif *n)
+static int64_t discard_ranges(struct hmm_mm *mm, const struct sys_notif *n,
+			      const struct iovec *ranges, size_t nr)
 {
+	struct sys_notif part = *n;
+	int64_t done = 0, ret = 0;
+
 	mm_release_all(mm, false);
 	mm_invalidate(mm, HMM_EVENT_CLEAR, 0, sys_task_size(), NULL);
-	return mm->ops->perform(mm, n);
+	part.args[2] = 1;
+	for (size_t i = 0; i < nr; i++) {
+		uintptr_t start = (uintptr_t)ranges[i].iov_base;
+
+		part.args[1] = (uintptr_t)&ranges[i];
+		ret = mm->ops->perform(mm, &part);
+		if (ret < 0)
+			break;
+		mm_drop(mm, start, start + (uintptr_t)ret);
+		done += ret;
+		if ((uint64_t)ret < ranges[i].iov_len)
+			break;
+	}
+	return ret < 0 && !done ? ret : done;
 }
 
 /* Changes that are made here, under the lock. */
@@ -423,8 +442,6 @@ static int64_t transact(struct hmm_mm *mm, const struct sys_notif *n)
 		return do_shmat(mm, n);
 	case SYS_shmdt:
 		return do_shmdt(mm, n);
-	case SYS_process_madvise:
-		return do_process_madvise(mm, n);
 	default:
 		return do_protect(mm, n);
 	}
@@ -475,10 +492,41 @@ static void before_change(struct hmm_mm *mm, const struct sys_notif *n)
 	}
 }
 
+/*
+ * The ranges are in the caller's memory, which may be trapped: they are read before the
+ * lock is taken, and the kernel is given what was read. It has the right answer to none,
+ * and to too many.
+ */
+static int64_t transact_ranges(struct hmm_mm *mm, const struct sys_notif *n)
+{
+	size_t nr = (size_t)n->args[2], size = nr * sizeof(struct iovec);
+	struct iovec *ranges;
+	int64_t ret;
+
+	if (!nr || nr > UIO_MAXIOV)
+		return mm->ops->perform(mm, n);
+	ranges = arena_alloc(size);
+	if (!ranges)
+		return -ENOMEM;
+	if (sys_copy_from(ranges, (uintptr_t)n->args[1], size) != (ssize_t)size) {
+		arena_free(ranges, size);
+		return -EFAULT;
+	}
+	before_change(mm, n);
+	mm->stats.changes++;
+	memset(&mm->vma_cache, 0, sizeof(mm->vma_cache));
+	ret = discard_ranges(mm, n, ranges, nr);
+	lock_release(&mm->lock);
+	arena_free(ranges, size);
+	return ret;
+}
+
 int64_t mm_transact(struct hmm_mm *mm, const struct sys_notif *n)
 {
 	int64_t ret;
 
+	if (n->nr == SYS_process_madvise)
+		return transact_ranges(mm, n);
 	before_change(mm, n);
 	ret = transact(mm, n);
 	lock_release(&mm->lock);

@@ -684,6 +684,39 @@ static void process_madvise_discards_while_migrating(void **state)
 	munmap(p, NR * page);
 }
 
+/*
+ * It does not wait for ever for pages in flight, which may be the caller's own: what it
+ * discarded meanwhile does not come back with them, in whatever range it was named.
+ */
+static void process_madvise_discards_what_is_in_flight(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(NR, 37);
+	int self = (int)syscall(SYS_pidfd_open, getpid(), 0);
+	struct iovec ranges[] = { { p, 2 * page }, { p + 4 * page, 0 }, { p + 8 * page, 8 * page } };
+	uint64_t src[NR] = { 0 }, dst[NR] = { 0 };
+	struct hmm_migrate m = { .size = sizeof(m), .flags = HMM_MIGRATE_SYSTEM,
+				 .start = (uintptr_t)p, .end = (uintptr_t)(p + NR * page),
+				 .src = src, .dst = dst };
+
+	if (!strict() || self < 0 ||
+	    syscall(SYS_process_madvise, self, &ranges[1], 1, MADV_DONTNEED, 0) < 0) {
+		print_message("          not here: process_madvise on oneself (6.13), strict\n");
+		munmap(p, NR * page);
+		return;
+	}
+	assert_int_equal(hmm_migrate_setup(w->mm, &m), 0);
+	assert_int_equal(syscall(SYS_process_madvise, self, ranges, 3, MADV_DONTNEED, 0), 10 * page);
+	hmm_migrate_pages(w->mm, &m);
+	hmm_migrate_finalize(w->mm, &m);
+	assert_true(all_zero(p, 2 * page));
+	assert_holds(p + 2 * page, 6, 37, 2);
+	assert_true(all_zero(p + 8 * page, 8 * page));
+	assert_holds(p + 16 * page, NR - 16, 37, 16);
+	close(self);
+	munmap(p, NR * page);
+}
+
 /* Many mappings, each with a few pages away, unmapped in any order: all freed. */
 static void many_small_mappings(void **state)
 {
@@ -821,6 +854,7 @@ int main(void)
 		world_test(guard_over_a_part),
 		world_test(shmat_over_a_part),
 		world_test(process_madvise_discards_while_migrating),
+		world_test(process_madvise_discards_what_is_in_flight),
 	};
 	struct CMUnitTest tests[ARRAY_LEN(always) + ARRAY_LEN(announced)];
 	int failed;
