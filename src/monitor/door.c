@@ -74,8 +74,9 @@ static bool agent_is_one(const struct guest *guest, pid_t agent)
 static void say_plain(const struct guest *guest, const struct agent_ready *ready)
 {
 	tree_declined(guest->door->tree, guest->process);
-	say(SAY_DETAIL, "%s (%d) runs without device memory: %s", guest->process->name,
-	    (int)guest->pid, strerror(ready->error));
+	say(SAY_DETAIL, "%s (%d) runs without device memory: %s%s", guest->process->name,
+	    (int)guest->pid, strerror(ready->error),
+	    ready->error == EPERM ? "; uhmm doctor says what would help" : "");
 }
 
 /* Takes @uffd. */
