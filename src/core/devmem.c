@@ -195,8 +195,9 @@ int devmem_copy_peer(struct hmm_devmem *d, struct hmm_devmem *from,
 /* ---------------------------------------------------------------- faults */
 
 /* The page alone, if it is still away; then the CPU that waits for it goes on. No lock held. */
-static void finish(struct hmm_mm *mm, uintptr_t addr, uint64_t read_ns)
+static void finish(struct hmm_mm *mm, const struct fault *f)
 {
+	const uintptr_t addr = f->addr;
 	int64_t pages = mm_evict(mm, addr, addr + mm->page, NULL, false);
 	uint64_t e;
 
@@ -204,11 +205,13 @@ static void finish(struct hmm_mm *mm, uintptr_t addr, uint64_t read_ns)
 	e = directory_get(&mm->dir, addr);
 	/* In somebody else's flight: that one's end wakes the CPU. */
 	if (entry_state(e) == PAGE_ISOLATED)
-		isolation_met(mm, e, read_ns);
+		isolation_met(mm, e, f);
 	else if (entry_state(e) != PAGE_SYSTEM || pages <= 0)
 		sys_uffd_wake(mm->uffd, addr, mm->page);	/* it changed hands: again */
 	if (entry_state(e) == PAGE_SYSTEM)
-		mm_fault_served(mm, read_ns);
+		fault_served(mm, f);
+	else if (entry_state(e) != PAGE_ISOLATED)
+		fault_ended(mm, f, 0);
 	lock_release(&mm->lock);
 }
 
@@ -235,15 +238,19 @@ static void serve(struct hmm_devmem *d, struct hmm_mm *mm, const struct fault *f
 		devmem_unuse(d);
 		mm_put(mm);
 	}
-	finish(mm, f->addr, f->read_ns);
+	finish(mm, f);
 }
 
 void hmm_fault_done(struct hmm_devmem *d, const struct hmm_fault *fault)
 {
 	struct hmm_mm *mm = fault->mm;
+	const struct fault f = {
+		.addr = fault->addr, .read_ns = fault->read_ns, .tid = fault->thread,
+		.write = fault->write, .kind = HMM_FAULT_DEVICE,
+	};
 
 	stack_prepare();
-	finish(mm, fault->addr, fault->read_ns);
+	finish(mm, &f);
 	mm_put(mm);
 	devmem_unuse(d);
 }
@@ -308,6 +315,7 @@ void devmem_fault(struct hmm_mm *mm, struct hmm_devmem *d, const struct fault *f
 		devmem_unuse(d);
 	} else if (!enqueue(d, mm, f)) {
 		sys_uffd_wake(mm->uffd, f->addr, mm->page);	/* it will fault again */
+		fault_ended(mm, f, 0);
 	}
 }
 

@@ -20,9 +20,12 @@
  * a REMAP carries to an address can be met by the UNMAP of that address's old life,
  * if the thread that unmapped it is that late.
  */
+#include <sys/syscall.h>
+
 #include "core/adoption.h"
 #include "core/devmem.h"
 #include "core/remote.h"
+#include "core/trace.h"
 
 #define DRAIN_BATCH 16
 
@@ -51,6 +54,8 @@ static void on_unmap(struct hmm_mm *mm, enum hmm_event_type type, uintptr_t star
 	if (type == HMM_EVENT_UNMAP)
 		adopt_forget(mm, start, end);
 	mm->stats.changes++;
+	trace_moment(mm, HMM_TRACE_CHANGE, type == HMM_EVENT_UNMAP ? SYS_munmap : SYS_madvise,
+		     start, end, 0);
 }
 
 static void on_remap(struct hmm_mm *mm, uintptr_t from, uintptr_t to, size_t len)
@@ -64,6 +69,7 @@ static void on_remap(struct hmm_mm *mm, uintptr_t from, uintptr_t to, size_t len
 	/* Unless it was DONTUNMAP, the old place's own UNMAP follows. */
 	adopt_follow(mm, from, to, len, true);
 	mm->stats.changes++;
+	trace_moment(mm, HMM_TRACE_CHANGE, SYS_mremap, from, from + len, 0);
 }
 
 static void handle(struct hmm_mm *mm, const struct uffd_msg *msg, uint64_t read_ns)

@@ -4,6 +4,7 @@
  * staging, give. One page or a few go by copy out of a bounce buffer.
  */
 #include "core/devmem.h"
+#include "core/trace.h"
 
 /* Is this a page we are to bring home? */
 static bool wanted(struct hmm_mm *mm, uint64_t e, const struct hmm_devmem *only)
@@ -79,6 +80,8 @@ static uint64_t take_back_coherent(struct hmm_mm *mm, uintptr_t start, uintptr_t
 	}
 	free_run_flush(&run);
 	mm->stats.pages_to_system += pages;
+	if (pages)
+		trace_moment(mm, HMM_TRACE_HOME, 0, start, end, (int64_t)pages);
 	return pages;
 }
 
@@ -105,6 +108,10 @@ static void lose_pages(struct hmm_mm *mm, struct isolation *iso)
 static uint64_t evict_run(struct hmm_mm *mm, uintptr_t start, uintptr_t end, struct chunk *chunk,
 			  uint32_t *lost)
 {
+	struct hmm_trace_event event = {
+		.type = HMM_TRACE_HOME, .begin_ns = trace_begin(mm), .start = start, .end = end,
+		.device = entry_devmem(directory_get(&mm->dir, start)),
+	};
 	struct isolation *iso;
 	uint32_t failed, first = (uint32_t)((start - block_base(start)) / mm->page);
 	uint64_t pages;
@@ -130,6 +137,9 @@ static uint64_t evict_run(struct hmm_mm *mm, uintptr_t start, uintptr_t end, str
 	/* Not by the mm's counter: giving may have dropped the lock, and others gave too. */
 	pages = iso->home;
 	isolation_put(mm, iso);
+	event.pages = (int64_t)pages;
+	if (tracing(mm) && pages)
+		trace_event(mm, &event);
 	return pages;
 }
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 
 #include "core/mm.h"
+#include "core/trace.h"
 
 #define SLOTS_BYTES	(FAMILY_MMS * sizeof(struct mm_slot))
 
@@ -72,6 +73,7 @@ err_free:
 
 void family_free(struct family *f)
 {
+	tracer_close(f);
 	staging_fini(&f->staging);
 	close_files(f);
 	arena_free(f->slots, SLOTS_BYTES);

@@ -16,6 +16,7 @@
 
 #include "core/adoption.h"
 #include "core/devmem.h"
+#include "core/trace.h"
 
 static pthread_once_t watch_once = PTHREAD_ONCE_INIT;
 static int watch_error;
@@ -51,6 +52,7 @@ void fork_gate_close(struct hmm_mm *mm)
 	mm_release_all(mm, false);	/* or the kernel would tell us of this fork too */
 	mm_invalidate(mm, HMM_EVENT_FORK, 0, sys_task_size(), NULL);
 	mm->stats.forks++;
+	trace_moment(mm, HMM_TRACE_FORK, 0, 0, 0, 0);
 	lock_release(&mm->lock);
 }
 
@@ -133,9 +135,14 @@ static void after_fork(void)
 	mm_unuse(mm);
 }
 
+static void in_child(void)
+{
+	thread_state.tid = 0;
+}
+
 static void watch(void)
 {
-	watch_error = -pthread_atfork(before_fork, after_fork, NULL);
+	watch_error = -pthread_atfork(before_fork, after_fork, in_child);
 }
 
 int fork_watch(void)
@@ -189,7 +196,10 @@ void fork_serve(struct hmm_mm *mm, int child_uffd)
 			sys_uffd_poison(child_uffd, a, mm->page);
 	}
 	adopt_fill_all(mm, child_uffd);
-	mm->stats.forks += !mm->fork_gate;	/* else it has been counted */
+	if (!mm->fork_gate) {	/* else it has been counted */
+		mm->stats.forks++;
+		trace_moment(mm, HMM_TRACE_FORK, 0, 0, 0, 0);
+	}
 	arena_free(buffer, mm->page);
 	sys_close(child_uffd);
 }

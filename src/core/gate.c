@@ -20,6 +20,7 @@
 
 #include "core/devmem.h"
 #include "core/remote.h"
+#include "core/trace.h"
 #include "sys/seccomp.h"
 
 bool remote_gated(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
@@ -166,7 +167,10 @@ int hmm_remote_change(struct hmm_mm *mm, uint32_t tid, uint64_t nr, const uint64
 		*result = mm_transact(mm, &n);
 		lock_acquire(&mm->lock);
 	} else if (!remote_gone(mm->remote)) {
+		const uint64_t begin_ns = trace_begin(mm);
+
 		ret = hold_home(mm, &n);
+		mm_trace_change(mm, &n, begin_ns, HMM_CHANGE_CONTINUE);
 	}
 	if (!--mm->remote->changes)
 		isolation_wake(mm);

@@ -57,14 +57,17 @@ static void fill_hole(struct hmm_mm *mm, const struct fault *f)
 	int ret;
 
 	directory_block_set_huge(&mm->dir, f->addr, false);
-	if (adopt_fill(mm, f->addr, f->tid))
+	if (adopt_fill(mm, f->addr, f->tid)) {
+		fault_ended(mm, f, 1);
 		return;
+	}
 	nr = zero_window(mm, f->addr);
 	ret = sys_uffd_zeropage(mm->uffd, f->addr, nr * mm->page, 0, &done);
 	if (!done && ret != -EAGAIN && nr > 1)	/* the window reached beyond the mapping */
 		ret = sys_uffd_zeropage(mm->uffd, f->addr, mm->page, 0, &done);
 	mm->stats.zero_fills += done / mm->page;
 	mm->zero_next = f->addr + done;
+	fault_ended(mm, f, done / mm->page);
 	if (done)
 		return;
 	if (ret == -EAGAIN) {
@@ -77,25 +80,30 @@ static void fill_hole(struct hmm_mm *mm, const struct fault *f)
 }
 
 /* Serve one fault. Lock held; dropped while a device copies. */
-static void resolve(struct hmm_mm *mm, const struct fault *f)
+static void resolve(struct hmm_mm *mm, struct fault *f)
 {
 	uint64_t e = directory_get(&mm->dir, f->addr);
 
 	switch (entry_state(e)) {
 	case PAGE_ISOLATED:
-		isolation_met(mm, e, f->read_ns);
+		f->kind = HMM_FAULT_FLIGHT;
+		isolation_met(mm, e, f);
 		mm->stats.fault_waits++;
 		break;
 	case PAGE_DEVICE:
 		mm->stats.cpu_faults++;
+		f->kind = HMM_FAULT_DEVICE;
 		devmem_fault(mm, devmem_find(mm, entry_devmem(e)), f);
 		break;
 	case PAGE_EXCLUSIVE:
 		mm->stats.cpu_faults++;
 		exclusive_restore(mm, f->addr, f->addr + mm->page, NULL);
-		mm_fault_served(mm, f->read_ns);
+		f->kind = HMM_FAULT_EXCLUSIVE;
+		fault_served(mm, f);
 		break;
 	case PAGE_LOST:
+		f->kind = HMM_FAULT_LOST;
+		fault_ended(mm, f, 0);
 		/* The kernel raises it by itself where it knows markers. */
 		if (!mm->can_poison || sys_uffd_poison(mm->uffd, f->addr, mm->page))
 			mm->ops->kill(mm, f->tid, SIGBUS, f->addr);

@@ -25,6 +25,7 @@
 #include <string.h>
 
 #include "core/devmem.h"
+#include "core/trace.h"
 #include "sys/seccomp.h"
 
 /* A thread that runs may be in the call or past it: how long we believe the former. */
@@ -136,6 +137,16 @@ static int inherit_pages(struct hmm_mm *mm, struct hmm_mm *child)
 	return 0;
 }
 
+static void trace_fork(struct hmm_mm *mm, uint32_t tid, const struct hmm_mm *child)
+{
+	struct hmm_trace_event event = {
+		.type = HMM_TRACE_FORK, .thread = tid, .result = (int64_t)hmm_mm_id(child),
+	};
+
+	if (tracing(mm))
+		trace_event(mm, &event);
+}
+
 int remote_inherit(struct hmm_mm *mm, int child_uffd)
 {
 	struct remote *r = mm->remote;
@@ -161,6 +172,7 @@ int remote_inherit(struct hmm_mm *mm, int child_uffd)
 	if (ret)
 		goto err_pages;
 	mm->stats.forks++;
+	trace_fork(mm, r->forking, child);
 	r->child = child;
 	r->copied = true;
 	isolation_wake(mm);

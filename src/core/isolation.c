@@ -6,6 +6,7 @@
 
 #include "core/adoption.h"
 #include "core/devmem.h"
+#include "core/trace.h"
 
 #define STARVED_MAX	500u	/* waits of 2 ms for memory to give a page in */
 
@@ -100,7 +101,7 @@ struct isolation *isolation_get(struct hmm_mm *mm, uintptr_t addr, bool wait)
 	iso->buffer = 0;
 	iso->owner = NULL;
 	iso->huge = false;
-	iso->met_ns = 0;
+	iso->met.read_ns = 0;
 	iso->starved = 0;
 	memset(iso->landed, 0, sizeof(iso->landed));
 	mm->isolations_free--;
@@ -131,9 +132,9 @@ void isolation_put(struct hmm_mm *mm, struct isolation *iso)
 	lock_assert_held(&mm->lock);
 	if (HMM_DEBUG)
 		isolation_check(iso);
-	if (iso->met_ns) {
+	if (iso->met.read_ns) {
 		wake_waiters(mm, iso);
-		mm_fault_served(mm, iso->met_ns);
+		fault_served(mm, &iso->met);
 	}
 	iso->in_use = false;
 	mm->isolations_free++;
@@ -157,12 +158,14 @@ void isolation_lose(struct hmm_mm *mm, struct isolation *iso, uint32_t slot, str
 	iso->nr--;
 }
 
-void isolation_met(struct hmm_mm *mm, uint64_t entry, uint64_t read_ns)
+void isolation_met(struct hmm_mm *mm, uint64_t entry, const struct fault *f)
 {
 	struct isolation *iso = mm->isolations[entry_isolation(entry)];
 
-	if (!iso->met_ns)
-		iso->met_ns = read_ns;
+	if (!iso->met.read_ns)
+		iso->met = *f;
+	else
+		fault_ended(mm, f, 0);
 }
 
 void isolation_forget(struct hmm_mm *mm, uint64_t entry)
@@ -450,6 +453,7 @@ static void slot_collide(struct hmm_mm *mm, struct isolation *iso, uint32_t i,
 			 struct free_run *run)
 {
 	mm->stats.lost_pages++;
+	trace_moment(mm, HMM_TRACE_LOST, 0, iso->where[i], iso->where[i] + mm->page, 1);
 	slot_settle(mm, iso, i, run);
 }
 

@@ -34,6 +34,7 @@
 #include <stdint.h>
 
 #include "core/directory.h"
+#include "core/fault.h"
 #include "core/staging.h"
 
 #define ISOLATIONS		64u
@@ -58,7 +59,7 @@ struct isolation {
 	struct chunk *chunk;		/* or NULL */
 	uintptr_t buffer;		/* address of slot 0's bytes: the chunk's, or bounce */
 	const void *owner;		/* of the MIGRATE events of the taking */
-	uint64_t met_ns;		/* a fault met one of the pages: when it was read; 0: none */
+	struct fault met;		/* the first that met one of the pages; read_ns 0: none */
 	uint32_t starved;		/* times that giving has waited for memory */
 	bool in_use;
 	bool huge;			/* taken as one 2 MiB page */
@@ -150,8 +151,8 @@ void isolation_lose(struct hmm_mm *mm, struct isolation *iso, uint32_t slot, str
  */
 uint32_t isolation_fill(struct hmm_mm *mm, struct isolation *iso);
 
-/* A fault that was read at @read_ns has met an isolated entry: the end wakes it. */
-void isolation_met(struct hmm_mm *mm, uint64_t entry, uint64_t read_ns);
+/* A fault has met an isolated entry: the end wakes it. */
+void isolation_met(struct hmm_mm *mm, uint64_t entry, const struct fault *f);
 
 /* The page of an isolated entry is leaving, or moving. */
 void isolation_forget(struct hmm_mm *mm, uint64_t entry);

@@ -44,6 +44,7 @@ struct thread_state {
 	uint32_t ranks;		/* held, one bit each */
 	bool in_callback;	/* of a driver, under the mm lock or copying */
 	bool on_handler;	/* serves CPU faults: must not wait for other handlers */
+	uint32_t tid;		/* its id as a trace tells it; 0: not asked for yet */
 };
 
 extern __thread struct thread_state thread_state __attribute__((tls_model("initial-exec")));

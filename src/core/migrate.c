@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "core/opts.h"
+#include "core/trace.h"
 
 #define MIGRATE_FLAGS	(HMM_MIGRATE_SYSTEM | HMM_MIGRATE_DEVICE)
 #define MIGRATE_BLOCKS	(HMM_MIGRATE_MAX_PAGES / BLOCK_PAGES + 1)
@@ -26,6 +27,7 @@ struct migration {
 	struct isolation *iso[MIGRATE_BLOCKS];
 	struct chunk *chunk[MIGRATE_BLOCKS];
 	uint32_t nr;
+	uint64_t begin_ns;		/* traced: when setup began */
 };
 
 static size_t nr_pages(const struct hmm_mm *mm, const struct hmm_migrate *m)
@@ -246,6 +248,7 @@ int hmm_migrate_setup(struct hmm_mm *mm, struct hmm_migrate *m)
 	mig = arena_alloc(sizeof(*mig));
 	if (!mig)
 		return -ENOMEM;
+	mig->begin_ns = trace_begin(mm);
 	m->nr_pages = 0;
 	memset(m->src, 0, nr_pages(mm, m) * sizeof(*m->src));
 	memset(m->dst, 0, nr_pages(mm, m) * sizeof(*m->dst));
@@ -504,10 +507,11 @@ void hmm_migrate_pages(struct hmm_mm *mm, struct hmm_migrate *m)
 	lock_release(&mm->lock);
 }
 
-/* Lock held. */
-static void finalize_block(struct hmm_mm *mm, struct hmm_migrate *m, struct isolation *iso)
+/* Pages that went, and did not lose their address on the way. Lock held. */
+static uint64_t finalize_block(struct hmm_mm *mm, struct hmm_migrate *m, struct isolation *iso)
 {
 	bool whole = iso->huge;
+	uint64_t went = -(mm->stats.pages_to_device + mm->stats.pages_between);
 	uint32_t committed = 0;
 
 	for (uint32_t i = iso->low; i < iso->high; i++) {
@@ -522,22 +526,49 @@ static void finalize_block(struct hmm_mm *mm, struct hmm_migrate *m, struct isol
 		isolation_commit(mm, iso, i, hmm_src_devmem(dst), hmm_src_index(dst));
 		committed++;
 	}
+	/* Here and not below: giving back may drop the lock. */
+	went += mm->stats.pages_to_device + mm->stats.pages_between;
 	if (whole)
 		directory_block_set_huge(&mm->dir, iso->base, committed == BLOCK_PAGES);
 	isolation_give(mm, iso);
 	isolation_put(mm, iso);
+	return went;
+}
+
+/* The whole of it, with why the first page that stayed did. Lock held. */
+static void trace_migration(struct hmm_mm *mm, const struct hmm_migrate *m,
+			    const struct migration *mig, uint64_t went)
+{
+	struct hmm_trace_event event = {
+		.type = HMM_TRACE_MIGRATE, .begin_ns = mig->begin_ns, .start = m->start,
+		.end = m->end, .pages = (int64_t)went,
+	};
+
+	for (size_t i = 0; i < nr_pages(mm, m); i++) {
+		if (m->src[i] & HMM_SRC_MIGRATE) {
+			event.device = hmm_src_devmem(m->dst[i]);
+		} else if (m->src[i]) {
+			event.result++;
+			if (!event.what)
+				event.what = hmm_src_reason(m->src[i]);
+		}
+	}
+	trace_event(mm, &event);
 }
 
 void hmm_migrate_finalize(struct hmm_mm *mm, struct hmm_migrate *m)
 {
 	struct migration *mig;
+	uint64_t went = 0;
 
 	if (mm_enter(mm) || !m || !m->internal)
 		return;
 	mig = m->internal;
 	for (uint32_t n = 0; n < mig->nr; n++) {
 		lock_acquire(&mm->lock);
-		finalize_block(mm, m, mig->iso[n]);
+		went += finalize_block(mm, m, mig->iso[n]);
+		if (tracing(mm) && n == mig->nr - 1)
+			trace_migration(mm, m, mig, went);
 		lock_release(&mm->lock);
 		mm->ops->chunk_put(mm, mig->chunk[n]);
 	}

@@ -9,7 +9,7 @@
 #include "core/limbo.h"
 #include "core/opts.h"
 #include "core/remote.h"
-#include "core/times.h"
+#include "core/trace.h"
 
 #define STAGING_MAX	((uint64_t)1 << 30)
 #define MM_FLAGS	(HMM_MM_STRICT | HMM_MM_USER_FAULTS_ONLY)
@@ -19,9 +19,20 @@ void mm_invalidate(struct hmm_mm *mm, enum hmm_event_type type, uintptr_t start,
 		   const void *owner)
 {
 	const struct hmm_event event = { type, start, end, owner };
+	const uint64_t begin = trace_begin(mm);
+	uint64_t told;
 
 	lock_assert_held(&mm->lock);
-	mm->stats.invalidations += notifier_tree_invalidate(&mm->notifiers, &event);
+	told = notifier_tree_invalidate(&mm->notifiers, &event);
+	mm->stats.invalidations += told;
+	if (tracing(mm) && told) {
+		struct hmm_trace_event e = {
+			.type = HMM_TRACE_INVALIDATE, .what = type, .begin_ns = begin,
+			.start = start, .end = end, .pages = (int64_t)told,
+		};
+
+		trace_event(mm, &e);
+	}
 }
 
 /* More than the deepest path under the mm lock uses. */
@@ -428,6 +439,7 @@ void mm_poison(struct hmm_mm *mm, uintptr_t addr)
 	lock_assert_held(&mm->lock);
 	mm->stats.lost_pages++;
 	mm->stats.poisoned_pages++;
+	trace_moment(mm, HMM_TRACE_LOST, 0, addr, addr + mm->page, 1);
 	/* The entry stays what it was until the marker is there: no fault finds a hole. */
 	while (mm->can_poison && directory_get(&mm->dir, addr) == e) {
 		if (sys_uffd_poison(mm->uffd, addr, mm->page) != -EAGAIN)
@@ -775,12 +787,6 @@ int hmm_mm_stats(struct hmm_mm *mm, struct hmm_stats *stats)
 	memset(stats, 0, size);
 	memcpy(stats, &s, size < sizeof(s) ? size : sizeof(s));
 	return 0;
-}
-
-void mm_fault_served(struct hmm_mm *mm, uint64_t read_ns)
-{
-	lock_assert_held(&mm->lock);
-	times_record(&mm->fault_times, sys_now_ns() - read_ns);
 }
 
 int hmm_mm_fault_times(struct hmm_mm *mm, struct hmm_times *times)

@@ -24,6 +24,7 @@
 
 #include "core/directory.h"
 #include "core/family.h"
+#include "core/fault.h"
 #include "core/isolation.h"
 #include "core/lock.h"
 #include "core/log.h"
@@ -36,13 +37,6 @@
 #define FORKERS_MAX	16u
 #define TCBS_MAX	1024u
 #define STATICS_MAX	512u
-
-struct fault {
-	uintptr_t addr;
-	uint64_t read_ns;		/* when its message was read */
-	uint32_t tid;
-	bool write;
-};
 
 /* Mappings known to hold no thread's control block, and no static data. */
 struct vma_cache {
@@ -268,6 +262,10 @@ void mm_rekey(struct hmm_mm *mm, uintptr_t from, uintptr_t to, size_t len);
 /* transact.c: make an announced call, with all that it means. No lock held. */
 int64_t mm_transact(struct hmm_mm *mm, const struct sys_notif *call);
 
+/* Tell who traces of an announced call that began then. Lock held. */
+void mm_trace_change(struct hmm_mm *mm, const struct sys_notif *call, uint64_t begin_ns,
+		     int64_t result);
+
 /* [addr, addr + len) in whole pages; empty when it makes no sense. */
 void mm_span(const struct hmm_mm *mm, uint64_t addr, uint64_t len, uintptr_t *start,
 	     uintptr_t *end);
@@ -306,9 +304,6 @@ uint64_t exclusive_restore(struct hmm_mm *mm, uintptr_t start, uintptr_t end, co
 void exclusive_drop(struct hmm_mm *mm, uint32_t slot);
 void exclusive_close(struct hmm_mm *mm);		/* the slots' memory is let go */
 void *exclusive_bytes(const struct hmm_mm *mm, uint32_t slot);
-
-/* A fault that was read at @read_ns has been served. Lock held. */
-void mm_fault_served(struct hmm_mm *mm, uint64_t read_ns);
 
 /* The program gets SIGBUS there from now on. Lock held. */
 void mm_poison(struct hmm_mm *mm, uintptr_t addr);

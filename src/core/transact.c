@@ -24,6 +24,7 @@
 
 #include "core/adoption.h"
 #include "core/devmem.h"
+#include "core/trace.h"
 #include "sys/seccomp.h"
 
 /* For pages in flight before a mapping is moved onto another. */
@@ -492,6 +493,44 @@ static void before_change(struct hmm_mm *mm, const struct sys_notif *n)
 	}
 }
 
+/* What of the address space the call names. */
+static void named_span(const struct hmm_mm *mm, const struct sys_notif *n, uintptr_t *start,
+		       uintptr_t *end)
+{
+	*start = *end = 0;
+	switch (n->nr) {
+	case SYS_brk:
+	case SYS_shmdt:
+		*start = *end = n->args[0];
+		break;
+	case SYS_shmat:
+		*start = *end = n->args[1];
+		break;
+	case SYS_process_madvise:
+	case SYS_mlockall:
+		break;
+	default:
+		mm_span(mm, n->args[0], n->args[1], start, end);
+	}
+}
+
+void mm_trace_change(struct hmm_mm *mm, const struct sys_notif *n, uint64_t begin_ns,
+		     int64_t result)
+{
+	struct hmm_trace_event event = {
+		.type = HMM_TRACE_CHANGE, .what = (uint32_t)n->nr, .begin_ns = begin_ns,
+		.thread = n->tid, .result = result,
+	};
+	uintptr_t start, end;
+
+	if (!tracing(mm))
+		return;
+	named_span(mm, n, &start, &end);
+	event.start = start;
+	event.end = end;
+	trace_event(mm, &event);
+}
+
 /*
  * The ranges are in the caller's memory, which may be trapped: they are read before the
  * lock is taken, and the kernel is given what was read. It has the right answer to none,
@@ -500,6 +539,7 @@ static void before_change(struct hmm_mm *mm, const struct sys_notif *n)
 static int64_t transact_ranges(struct hmm_mm *mm, const struct sys_notif *n)
 {
 	size_t nr = (size_t)n->args[2], size = nr * sizeof(struct iovec);
+	const uint64_t begin_ns = trace_begin(mm);
 	struct iovec *ranges;
 	int64_t ret;
 
@@ -516,6 +556,7 @@ static int64_t transact_ranges(struct hmm_mm *mm, const struct sys_notif *n)
 	mm->stats.changes++;
 	memset(&mm->vma_cache, 0, sizeof(mm->vma_cache));
 	ret = discard_ranges(mm, n, ranges, nr);
+	mm_trace_change(mm, n, begin_ns, ret);
 	lock_release(&mm->lock);
 	arena_free(ranges, size);
 	return ret;
@@ -523,12 +564,14 @@ static int64_t transact_ranges(struct hmm_mm *mm, const struct sys_notif *n)
 
 int64_t mm_transact(struct hmm_mm *mm, const struct sys_notif *n)
 {
+	const uint64_t begin_ns = trace_begin(mm);
 	int64_t ret;
 
 	if (n->nr == SYS_process_madvise)
 		return transact_ranges(mm, n);
 	before_change(mm, n);
 	ret = transact(mm, n);
+	mm_trace_change(mm, n, begin_ns, ret);
 	lock_release(&mm->lock);
 	return ret;
 }
