@@ -143,7 +143,7 @@ struct bench {
 
 extern const struct bench bench_change_notify, bench_cpu_fault, bench_cpu_stream, bench_device,
 	bench_dmirror, bench_fault_threads, bench_metadata, bench_migrate, bench_nbd, bench_notifier,
-	bench_patterns, bench_run_overhead, bench_scale, bench_snapshot, bench_textbook;
+	bench_patterns, bench_run_overhead, bench_scale, bench_snapshot, bench_textbook, bench_trace;
 
 /* The body of `uhmm bench`. 0, also where a budget is missed; 1 a bench failed; 2 usage. */
 int bench_main(int argc, char **argv);

@@ -20,7 +20,7 @@ static const struct bench *const benches[] = {
 	&bench_migrate, &bench_cpu_fault, &bench_fault_threads, &bench_cpu_stream,
 	&bench_snapshot, &bench_device, &bench_notifier, &bench_change_notify,
 	&bench_run_overhead, &bench_nbd, &bench_dmirror, &bench_metadata, &bench_scale,
-	&bench_patterns, &bench_textbook,
+	&bench_patterns, &bench_textbook, &bench_trace,
 };
 
 struct bench_run {

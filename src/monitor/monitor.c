@@ -14,6 +14,7 @@
 #include "monitor/listeners.h"
 #include "monitor/log.h"
 #include "monitor/protocol.h"
+#include "monitor/trace.h"
 #include "monitor/tree.h"
 #include "monitor/view.h"
 #include "monitor/warden.h"
@@ -228,6 +229,9 @@ static void tick(struct monitor *m)
 		m->sample_ns = now;
 		tree_sample(&m->tree);
 		pool_stats(&m->pool, &stats.pages);	/* for its peak */
+		if (m->pool.trace)
+			trace_memory(m->pool.trace, m->tree.resident_bytes,
+				     stats.pages.device_pages * sys_page_size());
 	}
 	if (m->pool.manages && now - m->sweep_ns >= SWEEP_MS * 1000000ULL) {
 		m->sweep_ns = now;
@@ -272,7 +276,7 @@ static void loop(struct monitor *m)
 static void let_go(const struct monitor *m)
 {
 	int keep[] = { m->epoll, m->door.watch.fd, m->signal_watch.fd, m->exec_watch.fd,
-		       m->warden.sock, m->opts->keep_fd, m->window.watch.fd };
+		       m->warden.sock, m->opts->keep_fd, m->opts->trace_fd, m->window.watch.fd };
 
 	sys_raise_descriptors();	/* the program has its own limit by now */
 	sys_detach_streams();
@@ -350,7 +354,7 @@ static void instruct(struct monitor *m)
 /* Nobody is left, or has to be. Who still waits for an answer does so in vain. */
 static int wind_up(struct monitor *m)
 {
-	int ret;
+	int ret, traced;
 
 	policy_stop(m->opts->policy);
 	listeners_forget(&m->listeners);
@@ -360,6 +364,9 @@ static int wind_up(struct monitor *m)
 	pool_end(&m->pool);
 	collect(m, &m->result->stats);
 	ret = pool_close(&m->pool);
+	traced = trace_close(m->pool.trace);
+	if (traced)
+		say(SAY_ERROR, "the trace could not be written: %s", strerror(-traced));
 	sys_close(m->epoll);
 	return m->error ? m->error : m->door.error ? m->door.error : ret;
 }
@@ -375,7 +382,9 @@ int monitor_run(const struct monitor_opts *opts, struct monitor_result *result)
 	if (ret)
 		return -ECANCELED;
 	instruct(&m);
-	ret = prepare(&m);
+	ret = opts->trace_fd < 0 ? 0 : trace_open(opts->trace_fd, &m.pool.trace);
+	if (!ret)
+		ret = prepare(&m);
 	if (!ret)
 		ret = door_open(&m.door, opts->preload);
 	if (ret)
@@ -383,6 +392,8 @@ int monitor_run(const struct monitor_opts *opts, struct monitor_result *result)
 	ret = window_open(&m.window, m.door.dir);
 	if (!ret)
 		ret = launch(&m);
+	if (!ret && m.pool.trace)
+		ret = trace_start(m.pool.trace);
 	if (!ret)
 		ret = policy_start(opts->policy, &m.pool);
 	if (!ret)

@@ -40,7 +40,8 @@ struct monitor_opts {
 	const char *preload;		/* absolute path of the agent's library */
 	struct policy *policy;		/* opened; what migrates */
 	const char *device;		/* "NAME:key=value,..." */
-	int keep_fd;			/* the one inherited descriptor to leave open, or -1 */
+	int keep_fd;			/* an inherited descriptor to leave open, or -1 */
+	int trace_fd;			/* where the trace goes, inherited too, or -1 */
 	bool sample;			/* look at the memory in use now and then */
 	void (*progress)(void *ctx, const struct monitor_stats *now);	/* or NULL; every 200 ms */
 	void *ctx;

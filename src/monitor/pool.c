@@ -9,6 +9,7 @@
 #include <uhmm/remote.h>
 
 #include "monitor/log.h"
+#include "monitor/trace.h"
 #include "sys/process.h"
 #include "sys/sys.h"
 
@@ -210,6 +211,11 @@ static int open_device(struct pool *pool, struct hmm_mm *mm)
 	int ret;
 
 	pool->first = mm;
+	if (pool->trace) {
+		ret = hmm_trace_start(mm, trace_hear, pool->trace);
+		if (ret)
+			return ret;
+	}
 	ret = hmm_device_open(mm, pool->plugin, pool->device_options, &pool->device);
 	if (ret) {
 		say(SAY_ERROR, "device %s: %s", pool->plugin->name,

@@ -50,6 +50,7 @@ struct pool {
 	bool manages;			/* immutable: false, spaces have no mm */
 	const char *device_options;	/* immutable; NULL: the driver's own defaults */
 	const struct hmm_plugin *plugin;
+	struct trace *trace;		/* immutable; NULL: nobody wants one */
 
 	/* Main thread. */
 	struct hmm_mm *first;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "monitor/log.h"
+#include "monitor/trace.h"
 #include "sys/message.h"
 #include "sys/process.h"
 #include "sys/sys.h"
@@ -167,8 +168,10 @@ void tree_attach(struct tree *tree, struct process *process, struct space *space
 	if (process->space == space)
 		space_put(space);	/* it has a reference already */
 	process->space = space;
-	if (space)
+	if (space) {
 		learn_name(process);
+		trace_name(tree->pool->trace, hmm_mm_id(space->mm), process->pid, process->name);
+	}
 	process->joined |= space != NULL;
 	process->exec_ns = 0;
 	pthread_mutex_unlock(&tree->lock);

@@ -388,6 +388,23 @@ ssize_t sys_read_full(int fd, void *buf, size_t len)
 	return (ssize_t)done;
 }
 
+int sys_write_full(int fd, const void *buf, size_t len)
+{
+	const char *at = buf;
+
+	while (len) {
+		long ret = sys_ret(write(fd, at, len));
+
+		if (ret < 0 && ret != -EINTR)
+			return (int)ret;
+		if (ret > 0) {
+			at += ret;
+			len -= (size_t)ret;
+		}
+	}
+	return 0;
+}
+
 /* ---------------------------------------------------------------- sizes */
 
 size_t sys_page_size(void)

@@ -137,6 +137,7 @@ int sys_populate(uintptr_t start, size_t len, bool write);
 int sys_pipe(int fds[2], size_t want, size_t *room);
 ssize_t sys_vmsplice(int fd, uintptr_t addr, size_t len);
 ssize_t sys_read_full(int fd, void *buf, size_t len);
+int sys_write_full(int fd, const void *buf, size_t len);	/* all of it, or why not */
 
 /* Guarded copies on this very process: bytes copied (may be short), or -EFAULT. */
 ssize_t sys_copy_from(void *dst, uintptr_t addr, size_t len);

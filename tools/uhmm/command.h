@@ -23,6 +23,7 @@ int devices_main(int argc, char **argv);
 int dmirror_main(int argc, char **argv);
 int run_main(int argc, char **argv);
 int top_main(int argc, char **argv);
+int trace_main(int argc, char **argv);
 
 /*
  * The options of a command that only reports: --json and --help. Returns -1 to go

@@ -26,6 +26,7 @@ static const struct command {
 #endif
 	{ "run", "run an unmodified program, its memory watched", run_main },
 	{ "dmirror", "run a program that sees /dev/hmm_dmirror0...3", dmirror_main },
+	{ "trace", "the same, and write down what happens to its memory", trace_main },
 	{ "top", "what runs under uhmm run now, live", top_main },
 };
 

@@ -34,6 +34,8 @@ static const char run_help[] =
 	"  --report FILE   JSON at the end; - is standard error\n"
 	"  --stats         a table at the end, on standard error\n"
 	"  --progress      a live line on standard error, when that is a terminal\n"
+	"  --trace FILE    every fault, migration, invalidation and change of a mapping, as JSON\n"
+	"                  for the viewers of Chrome (chrome://tracing) and Perfetto\n"
 	"  -v, --verbose   say which processes run without device memory, and why\n"
 	"  -q, --quiet     say nothing but what is wrong\n"
 	"  -h, --help      this text\n"
@@ -43,7 +45,7 @@ static const char run_help[] =
 	"127 it is not found.\n";
 
 struct run_options {
-	const char *report, *device, *policy;
+	const char *report, *trace, *device, *policy;
 	uint64_t dram_bytes;
 	bool stats, progress, help;
 	enum say_level level;
@@ -92,6 +94,7 @@ static int parse(int argc, char **argv, struct run_options *out)
 		{ "policy", required_argument, NULL, 'p' },
 		{ "report", required_argument, NULL, 'r' },
 		{ "stats", no_argument, NULL, 's' },
+		{ "trace", required_argument, NULL, 't' },
 		{ "progress", no_argument, NULL, 'P' },
 		{ "verbose", no_argument, NULL, 'v' },
 		{ "quiet", no_argument, NULL, 'q' },
@@ -122,6 +125,9 @@ static int parse(int argc, char **argv, struct run_options *out)
 			break;
 		case 's':
 			out->stats = true;
+			break;
+		case 't':
+			out->trace = optarg;
 			break;
 		case 'P':
 			out->progress = true;
@@ -154,8 +160,8 @@ static int exit_status(const struct monitor_result *result)
 					     WEXITSTATUS(result->status);
 }
 
-/* Opened before the program runs: a report that cannot be written is no surprise at the end. */
-static int open_report(const char *name, FILE **out)
+/* Opened before the program runs: a file that cannot be written is no surprise at the end. */
+static int open_output(const char *name, FILE **out)
 {
 	*out = NULL;
 	if (!name)
@@ -167,7 +173,16 @@ static int open_report(const char *name, FILE **out)
 	return EXIT_UHMM_FAILED;
 }
 
-static int run(const struct run_options *options, struct policy *policy, char **argv, FILE *report)
+static bool close_output(const char *name, FILE *file)
+{
+	if (!file || file == stderr || fclose(file) == 0)
+		return false;
+	fprintf(stderr, "uhmm run: %s: %m\n", name);
+	return true;
+}
+
+static int run(const struct run_options *options, struct policy *policy, char **argv, FILE *report,
+	       FILE *trace)
 {
 	struct monitor_result result;
 	char preload[1024];
@@ -177,7 +192,8 @@ static int run(const struct run_options *options, struct policy *policy, char **
 		.policy = policy,
 		.device = options->device,
 		.keep_fd = report ? fileno(report) : -1,
-		.sample = report || options->stats || options->progress,
+		.trace_fd = trace ? fileno(trace) : -1,
+		.sample = report || trace || options->stats || options->progress,
 		.progress = options->progress && isatty(STDERR_FILENO) ? progress_line : NULL,
 	};
 	int ret, status;
@@ -211,7 +227,7 @@ int run_main(int argc, char **argv)
 	struct run_options options;
 	char why[POLICY_WHY] = "";
 	struct policy policy;
-	FILE *report;
+	FILE *report, *trace = NULL;
 	int ret;
 
 	ret = parse(argc, argv, &options);
@@ -226,14 +242,14 @@ int run_main(int argc, char **argv)
 		fprintf(stderr, "uhmm run: --policy %s: %s\n", options.policy, why);
 		return EXIT_USAGE;
 	}
-	ret = open_report(options.report, &report);
+	ret = open_output(options.report, &report);
+	if (!ret)
+		ret = open_output(options.trace, &trace);
 	if (ret)
 		return ret;
-	ret = run(&options, &policy, argv + optind, report);
+	ret = run(&options, &policy, argv + optind, report, trace);
 	policy_close(&policy);
-	if (report && report != stderr && fclose(report)) {
-		fprintf(stderr, "uhmm run: %s: %m\n", options.report);
+	if (close_output(options.report, report) || close_output(options.trace, trace))
 		return EXIT_UHMM_FAILED;
-	}
 	return ret;
 }
