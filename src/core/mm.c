@@ -823,6 +823,8 @@ static size_t before_lost(struct hmm_mm *mm, uintptr_t addr, size_t len)
 
 	if (mm->can_poison)
 		return len;
+	if (end > sys_task_size())
+		end = sys_task_size();	/* nothing of ours is beyond: it would be looked for for ever */
 	lock_acquire(&mm->lock);
 	for (a = directory_next(&mm->dir, a, end); a < end;
 	     a = directory_next(&mm->dir, a + mm->page, end))
