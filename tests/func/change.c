@@ -52,6 +52,29 @@ static void munmap_frees_device_pages(void **state)
 	assert_int_equal(stats_now(w).device_pages, 0);
 }
 
+/*
+ * mremap is told for both places: a device may have mirrored what was at the old one,
+ * which stays a mapping with DONTUNMAP, and what the new one has replaced.
+ */
+static void mremap_is_told_for_both_places(void **state)
+{
+	const int flags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
+	struct world *w = *state;
+	unsigned char *p = away(w, 38), *to = away(w, 39);
+	struct heard *old = listen_to(w, p, p + NR * page);
+	struct heard *new = listen_to(w, to, to + NR * page);
+
+	assert_ptr_equal(mremap(p, NR * page, NR * page, flags, to), to);
+	assert_true(heard_event(old, HMM_EVENT_UNMAP, NULL, p, p + NR * page));
+	assert_true(heard_event(new, HMM_EVENT_UNMAP, NULL, to, to + NR * page));
+	listen_end(old);
+	listen_end(new);
+	assert_holds(to, NR, 38, 0);
+	assert_true(all_zero(p, NR * page));
+	munmap(p, NR * page);
+	munmap(to, NR * page);
+}
+
 /* munmap of the middle frees just that; both ends keep their bytes on the device. */
 static void munmap_of_the_middle(void **state)
 {
@@ -814,6 +837,7 @@ int main(void)
 {
 	static const struct CMUnitTest always[] = {
 		world_test(munmap_frees_device_pages),
+		world_test(mremap_is_told_for_both_places),
 		world_test(munmap_of_the_middle),
 		world_test(munmap_over_two_mappings_and_a_gap),
 		world_test(address_reused_after_munmap_is_new),

@@ -241,6 +241,40 @@ static void mremap_in_flight_then_refused(void **state)
 	munmap(to, 16 * page);
 }
 
+/* Address space in a 2 MiB block where @p is not. */
+static unsigned char *map_elsewhere(const unsigned char *p, unsigned char **area)
+{
+	const size_t block = 512 * page;
+
+	*area = map_pages(2 * 512, PROT_NONE, 0);
+	return ((uintptr_t)*area ^ (uintptr_t)p) / block ? *area : *area + block;
+}
+
+/*
+ * Who touches a page in flight where mremap has carried it waits there, and goes on when
+ * the page stays on its device after all: nothing is given to the CPU that would wake it.
+ */
+static void touch_of_a_moved_page_waits(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(16, 34), *area, *to = map_elsewhere(p, &area);
+	static struct toucher t;
+	static struct job job;
+
+	to_device(w, w->dev, p, 16);
+	job_setup(w, &job, p, 16, HMM_MIGRATE_DEVICE);
+	assert_int_equal(job.m.nr_pages, 16);
+	assert_ptr_equal(mremap(p, 16 * page, 16 * page, MREMAP_MAYMOVE | MREMAP_FIXED, to), to);
+	toucher_start(&t, to, 16, 34);
+	assert_true(eventually(moved(w, fault_waits) >= 1));
+	assert_false(t.done);
+	job_finish(w, &job);
+	pthread_join(t.thread, NULL);
+	assert_true(t.right);
+	assert_holds(to, 16, 34, 0);
+	munmap(area, 2 * 512 * page);
+}
+
 static void *remapper_run(void *arg)
 {
 	void **args = arg;
@@ -362,6 +396,7 @@ int main(void)
 		world_test(map_fixed_between_setup_and_finalize),
 		world_test(mremap_between_setup_and_finalize),
 		world_test(mremap_in_flight_then_refused),
+		world_test(touch_of_a_moved_page_waits),
 		world_test(mremap_by_another_thread_while_migrating),
 		world_test(dontneed_between_setup_and_finalize),
 		world_test(overlapping_migrations_share_the_range),
