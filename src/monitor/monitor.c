@@ -13,6 +13,7 @@
 #include "monitor/door.h"
 #include "monitor/listeners.h"
 #include "monitor/log.h"
+#include "monitor/map.h"
 #include "monitor/protocol.h"
 #include "monitor/trace.h"
 #include "monitor/tree.h"
@@ -197,6 +198,11 @@ static void look(struct window *window, struct window_view *view)
 	view_processes(view, &m->tree);
 }
 
+static void look_closer(struct window *window, pid_t pid, struct window_map *map)
+{
+	map_process(map, &watch_owner(window, struct monitor, window)->tree, pid);
+}
+
 /* Processes that nobody has heard of, and spaces that nobody has claimed. */
 static void sweep(struct monitor *m)
 {
@@ -306,7 +312,7 @@ static int launch(struct monitor *m)
 	ret = sys_epoll_add(m->epoll, m->warden.sock, (uintptr_t)&m->warden_watch);
 	if (!ret)
 		ret = door_serve(&m->door, &m->tree, &m->pool, m->warden.pid);
-	return ret ? ret : window_serve(&m->window, m->epoll, look);
+	return ret ? ret : window_serve(&m->window, m->epoll, look, look_closer);
 }
 
 /* What the monitor waits for before there is a program. */

@@ -25,6 +25,11 @@ size_t window_bytes(const struct window_view *view)
 	       view->nr_processes * sizeof(view->process[0]);
 }
 
+size_t window_map_bytes(const struct window_map *map)
+{
+	return offsetof(struct window_map, mapping) + map->nr_mappings * sizeof(map->mapping[0]);
+}
+
 static void viewer_leave(struct viewer *viewer)
 {
 	struct viewer **at = &viewer->window->viewers;
@@ -37,13 +42,38 @@ static void viewer_leave(struct viewer *viewer)
 	free(viewer);
 }
 
-static void viewer_asks(struct watch *watch)
+static int send_view(struct viewer *viewer, const struct window_ask *ask)
 {
 	static struct window_view view;
+	struct sys_message answer = { .data = &view };
+
+	memset(&view, 0, sizeof(view));
+	view.version = WINDOW_VERSION;
+	view.pid = getpid();
+	if (ask->version == WINDOW_VERSION)
+		viewer->window->look(viewer->window, &view);
+	answer.len = window_bytes(&view);
+	return sys_socket_send(viewer->watch.fd, &answer);
+}
+
+static int send_map(struct viewer *viewer, pid_t pid)
+{
+	static struct window_map map;
+	struct sys_message answer = { .data = &map };
+
+	memset(&map, 0, sizeof(map));
+	map.version = WINDOW_VERSION;
+	map.pid = getpid();
+	viewer->window->map(viewer->window, pid, &map);
+	answer.len = window_map_bytes(&map);
+	return sys_socket_send(viewer->watch.fd, &answer);
+}
+
+static void viewer_asks(struct watch *watch)
+{
 	struct viewer *viewer = watch_owner(watch, struct viewer, watch);
 	struct window_ask ask;
 	struct sys_message question = { .data = &ask, .len = sizeof(ask) };
-	struct sys_message answer = { .data = &view };
 	int ret;
 
 	ret = sys_socket_recv(watch->fd, &question);
@@ -53,15 +83,9 @@ static void viewer_asks(struct watch *watch)
 		sys_close(question.fds[--question.nr_fds]);
 	if (!ret && question.len != sizeof(ask))
 		ret = -EINVAL;
-	if (!ret) {
-		memset(&view, 0, sizeof(view));
-		view.version = WINDOW_VERSION;
-		view.pid = getpid();
-		if (ask.version == WINDOW_VERSION)
-			viewer->window->look(viewer->window, &view);
-		answer.len = window_bytes(&view);
-		ret = sys_socket_send(watch->fd, &answer);
-	}
+	if (!ret)
+		ret = ask.version == WINDOW_VERSION && ask.pid ? send_map(viewer, ask.pid) :
+								 send_view(viewer, &ask);
 	if (ret)
 		viewer_leave(viewer);
 }
@@ -118,10 +142,12 @@ int window_open(struct window *window, const char *dir)
 }
 
 int window_serve(struct window *window, int epoll,
-		 void (*look)(struct window *window, struct window_view *view))
+		 void (*look)(struct window *window, struct window_view *view),
+		 void (*map)(struct window *window, pid_t pid, struct window_map *map))
 {
 	window->epoll = epoll;
 	window->look = look;
+	window->map = map;
 	return sys_epoll_add(epoll, window->watch.fd, (uintptr_t)&window->watch);
 }
 

@@ -7,7 +7,8 @@
  *	------				--------------------
  *	connects
  *	struct window_ask		looks at everything as it is now
- *	.				struct window_view, cut after its last process
+ *	.				struct window_view, cut after its last process, or
+ *	.				struct window_map, after its last mapping
  *	struct window_ask ...
  *
  * Nothing is counted for it and nothing kept: without a viewer it costs nothing. A viewer
@@ -17,19 +18,22 @@
 #define UHMM_MONITOR_WINDOW_H
 
 #include <stdint.h>
+#include <sys/types.h>
 
 #include <uhmm/uhmm.h>
 
 #include "monitor/watch.h"
 
 #define WINDOW_NAME		"top"		/* of the socket, in the monitor's directory */
-#define WINDOW_VERSION		1u
+#define WINDOW_VERSION		2u
 #define WINDOW_PROCESSES	64u
 #define WINDOW_DEVICES		1u
+#define WINDOW_MAPPINGS		256u
+#define WINDOW_CELLS		64u
 
 struct window_ask {
 	uint32_t version;
-	uint32_t reserved;		/* zero */
+	int32_t pid;			/* 0: the view; else the map of this process */
 };
 
 /* Counters are totals since the process, or the tree, was there; in pages. */
@@ -68,24 +72,50 @@ struct window_view {
 	struct window_process process[WINDOW_PROCESSES];
 };
 
+/* A mapping that pages may be taken from, in equal parts. */
+struct window_mapping {
+	uint64_t start, end;
+	uint64_t looked_at;		/* pages, from start on: of a huge one not all */
+	uint64_t pages[HMM_PLACE_FLIGHT + 1];	/* of these, by enum hmm_place */
+	uint32_t nr_cells;		/* a page or more each, all of one size but the last */
+	uint32_t reserved;
+	struct {
+		uint8_t ram, away;	/* 255ths of its pages */
+	} cell[WINDOW_CELLS];
+};
+
+struct window_map {
+	uint32_t version;
+	int32_t pid;			/* the monitor's */
+	int32_t process;		/* 0: there is none of that number, or it is not managed */
+	uint32_t nr_mappings;		/* the largest, by address */
+	uint32_t nr_left_out;
+	char name[16];
+	uint32_t reserved;
+	struct window_mapping mapping[WINDOW_MAPPINGS];
+};
+
 struct viewer;
 
 struct window {
 	struct watch watch;
 	int epoll;
 	void (*look)(struct window *window, struct window_view *view);
+	void (*map)(struct window *window, pid_t pid, struct window_map *map);
 	struct viewer *viewers;
 	char path[108];
 };
 
-/* Bytes of a view up to its last process. */
+/* Bytes of a view up to its last process, of a map up to its last mapping. */
 size_t window_bytes(const struct window_view *view);
+size_t window_map_bytes(const struct window_map *map);
 
 int window_open(struct window *window, const char *dir);
 
-/* From now on @look fills in what viewers are sent, in the main thread. */
+/* From now on @look and @map fill in what viewers are sent, in the main thread. */
 int window_serve(struct window *window, int epoll,
-		 void (*look)(struct window *window, struct window_view *view));
+		 void (*look)(struct window *window, struct window_view *view),
+		 void (*map)(struct window *window, pid_t pid, struct window_map *map));
 
 /* The socket goes; viewers are sent away. */
 void window_close(struct window *window);

@@ -254,7 +254,7 @@ def hostile_viewers_are_sent_away(monitor, folder):
     greedy.connect(path)
     try:    # asks and never reads
         for _ in range(1000):
-            greedy.send(struct.pack("II", 1, 0))
+            greedy.send(struct.pack("II", 2, 0))
     except OSError:
         pass
     check(seen(monitor)["pid"] == monitor.pid, "others are served")

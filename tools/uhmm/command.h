@@ -21,6 +21,7 @@
 int doctor_main(int argc, char **argv);
 int devices_main(int argc, char **argv);
 int dmirror_main(int argc, char **argv);
+int map_main(int argc, char **argv);
 int run_main(int argc, char **argv);
 int top_main(int argc, char **argv);
 int trace_main(int argc, char **argv);

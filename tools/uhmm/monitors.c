@@ -10,6 +10,7 @@
 #include "sys/sys.h"
 
 #define PATIENCE_MS	500
+#define MAP_PATIENCE_MS	5000
 
 void monitors_open(struct monitors *m, pid_t only)
 {
@@ -68,9 +69,9 @@ static void found(void *ctx, const char *dir)
 
 /* ---------------------------------------------------------------- asking */
 
-static int ask(const struct monitor_seen *seen)
+static int ask(const struct monitor_seen *seen, pid_t pid)
 {
-	struct window_ask ask = { .version = WINDOW_VERSION };
+	struct window_ask ask = { .version = WINDOW_VERSION, .pid = pid };
 	const struct sys_message msg = { .data = &ask, .len = sizeof(ask) };
 
 	return sys_socket_send(seen->sock, &msg);
@@ -83,22 +84,31 @@ static bool makes_sense(const struct window_view *view, size_t bytes)
 	       bytes == window_bytes(view);
 }
 
-/* 0; -ETIMEDOUT; -EPROTO: it is of another version; else it is gone. */
-static int hear(struct monitor_seen *seen, uint64_t deadline_ns)
+/* One answer of at most @msg->len bytes. -ETIMEDOUT. */
+static int receive(const struct monitor_seen *seen, struct sys_message *msg, uint64_t deadline_ns)
 {
-	struct window_view *view = calloc(1, sizeof(*view));
-	struct sys_message msg = { .data = view, .len = sizeof(*view) };
 	const uint64_t now = sys_now_ns();
 	const int ms = now < deadline_ns ? (int)((deadline_ns - now) / 1000000) : 0;
 	bool readable = false, unused;
 	int ret;
 
+	ret = sys_poll2(seen->sock, -1, ms, &readable, &unused);
+	ret = ret < 0 ? ret : readable ? sys_socket_recv(seen->sock, msg) : -ETIMEDOUT;
+	while (!ret && msg->nr_fds)
+		sys_close(msg->fds[--msg->nr_fds]);
+	return ret;
+}
+
+/* 0; -ETIMEDOUT; -EPROTO: it is of another version; else it is gone. */
+static int hear(struct monitor_seen *seen, uint64_t deadline_ns)
+{
+	struct window_view *view = calloc(1, sizeof(*view));
+	struct sys_message msg = { .data = view, .len = sizeof(*view) };
+	int ret;
+
 	if (!view)
 		return -ENOMEM;
-	ret = sys_poll2(seen->sock, -1, ms, &readable, &unused);
-	ret = ret < 0 ? ret : readable ? sys_socket_recv(seen->sock, &msg) : -ETIMEDOUT;
-	while (!ret && msg.nr_fds)
-		sys_close(msg.fds[--msg.nr_fds]);
+	ret = receive(seen, &msg, deadline_ns);
 	if (!ret && (msg.len < sizeof(view->version) || view->version != WINDOW_VERSION ||
 		     !makes_sense(view, msg.len)))
 		ret = -EPROTO;
@@ -139,7 +149,7 @@ void monitors_look(struct monitors *m)
 	m->foreign = false;
 	for (size_t i = 0; i < m->nr; i++)
 		if (!m->seen[i].asked)
-			m->seen[i].asked = ask(&m->seen[i]) == 0;
+			m->seen[i].asked = ask(&m->seen[i], 0) == 0;
 	for (size_t i = m->nr; i-- > 0; ) {
 		int ret = m->seen[i].asked ? hear(&m->seen[i], deadline_ns) : -EPIPE;
 
@@ -150,4 +160,35 @@ void monitors_look(struct monitors *m)
 			forget(m, i);
 	}
 	qsort(m->seen, m->nr, sizeof(*m->seen), by_start);
+}
+
+/* ---------------------------------------------------------------- one process */
+
+static bool map_makes_sense(const struct window_map *map, size_t bytes)
+{
+	if (bytes < offsetof(struct window_map, mapping) || map->version != WINDOW_VERSION ||
+	    map->nr_mappings > WINDOW_MAPPINGS || bytes != window_map_bytes(map))
+		return false;
+	for (uint32_t i = 0; i < map->nr_mappings; i++)
+		if (map->mapping[i].nr_cells > WINDOW_CELLS ||
+		    map->mapping[i].start >= map->mapping[i].end)
+			return false;
+	return true;
+}
+
+struct window_map *monitors_map(struct monitors *m, pid_t pid)
+{
+	struct window_map *map = calloc(1, sizeof(*map));
+
+	sys_private_dirs(found, m);
+	for (size_t i = 0; map && i < m->nr; i++) {
+		struct sys_message msg = { .data = map, .len = sizeof(*map) };
+
+		if (ask(&m->seen[i], pid) == 0 &&
+		    receive(&m->seen[i], &msg, sys_now_ns() + MAP_PATIENCE_MS * 1000000ULL) == 0 &&
+		    map_makes_sense(map, msg.len) && map->process == pid)
+			return map;
+	}
+	free(map);
+	return NULL;
 }

@@ -28,6 +28,9 @@ struct monitors {
 
 void monitors_open(struct monitors *m, pid_t only);
 
+/* The map of process @pid, by whichever monitor has it: to free(). NULL: none has. */
+struct window_map *monitors_map(struct monitors *m, pid_t pid);
+
 /* Ask each that is there. Takes half a second at most, for those that do not answer. */
 void monitors_look(struct monitors *m);
 void monitors_close(struct monitors *m);
