@@ -246,6 +246,26 @@ static void staging_holds_the_content(void **state)
 	munmap(p, BATCH * page);
 }
 
+/*
+ * Which way pages are taken is told by the counters, and is the one that uhmm doctor
+ * names: MOVE, and without it DONTUNMAP, whose pages go home by copy.
+ */
+static void path_is_the_one_promised(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(BATCH, 21);
+
+	to_device(w, w->dev, p, BATCH);
+	assert_int_equal(moved(w, moved_runs) > 0, !masked("uffdio-move"));
+	assert_int_equal(moved(w, remapped_runs) > 0, masked("uffdio-move"));
+	assert_int_equal(moved(w, copied_pages), 0);
+	assert_int_equal(evict(w, p, BATCH), BATCH);
+	assert_int_equal(moved(w, moved_runs) > 0, !masked("uffdio-move"));
+	assert_true(!masked("uffdio-move") || moved(w, copied_pages) == BATCH);
+	assert_holds(p, BATCH, 21, 0);
+	munmap(p, BATCH * page);
+}
+
 /* dst[] of 0 leaves the page where it was, and finalize gives it back. */
 static void finalize_with_dst_zero_keeps_pages(void **state)
 {
@@ -490,6 +510,7 @@ int main(void)
 		world_test(zero_pages_travel_as_holes),
 		world_test(mixed_range_is_best_effort),
 		world_test(staging_holds_the_content),
+		world_test(path_is_the_one_promised),
 		world_test(finalize_with_dst_zero_keeps_pages),
 		world_test(refused_holes_stay_holes),
 		world_test(refused_device_pages_stay_there),
