@@ -30,6 +30,7 @@
 #include <errno.h>
 #include <malloc.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -371,10 +372,20 @@ static void slot_resize(struct tormentor *t, struct slot *slot)
 	slot_check(t, slot);
 }
 
+/* Newer machines have clone alone. */
+static pid_t raw_fork(void)
+{
+#ifdef SYS_fork
+	return (pid_t)syscall(SYS_fork);
+#else
+	return (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+#endif
+}
+
 /* The child has what its thread held at that moment, whatever others were changing. */
 static void slot_fork(struct tormentor *t, struct slot *slot)
 {
-	pid_t pid = raw(t) ? (pid_t)syscall(SYS_fork) : fork();
+	pid_t pid = raw(t) ? raw_fork() : fork();
 
 	if (pid == 0) {
 		slot_check(t, slot);
