@@ -14,7 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define TEST_SECONDS	60
+#define TEST_SECONDS	60	/* of a machine that is not emulated */
 
 const char world_owner_a[] = "device a", world_owner_b[] = "device b";
 size_t page = 4096;
@@ -365,12 +365,20 @@ int world_begin(void **state)
 	return 0;
 }
 
+/* UHMM_TEST_PATIENCE multiplies it. */
+static unsigned int patience(void)
+{
+	const char *factor = getenv("UHMM_TEST_PATIENCE");
+
+	return TEST_SECONDS * (factor ? (unsigned int)atoi(factor) : 1);
+}
+
 int world_end(void **state)
 {
 	struct world *w = *state;
 	int ret;
 
-	alarm(TEST_SECONDS);
+	alarm(patience());
 	ret = hmm_mm_destroy(w->mm);
 	alarm(0);
 	if (ret)
@@ -384,7 +392,7 @@ int world_test_begin(void **state)
 	struct world *w = *state;
 
 	/* A test that hangs ends the program: SIGALRM kills it. */
-	alarm(TEST_SECONDS);
+	alarm(patience());
 	w->may_lose = false;
 	w->dev = testdev_new(w->mm, DEV_PAGES, world_owner_a, HMM_DEVMEM_FAULT_SAFE);
 	w->other = testdev_new(w->mm, DEV_PAGES, world_owner_b, 0);
@@ -606,7 +614,7 @@ void child_signals(void)
 
 	for (size_t i = 0; i < ARRAY_LEN(fatal); i++)
 		signal(fatal[i], SIG_DFL);
-	alarm(TEST_SECONDS / 2);
+	alarm(patience() / 2);
 }
 
 int in_child(int (*fn)(void *arg), void *arg)
