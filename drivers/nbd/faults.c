@@ -178,12 +178,16 @@ static void single_end(struct nbd_device *dev, uint32_t slot)
 	single_put(dev, slot);
 }
 
+/* The device whose completer this thread is. */
+static _Thread_local const struct nbd_device *completer_of;
+
 static void *completer_main(void *arg)
 {
 	struct nbd_device *dev = arg;
 	struct nbd_faults *f = &dev->faults;
 	struct link_memory *mem = dev->channel.mem;
 
+	completer_of = dev;
 	for (;;) {
 		uint32_t seen = atomic_load(&mem->completions);
 		uint64_t active = atomic_load_explicit(&f->active, memory_order_acquire);
@@ -206,11 +210,12 @@ static void *completer_main(void *arg)
 
 bool nbd_faults_take(struct nbd_device *dev, uint64_t index, void *cpu, int *ret)
 {
-	uint32_t slot = dev->faults.ending;
 	struct nbd_fault *s;
+	uint32_t slot;
 
-	if (!pthread_equal(pthread_self(), dev->faults.completer.id) || slot == NO_SLOT)
+	if (completer_of != dev || dev->faults.ending == NO_SLOT)
 		return false;
+	slot = dev->faults.ending;
 	s = &dev->faults.fault[slot];
 	if (s->fault.index != index || single_gone(s))
 		return false;
@@ -276,9 +281,9 @@ int nbd_faults_start(struct nbd_device *dev, uint32_t around)
 		f->mover[i].dev = dev;
 		pthread_cond_init(&f->mover[i].work, NULL);
 	}
-	ret = nbd_thread_start(&f->completer, completer_main, dev);
+	ret = hmm_safe_thread_start(completer_main, dev, 0, &f->completer);
 	for (uint32_t i = 0; i < FAULT_MOVERS && !ret; i++)
-		ret = nbd_thread_start(&f->mover[i].thread, mover_main, &f->mover[i]);
+		ret = hmm_safe_thread_start(mover_main, &f->mover[i], 0, &f->mover[i].thread);
 	if (ret)
 		nbd_faults_stop(dev);
 	return ret;
@@ -295,9 +300,9 @@ void nbd_faults_stop(struct nbd_device *dev)
 	pthread_mutex_unlock(&f->lock);
 	atomic_fetch_add(&dev->channel.mem->completions, 1);
 	link_futex_wake(&dev->channel.mem->completions);
-	nbd_thread_join(&f->completer);
+	hmm_safe_thread_join(f->completer);
 	for (uint32_t i = 0; i < FAULT_MOVERS; i++) {
-		nbd_thread_join(&f->mover[i].thread);
+		hmm_safe_thread_join(f->mover[i].thread);
 		pthread_cond_destroy(&f->mover[i].work);
 	}
 	pthread_mutex_destroy(&f->lock);

@@ -24,7 +24,6 @@
 #include <uhmm/driver.h>
 
 #include "link.h"
-#include "thread.h"
 
 #define FAULT_STREAMS	8u
 #define FAULT_MOVERS	4u
@@ -47,7 +46,7 @@ struct nbd_stream {
 
 struct nbd_mover {
 	struct nbd_device *dev;
-	struct nbd_thread thread;
+	struct hmm_safe_thread *thread;
 	pthread_cond_t work;
 	/* faults.lock: */
 	bool idle;
@@ -61,7 +60,7 @@ struct nbd_faults {
 	struct nbd_fault fault[LINK_SINGLE];
 	_Atomic uint64_t active;
 	_Atomic bool stopping;
-	struct nbd_thread completer;
+	struct hmm_safe_thread *completer;
 	uint32_t ending;	/* the completer's: the slot whose fault it ends; or NO_SLOT */
 	struct nbd_mover mover[FAULT_MOVERS];
 

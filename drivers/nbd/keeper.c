@@ -126,7 +126,7 @@ int nbd_keeper_start(struct nbd_device *dev)
 	k->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (k->wake_fd < 0)
 		return -EMFILE;
-	ret = nbd_thread_start(&k->thread, keeper_main, dev);
+	ret = hmm_safe_thread_start(keeper_main, dev, 0, &k->thread);
 	if (ret)
 		close(k->wake_fd);
 	return ret;
@@ -136,6 +136,6 @@ void nbd_keeper_stop(struct nbd_device *dev)
 {
 	atomic_store(&dev->keeper.stopping, true);
 	eventfd_write(dev->keeper.wake_fd, 1);
-	nbd_thread_join(&dev->keeper.thread);
+	hmm_safe_thread_join(dev->keeper.thread);
 	close(dev->keeper.wake_fd);
 }

@@ -10,12 +10,10 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
-#include "thread.h"
-
 struct nbd_device;
 
 struct nbd_keeper {
-	struct nbd_thread thread;
+	struct hmm_safe_thread *thread;
 	int wake_fd;
 	_Atomic bool woken;		/* wake_fd has been signalled and not yet heard */
 	_Atomic bool stopping;

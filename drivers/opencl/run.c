@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "clock.h"
 #include "device.h"
 
 #define SLICE_FIRST	4096	/* items of a kernel that has not been measured */

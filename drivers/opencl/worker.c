@@ -34,7 +34,7 @@ int ocl_worker_start(struct hmm_opencl *ocl)
 
 	pthread_mutex_init(&worker->lock, NULL);
 	pthread_cond_init(&worker->changed, NULL);
-	return ocl_thread_start(&worker->thread, WORKER_STACK, worker_main, ocl);
+	return hmm_safe_thread_start(worker_main, ocl, WORKER_STACK, &worker->thread);
 }
 
 void ocl_worker_stop(struct ocl_worker *worker)
@@ -43,7 +43,7 @@ void ocl_worker_stop(struct ocl_worker *worker)
 	worker->exiting = true;
 	pthread_cond_broadcast(&worker->changed);
 	pthread_mutex_unlock(&worker->lock);
-	ocl_thread_join(&worker->thread);
+	hmm_safe_thread_join(worker->thread);
 	pthread_cond_destroy(&worker->changed);
 	pthread_mutex_destroy(&worker->lock);
 }

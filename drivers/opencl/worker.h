@@ -7,14 +7,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "thread.h"
-
 struct hmm_opencl;
 
 typedef int64_t (*ocl_job)(struct hmm_opencl *ocl, void *arg);
 
 struct ocl_worker {
-	struct ocl_thread thread;
+	struct hmm_safe_thread *thread;
 	pthread_mutex_t lock;
 	pthread_cond_t changed;
 	/* under lock */

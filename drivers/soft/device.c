@@ -138,7 +138,7 @@ static void lanes_stop(struct hmm_soft *soft)
 {
 	soft_kernels_exit(&soft->kernels);
 	for (unsigned int i = 0; i < soft->nr_lanes; i++)
-		soft_thread_join(&soft->lanes[i].thread);
+		hmm_safe_thread_join(soft->lanes[i].thread);
 	hmm_safe_free(soft->bounce, soft->nr_lanes * SOFT_BOUNCE_BYTES);
 	hmm_safe_free(soft->lanes, soft->nr_lanes * sizeof(*soft->lanes));
 }
@@ -161,8 +161,8 @@ static int lanes_start(struct hmm_soft *soft, uint32_t nr)
 		lane->fenced = fenced;
 		soft_tlb_flush(lane);
 		lane->bounce = soft->bounce + i * SOFT_BOUNCE_BYTES;
-		ret = soft->bounce ? soft_thread_start(&lane->thread, SOFT_LANE_STACK,
-						       soft_lane_main, lane) : -ENOMEM;
+		ret = soft->bounce ? hmm_safe_thread_start(soft_lane_main, lane, SOFT_LANE_STACK,
+							   &lane->thread) : -ENOMEM;
 		if (ret) {
 			lanes_stop(soft);
 			return ret;
@@ -276,14 +276,6 @@ struct hmm_soft *soft_of_devmem(const struct hmm_devmem *devmem)
 		    atomic_load_explicit(&registered[i].pid, memory_order_relaxed) == self)
 			return ctx;
 	return NULL;
-}
-
-bool soft_on_lane(const struct hmm_soft *soft)
-{
-	for (unsigned int i = 0; i < soft->nr_lanes; i++)
-		if (pthread_equal(soft->lanes[i].thread.id, pthread_self()))
-			return true;
-	return false;
 }
 
 int hmm_soft_open(struct hmm_mm *mm, const struct hmm_soft_opts *opts, struct hmm_soft **out)

@@ -88,9 +88,6 @@ int soft_check(const struct hmm_soft *soft);
 /* The device behind a devmem that may be any driver's; NULL: not a soft device. */
 struct hmm_soft *soft_of_devmem(const struct hmm_devmem *devmem);
 
-/* True on a thread of this device's lanes. */
-bool soft_on_lane(const struct hmm_soft *soft);
-
 static inline void soft_count(_Atomic uint64_t *counter, uint64_t n)
 {
 	atomic_fetch_add_explicit(counter, n, memory_order_relaxed);

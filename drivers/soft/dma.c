@@ -6,6 +6,7 @@
 #include <sys/prctl.h>
 
 #include "bulk.h"
+#include "clock.h"
 #include "device.h"
 
 #define QUEUE_STACK	(1UL << 20)
@@ -251,7 +252,7 @@ static int queues_start(struct soft_dma *dma)
 		queue->dma = dma;
 		soft_list_init(&queue->pieces);
 		pthread_cond_init(&queue->work, NULL);
-		ret = soft_thread_start(&queue->thread, QUEUE_STACK, queue_main, queue);
+		ret = hmm_safe_thread_start(queue_main, queue, QUEUE_STACK, &queue->thread);
 		if (ret)
 			return ret;
 	}
@@ -293,7 +294,7 @@ void soft_dma_destroy(struct soft_dma *dma)
 		pthread_cond_broadcast(&dma->queues[i].work);
 	pthread_mutex_unlock(&dma->lock);
 	for (uint32_t i = 0; i < dma->nr_queues; i++)
-		soft_thread_join(&dma->queues[i].thread);
+		hmm_safe_thread_join(dma->queues[i].thread);
 
 	hmm_safe_free(dma->piece_pool, SOFT_DMA_PIECES * sizeof(*dma->piece_pool));
 	hmm_safe_free(dma->transfer_pool, SOFT_DMA_TRANSFERS * sizeof(*dma->transfer_pool));

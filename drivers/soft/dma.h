@@ -22,7 +22,6 @@
 #include <uhmm/soft.h>
 
 #include "list.h"
-#include "thread.h"
 
 #define SOFT_DMA_QUEUES		16
 #define SOFT_DMA_TRANSFERS	64
@@ -55,7 +54,7 @@ struct soft_dma_queue {
 	struct soft_dma *dma;
 	pthread_cond_t work;
 	struct soft_link pieces;	/* under the lock */
-	struct soft_thread thread;
+	struct hmm_safe_thread *thread;
 };
 
 /* Faults to come: how many events until one; 0 or less is off. */

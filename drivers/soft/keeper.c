@@ -53,7 +53,7 @@ int soft_keeper_start(struct hmm_soft *soft)
 	pthread_mutex_init(&keeper->lock, NULL);
 	pthread_cond_init(&keeper->wake, NULL);
 	pthread_cond_init(&keeper->idle, NULL);
-	return soft_thread_start(&keeper->thread, KEEPER_STACK, keeper_main, soft);
+	return hmm_safe_thread_start(keeper_main, soft, KEEPER_STACK, &keeper->thread);
 }
 
 void soft_keeper_stop(struct soft_keeper *keeper)
@@ -62,7 +62,7 @@ void soft_keeper_stop(struct soft_keeper *keeper)
 	keeper->exiting = true;
 	pthread_cond_broadcast(&keeper->wake);
 	pthread_mutex_unlock(&keeper->lock);
-	soft_thread_join(&keeper->thread);
+	hmm_safe_thread_join(keeper->thread);
 	pthread_cond_destroy(&keeper->idle);
 	pthread_cond_destroy(&keeper->wake);
 	pthread_mutex_destroy(&keeper->lock);

@@ -13,8 +13,6 @@
 #include <pthread.h>
 #include <stdbool.h>
 
-#include "thread.h"
-
 struct hmm_soft;
 
 struct soft_keeper {
@@ -23,7 +21,7 @@ struct soft_keeper {
 	/* under lock */
 	bool reset, scrub;		/* to do */
 	bool busy, paused, exiting;
-	struct soft_thread thread;
+	struct hmm_safe_thread *thread;
 };
 
 int soft_keeper_start(struct hmm_soft *soft);

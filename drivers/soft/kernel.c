@@ -9,6 +9,9 @@
 #define CHUNKS_PER_LANE	16
 #define CHUNK_MAX	256
 
+/* The device that this thread is a lane of. */
+static _Thread_local const struct hmm_soft *lane_of;
+
 /* The slot that holds @ticket, for 0 a free one; NULL: none does. Lock held. */
 static struct soft_submission *slot_of(struct soft_kernels *kernels, int64_t ticket)
 {
@@ -147,6 +150,7 @@ void *soft_lane_main(void *arg)
 	struct soft_kernels *kernels = &lane->soft->kernels;
 	struct soft_submission *sub;
 
+	lane_of = lane->soft;
 	pthread_mutex_lock(&kernels->lock);
 	while (!kernels->exiting) {
 		sub = pick(kernels);
@@ -157,6 +161,11 @@ void *soft_lane_main(void *arg)
 	}
 	pthread_mutex_unlock(&kernels->lock);
 	return NULL;
+}
+
+bool soft_on_lane(const struct hmm_soft *soft)
+{
+	return lane_of == soft;
 }
 
 /* The other lanes lose their TLBs, so that their next access looks at `stop`. */

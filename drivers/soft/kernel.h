@@ -64,6 +64,9 @@ void soft_kernels_exit(struct soft_kernels *kernels);
 /* The thread of a lane. */
 void *soft_lane_main(void *lane);
 
+/* True on a thread of this device's lanes. */
+bool soft_on_lane(const struct hmm_soft *soft);
+
 /* End the lane's kernel: its access to @addr was refused. Does not return. */
 _Noreturn void soft_lane_refuse(struct hmm_lane *lane, uintptr_t addr,
 				enum hmm_soft_access access, enum hmm_soft_fault_reason reason);

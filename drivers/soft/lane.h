@@ -16,7 +16,6 @@
 #include <uhmm/soft.h>
 
 #include "fault.h"
-#include "thread.h"
 #include "tlb.h"
 
 #define SOFT_LANE_STACK		(1UL << 20)
@@ -45,7 +44,7 @@ struct hmm_lane {
 	_Atomic uint64_t guarded;
 	_Atomic uint64_t replays;
 
-	struct soft_thread thread;
+	struct hmm_safe_thread *thread;
 } __attribute__((aligned(64)));
 
 /* Counters with one writer need no locked instruction. */

@@ -6,6 +6,7 @@
 
 #include <uhmm/driver.h>
 
+#include "clock.h"
 #include "device.h"
 
 #define RECORDS			4096

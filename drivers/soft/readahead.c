@@ -35,7 +35,7 @@ int soft_readahead_start(struct hmm_soft *soft)
 
 	pthread_mutex_init(&ahead->lock, NULL);
 	pthread_cond_init(&ahead->wake, NULL);
-	return soft_thread_start(&ahead->thread, READAHEAD_STACK, readahead_main, soft);
+	return hmm_safe_thread_start(readahead_main, soft, READAHEAD_STACK, &ahead->thread);
 }
 
 void soft_readahead_stop(struct soft_readahead *ahead)
@@ -44,7 +44,7 @@ void soft_readahead_stop(struct soft_readahead *ahead)
 	ahead->exiting = true;
 	pthread_cond_signal(&ahead->wake);
 	pthread_mutex_unlock(&ahead->lock);
-	soft_thread_join(&ahead->thread);
+	hmm_safe_thread_join(ahead->thread);
 	pthread_cond_destroy(&ahead->wake);
 	pthread_mutex_destroy(&ahead->lock);
 }

@@ -24,8 +24,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "thread.h"
-
 #define SOFT_READAHEAD_RING	8	/* as many as there are streams */
 
 struct hmm_soft;
@@ -39,7 +37,7 @@ struct soft_readahead {
 	} ring[SOFT_READAHEAD_RING];
 	unsigned int head, tail;
 	bool exiting;
-	struct soft_thread thread;
+	struct hmm_safe_thread *thread;
 };
 
 int soft_readahead_start(struct hmm_soft *soft);

@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "device.h"
 
 /* Looks at a lane before the rest of its TLB goes, and before the CPU is given away. */

@@ -52,6 +52,34 @@ void *hmm_safe_alloc(size_t bytes);
 /** hmm_safe_free() - give it back; NULL is fine. @bytes as allocated. */
 void hmm_safe_free(void *p, size_t bytes);
 
+struct hmm_safe_thread;		/* a thread on a stack of safe memory; opaque */
+
+/**
+ * hmm_safe_thread_start() - run @fn(@arg) on a thread that no page that is away can stop
+ * @stack_bytes: a multiple of the page size from 128 KiB up; 0: 256 KiB
+ * @out:         the thread, which hmm_safe_thread_join() ends and frees
+ *
+ * For a device's own threads: they run while pages are away, some for a CPU fault that
+ * waits for them. The stack, with the thread control block in it, is safe memory above a
+ * guard page, and every signal is blocked: a handler of the program's would run there.
+ * What @fn touches beyond its stack is its own care. A forked child has neither the
+ * thread nor its handle.
+ *
+ * Context: any thread, not from callbacks (it maps memory).
+ *
+ * Return: 0, -EINVAL (NULL, or a size as above is not), -ENOMEM (no memory, or no more
+ *   threads).
+ */
+int hmm_safe_thread_start(void *(*fn)(void *), void *arg, size_t stack_bytes,
+			  struct hmm_safe_thread **out) HMM_MUST_CHECK;
+
+/**
+ * hmm_safe_thread_join() - wait for its end, and free it and its stack; NULL is fine
+ *
+ * Once. Not from the thread itself. Context: any thread, not from callbacks; blocks.
+ */
+void hmm_safe_thread_join(struct hmm_safe_thread *thread);
+
 /* ------------------------------------------------------------------ devmem */
 
 /* A piece of a copy: nr_pages pages, consecutive on both sides. */

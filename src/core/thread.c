@@ -6,23 +6,44 @@
 #include <signal.h>
 #include <sys/mman.h>
 
+#include <uhmm/driver.h>
+
 #include "core/arena.h"
 
+#define SAFE_STACK	((size_t)256 << 10)
+#define SAFE_STACK_MIN	((size_t)128 << 10)
+
+/* On a stack whose lowest page is the guard: glibc puts none on one that it is given. */
 struct thread {
 	pthread_t id;
-	void *stack;		/* a chunk; its lowest page is the guard */
+	void *stack;		/* a chunk */
+};
+
+struct hmm_safe_thread {
+	pthread_t id;
+	void *stack;		/* a mapping of safe memory's own */
+	size_t bytes;
 };
 
 /* All signals stay blocked in what @fn starts, and as they were in the caller. */
-static int start_blocked(pthread_t *id, const pthread_attr_t *attr, void *(*fn)(void *), void *arg)
+static int start_on(void *stack, size_t bytes, void *(*fn)(void *), void *arg, pthread_t *id)
 {
+	const size_t guard = sys_page_size();
+	pthread_attr_t attr;
 	sigset_t all, old;
 	int ret;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	ret = -pthread_create(id, attr, fn, arg);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	ret = -pthread_attr_init(&attr);
+	if (ret)
+		return ret;
+	ret = -pthread_attr_setstack(&attr, (char *)stack + guard, bytes - guard);
+	if (!ret) {
+		sigfillset(&all);
+		pthread_sigmask(SIG_SETMASK, &all, &old);
+		ret = -pthread_create(id, &attr, fn, arg);
+		pthread_sigmask(SIG_SETMASK, &old, NULL);
+	}
+	pthread_attr_destroy(&attr);
 	return ret;
 }
 
@@ -31,11 +52,11 @@ static int start_blocked(pthread_t *id, const pthread_attr_t *attr, void *(*fn)(
  * a forked child takes the caller out of it by writing to its neighbours: there our
  * stacks must be something, if only zeros.
  */
-static int stack_inherit(void *stack)
+static int stack_inherit(void *stack, size_t bytes)
 {
-	int ret = sys_madvise(stack, arena_chunk_bytes(), MADV_DOFORK);
+	int ret = sys_madvise(stack, bytes, MADV_DOFORK);
 
-	return ret ? ret : sys_madvise(stack, arena_chunk_bytes(), MADV_WIPEONFORK);
+	return ret ? ret : sys_madvise(stack, bytes, MADV_WIPEONFORK);
 }
 
 static void stack_disinherit(void *stack)
@@ -50,7 +71,6 @@ int thread_start(void *(*fn)(void *), void *arg, struct thread **out)
 {
 	const size_t page = sys_page_size(), bytes = arena_chunk_bytes();
 	struct thread *t = arena_alloc(sizeof(*t));
-	pthread_attr_t attr;
 	int ret = -ENOMEM;
 
 	if (!t)
@@ -59,13 +79,9 @@ int thread_start(void *(*fn)(void *), void *arg, struct thread **out)
 		goto err_free;
 	ret = sys_mprotect((char *)t->stack + page, bytes - page, PROT_READ | PROT_WRITE);
 	if (!ret)
-		ret = stack_inherit(t->stack);
-	if (ret)
-		goto err_chunk;
-	pthread_attr_init(&attr);
-	pthread_attr_setstack(&attr, (char *)t->stack + page, bytes - page);
-	ret = start_blocked(&t->id, &attr, fn, arg);
-	pthread_attr_destroy(&attr);
+		ret = stack_inherit(t->stack, bytes);
+	if (!ret)
+		ret = start_on(t->stack, bytes, fn, arg, &t->id);
 	if (ret)
 		goto err_chunk;
 	*out = t;
@@ -87,4 +103,43 @@ void thread_join(struct thread *t)
 	stack_disinherit(t->stack);
 	arena_chunks_put(t->stack, 1);
 	arena_free(t, sizeof(*t));
+}
+
+int hmm_safe_thread_start(void *(*fn)(void *), void *arg, size_t stack_bytes,
+			  struct hmm_safe_thread **out)
+{
+	struct hmm_safe_thread *t;
+
+	if (!stack_bytes)
+		stack_bytes = SAFE_STACK;
+	if (!fn || !out || stack_bytes < SAFE_STACK_MIN || stack_bytes & (sys_page_size() - 1))
+		return -EINVAL;
+	t = hmm_safe_alloc(sizeof(*t));
+	if (!t)
+		return -ENOMEM;
+	t->bytes = stack_bytes;
+	t->stack = hmm_safe_alloc(stack_bytes);
+	if (!t->stack)
+		goto err_free;
+	if (sys_mprotect(t->stack, sys_page_size(), PROT_NONE) ||
+	    stack_inherit(t->stack, stack_bytes) ||
+	    start_on(t->stack, stack_bytes, fn, arg, &t->id))
+		goto err_stack;
+	*out = t;
+	return 0;
+
+err_stack:
+	hmm_safe_free(t->stack, stack_bytes);
+err_free:
+	hmm_safe_free(t, sizeof(*t));
+	return -ENOMEM;
+}
+
+void hmm_safe_thread_join(struct hmm_safe_thread *t)
+{
+	if (!t)
+		return;
+	pthread_join(t->id, NULL);
+	hmm_safe_free(t->stack, t->bytes);
+	hmm_safe_free(t, sizeof(*t));
 }

@@ -7,6 +7,7 @@
 #include "world.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -564,6 +565,76 @@ static void safe_memory_keeps_its_promises(void **state)
 	}
 }
 
+static struct {
+	uintptr_t stack;
+	bool blocked;
+	_Atomic uint32_t there, go;
+} seen;
+
+static void *look_around(void *arg)
+{
+	unsigned char deep[100 << 10];
+	sigset_t now;
+
+	memset(deep, 1, sizeof(deep));
+	pthread_sigmask(SIG_SETMASK, NULL, &now);
+	seen.blocked = sigismember(&now, SIGUSR1) && sigismember(&now, SIGSEGV) &&
+		       sigismember(&now, SIGALRM);
+	seen.stack = (uintptr_t)deep & ~(page - 1);
+	atomic_store(&seen.there, 1);
+	while (!atomic_load(&seen.go))
+		sched_yield();
+	return arg;
+}
+
+static void *read_nothing(void *arg)
+{
+	return arg;
+}
+
+static int child_goes_on(void *arg)
+{
+	pthread_t thread;
+
+	/* Its threads, and the lists that libc keeps of them, are in order. */
+	if (pthread_create(&thread, NULL, read_nothing, arg) || pthread_join(thread, NULL))
+		return 1;
+	return 0;
+}
+
+/*
+ * A safe thread's stack is never away, is as long as was asked and no signal's; where it
+ * ends there is a guard. A forked child is none the worse for it.
+ */
+static void safe_thread_keeps_its_promises(void **state)
+{
+	struct world *w = *state;
+	uint64_t reasons[HMM_REASONS] = { 0 };
+	struct hmm_safe_thread *thread = NULL;
+
+	assert_int_equal(hmm_safe_thread_start(NULL, NULL, 0, &thread), -EINVAL);
+	assert_int_equal(hmm_safe_thread_start(look_around, NULL, 0, NULL), -EINVAL);
+	assert_int_equal(hmm_safe_thread_start(look_around, NULL, 64 << 10, &thread), -EINVAL);
+	assert_int_equal(hmm_safe_thread_start(look_around, NULL, (1 << 20) + 1, &thread), -EINVAL);
+	assert_int_equal(hmm_safe_thread_start(look_around, NULL, SIZE_MAX & ~(page - 1), &thread),
+			 -ENOMEM);
+	assert_null(thread);
+	hmm_safe_thread_join(NULL);
+	for (size_t bytes = 0; bytes <= 1 << 20; bytes += 1 << 19) {
+		memset(&seen, 0, sizeof(seen));
+		assert_int_equal(hmm_safe_thread_start(look_around, NULL, bytes, &thread), 0);
+		assert_true(eventually(atomic_load(&seen.there)));
+		assert_true(seen.blocked);
+		memset(reasons, 0, sizeof(reasons));
+		assert_true(try_device(w, w->dev, (void *)seen.stack, 1, reasons) <= 0);
+		assert_int_equal(reasons[HMM_REASON_RESERVED], 1);
+		assert_int_equal(in_child(child_goes_on, NULL), 0);
+		atomic_store(&seen.go, 1);
+		hmm_safe_thread_join(thread);
+		assert_int_equal(count_at(w, (void *)seen.stack, 1, HMM_PLACE_GAP), 1);
+	}
+}
+
 /* metadata_bytes grows with tracked pages, and by no more than 0.3 % of them. */
 static void metadata_stays_small(void **state)
 {
@@ -602,6 +673,7 @@ int main(void)
 		world_test(coherent_to_private_and_back),
 		world_test(calls_from_a_copy_answer_edeadlk),
 		world_test(safe_memory_keeps_its_promises),
+		world_test(safe_thread_keeps_its_promises),
 		world_test(metadata_stays_small),
 	};
 
