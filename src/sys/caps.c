@@ -97,6 +97,23 @@ static int probe_uffd(void)
 	return yes;
 }
 
+static int probe_owners(void)
+{
+	struct uffdio_range range;
+	struct scratch s;
+	int other, yes;
+
+	if (scratch_register(&s, 0, SYS_UFFD_MISSING))
+		return 0;
+	range.start = (uintptr_t)s.page[0];
+	range.len = s.size;
+	other = sys_uffd_open_any(0, true, NULL);
+	yes = other >= 0 && ioctl(other, UFFDIO_UNREGISTER, &range) != 0;
+	sys_close(other);
+	scratch_drop(&s);
+	return yes;
+}
+
 static int handshake(uint64_t features, bool user_only)
 {
 	int fd = sys_uffd_open_any(features, user_only, NULL);
@@ -418,6 +435,9 @@ static const struct sys_cap_desc table[CAP_NR] = {
 	[CAP_UFFD_WP] = {
 		"uffd-wp", "5.7", "nothing in this version",
 		NULL, probe_wp },
+	[CAP_UFFD_OWNERS] = {
+		"uffd-owners", "6.17", "one more call to let go of a mapping",
+		NULL, probe_owners },
 	[CAP_UFFD_EVENTS] = {
 		"uffd-events", "4.11", "changes of mappings are seen in strict mode only",
 		NULL, probe_events },
@@ -470,6 +490,7 @@ static const struct {
 } needs[] = {
 	{ CAP_UFFD_KERNEL, CAP_UFFD },
 	{ CAP_UFFD_WP, CAP_UFFD },
+	{ CAP_UFFD_OWNERS, CAP_UFFD },
 	{ CAP_UFFD_EVENTS, CAP_UFFD },
 	{ CAP_FORK_EVENT, CAP_UFFD },
 	{ CAP_THREAD_ID, CAP_UFFD },

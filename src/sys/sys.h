@@ -30,6 +30,7 @@ enum sys_cap {
 	CAP_UFFD,		/* userfaultfd at all, MISSING + COPY */
 	CAP_UFFD_KERNEL,	/* ... serving faults of system calls too */
 	CAP_UFFD_WP,		/* write protection that is really delivered */
+	CAP_UFFD_OWNERS,	/* what one userfaultfd has registered no other lets go */
 	CAP_UFFD_EVENTS,	/* UNMAP, REMAP, REMOVE events */
 	CAP_FORK_EVENT,		/* EVENT_FORK: needs CAP_SYS_PTRACE */
 	CAP_THREAD_ID,

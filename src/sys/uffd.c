@@ -108,10 +108,18 @@ int sys_uffd_register(int fd, uintptr_t start, size_t len, uint64_t mode)
 	return sys_ret(ioctl(fd, UFFDIO_REGISTER, &reg));
 }
 
+/*
+ * Older kernels let go of a mapping for whoever asks, also one that the program watches
+ * by a userfaultfd of its own, which would then see zeros. What another has cannot be
+ * registered, and what is ours, or nobody's, can be once more.
+ */
 int sys_uffd_unregister(int fd, uintptr_t start, size_t len)
 {
 	struct uffdio_range range = { start, len };
 
+	if (!sys_cap(CAP_UFFD_OWNERS) &&
+	    sys_uffd_register(fd, start, len, SYS_UFFD_MISSING) == -EBUSY)
+		return -EBUSY;
 	return sys_ret(ioctl(fd, UFFDIO_UNREGISTER, &range));
 }
 

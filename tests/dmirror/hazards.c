@@ -308,8 +308,8 @@ static struct {
 /* Serves one fault, after a request of its own: who waits for it holds nothing. */
 static void *pager_run(void *arg)
 {
-	static unsigned char fillers[4096] __attribute__((aligned(4096)));
-	static unsigned char own[4096];
+	static unsigned char fillers[65536] __attribute__((aligned(65536)));
+	static unsigned char own[65536];
 	struct pollfd wait = { .fd = pager.fd, .events = POLLIN };
 	struct dmirror_cmd c = { .addr = (uintptr_t)arg, .ptr = (uintptr_t)own, .npages = 1 };
 	struct uffd_msg msg;
@@ -336,7 +336,7 @@ static void own_userfaultfd(void **state)
 	pthread_t thread;
 
 	(void)state;
-	pager.fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+	pager.fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 	if (pager.fd < 0)
 		skip();
 	pager.device = device(0);
