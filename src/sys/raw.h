@@ -10,8 +10,12 @@
 #include <stdint.h>
 #include <sys/syscall.h>
 
-/* What the kernel returns: a value, or a negative errno. */
-static inline long sys_raw(long nr, long a, long b, long c, long d, long e, long f)
+/*
+ * What the kernel returns: a value, or a negative errno. Always a part of its caller,
+ * which may be code that is copied and run elsewhere (keeper.c).
+ */
+static inline __attribute__((always_inline)) long sys_raw(long nr, long a, long b, long c,
+							  long d, long e, long f)
 {
 #if defined(__x86_64__)
 	register long r10 __asm__("r10") = d;
