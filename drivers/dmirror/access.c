@@ -275,7 +275,8 @@ static void count(struct request *r, const struct transfer *t)
 	r->cmd.faults = t->rounds;
 }
 
-int request_read(struct request *r)
+/* What @run has brought into the buffer, to the caller. */
+static int read_by(struct request *r, int (*run)(struct transfer *t))
 {
 	struct bounce *bounce = &r->mirror->process->bounce;
 	char *buffer = bounce_get(bounce, request_bytes(r));
@@ -285,13 +286,18 @@ int request_read(struct request *r)
 	if (!buffer)
 		return -ENOMEM;
 	transfer_init(&t, r, buffer, false);
-	ret = transfer_run(&t);
+	ret = run(&t);
 	if (!ret)
 		ret = to_caller(r, buffer);
 	if (!ret)
 		count(r, &t);
 	bounce_put(bounce, buffer);
 	return ret;
+}
+
+int request_read(struct request *r)
+{
+	return read_by(r, transfer_run);
 }
 
 int request_write(struct request *r)
@@ -313,21 +319,8 @@ int request_write(struct request *r)
 	return ret;
 }
 
+/* Only what the table has: no fault is made for it. */
 int request_return(struct request *r)
 {
-	struct bounce *bounce = &r->mirror->process->bounce;
-	char *buffer = bounce_get(bounce, request_bytes(r));
-	struct transfer t;
-	int ret;
-
-	if (!buffer)
-		return -ENOMEM;
-	transfer_init(&t, r, buffer, false);
-	ret = copy_mapped(&t);
-	if (!ret)
-		ret = to_caller(r, buffer);
-	if (!ret)
-		count(r, &t);
-	bounce_put(bounce, buffer);
-	return ret;
+	return read_by(r, copy_mapped);
 }
