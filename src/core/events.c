@@ -58,12 +58,27 @@ static void on_unmap(struct hmm_mm *mm, enum hmm_event_type type, uintptr_t star
 		     start, end, 0);
 }
 
+/*
+ * How much of @len came to @to. A mremap that moves and shrinks at once, to an address of
+ * the caller's, is told with the old length (seen on 5.10; right on 6.18): what lies
+ * behind the new mapping is not its. An UNMAP follows for the rest of the old place.
+ */
+static size_t remapped(const struct hmm_mm *mm, uintptr_t to, size_t len)
+{
+	struct sys_vma vma;
+
+	if (sys_vma_find(mm->maps_fd, to, &vma) || vma.start > to || vma.end - to > len)
+		return len;
+	return vma.end - to;
+}
+
 static void on_remap(struct hmm_mm *mm, uintptr_t from, uintptr_t to, size_t len)
 {
 	/* Taking by mremap is our own doing. */
 	if (arena_holds(to) || arena_holds(from))
 		return;
 	mm_invalidate(mm, HMM_EVENT_UNMAP, from, from + len, NULL);
+	len = remapped(mm, to, len);
 	mm_invalidate(mm, HMM_EVENT_UNMAP, to, to + len, NULL);
 	mm_rekey(mm, from, to, len);
 	/* Unless it was DONTUNMAP, the old place's own UNMAP follows. */
