@@ -276,6 +276,19 @@ static void take_by_move(struct hmm_mm *mm, struct isolation *iso, const struct 
 		mm->stats.moved_huge++;
 }
 
+static bool called_busy(const struct isolation *iso, uint32_t i)
+{
+	return iso->kind[i] == SLOT_NONE && iso->reason[i] == HMM_REASON_PINNED;
+}
+
+/* After the lock was dropped: in one mapping, which can be taken from, and all of it watched. */
+static bool still_system(struct hmm_mm *mm, uintptr_t start, uintptr_t end, struct sys_vma *vma)
+{
+	return !mm_held(mm, start, end) && !mm_vma(mm, start, vma) && vma->start <= start &&
+	       vma->end >= end && !mm_vma_reason(mm, vma) && !mm_vma_register(mm, vma) &&
+	       directory_next(&mm->dir, start, end) == end;
+}
+
 /*
  * The pages in [first, first + nr) that a move called busy: a write fault gives the
  * program its own copy of what fork, KSM or the like share. Of a 2 MiB page the kernel
@@ -288,31 +301,25 @@ static void take_unshared(struct hmm_mm *mm, struct isolation *iso, uint32_t fir
 	uint32_t i = first, end = first + nr, j;
 
 	for (; i < end; i = j) {
-		uintptr_t addr = iso->base + i * mm->page;
+		uintptr_t addr = iso->base + i * mm->page, stop;
 		struct sys_vma vma;
 
 		j = i + 1;
-		if (iso->kind[i] != SLOT_NONE || iso->reason[i] != HMM_REASON_PINNED)
+		if (!called_busy(iso, i))
 			continue;
-		while (j < end && iso->kind[j] == SLOT_NONE &&
-		       iso->reason[j] == HMM_REASON_PINNED)
+		while (j < end && called_busy(iso, j))
 			j++;
+		stop = iso->base + j * mm->page;
 		mm->lock_drops++;
 		lock_release(&mm->lock);
-		mm->ops->populate(mm, addr, (j - i) * mm->page, true);
+		mm->ops->populate(mm, addr, stop - addr, true);
 		lock_acquire(&mm->lock);
-		if (mm_held(mm, addr, iso->base + j * mm->page) ||
-		    mm_vma(mm, addr, &vma) || vma.start > addr || vma.end < iso->base + j * mm->page || mm_vma_reason(mm, &vma) ||
-		    mm_vma_register(mm, &vma))
+		if (!still_system(mm, addr, stop, &vma))
 			continue;
-		if (directory_next(&mm->dir, addr, iso->base + j * mm->page) ==
-		    iso->base + j * mm->page) {
-			/* A mirror may have looked at the pages meanwhile. */
-			mm_invalidate(mm, HMM_EVENT_MIGRATE, addr, iso->base + j * mm->page,
-				      iso->owner);
-			mm->ops->cut_out(mm, addr, (j - i) * mm->page);
-			take_by_move(mm, iso, &vma, i, j - i);
-		}
+		/* A mirror may have looked at the pages meanwhile. */
+		mm_invalidate(mm, HMM_EVENT_MIGRATE, addr, stop, iso->owner);
+		mm->ops->cut_out(mm, addr, stop - addr);
+		take_by_move(mm, iso, &vma, i, j - i);
 	}
 }
 
