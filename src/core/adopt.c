@@ -98,15 +98,12 @@ static int hold_copies(struct adopter *ad, uintptr_t start, size_t nr, const uin
 /* Fill [addr, addr + len) from @src. Bytes that only we have by now cannot be given up. */
 static void fill_new(struct adopter *ad, uintptr_t addr, const char *src, size_t len)
 {
-	const struct timespec tick = { .tv_nsec = 1000 * 1000 };
-	_Atomic uint32_t never = 0;
-
 	while (len) {
 		size_t done = 0;
 		int ret = sys_uffd_copy(ad->uffd, addr, src, len, 0, &done);
 
 		if (ret == -ENOMEM)
-			sys_futex_wait(&never, 0, &tick);
+			sys_rest(1000);
 		else if (ret && ret != -EAGAIN && !done)
 			return;		/* unmapped, or beyond the end of the file */
 		addr += done;

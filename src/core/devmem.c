@@ -434,8 +434,6 @@ static int evict_mm(struct hmm_devmem *d, struct hmm_mm *mm)
 static int evict_all(struct hmm_devmem *d)
 {
 	struct family *f = d->family;
-	const struct timespec tick = { .tv_nsec = 2 * 1000 * 1000 };
-	_Atomic uint32_t never = 0;
 	int result = 0;
 
 	for (int round = 0; round < 5000; round++) {
@@ -450,7 +448,7 @@ static int evict_all(struct hmm_devmem *d)
 		/* acquire: the last page was let go, and whoever did is counted as a user */
 		if (!atomic_load_explicit(&d->nr_bound, memory_order_acquire))
 			return result;
-		sys_futex_wait(&never, 0, &tick);
+		sys_rest(2000);
 	}
 	return -EAGAIN;
 }

@@ -160,11 +160,9 @@ static void serve_kicked(struct family *f)
 static void rest(struct family *f)
 {
 	const uint32_t us = atomic_load_explicit(&f->pace_us, memory_order_relaxed);
-	const struct timespec pause = { .tv_nsec = us * 1000L };
-	_Atomic uint32_t never = 0;
 
 	if (us)
-		sys_futex_wait(&never, 0, &pause);
+		sys_rest(us);
 }
 
 static void *handler_main(void *arg)

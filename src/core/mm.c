@@ -358,13 +358,10 @@ void mm_vma_join(struct hmm_mm *mm, uintptr_t addr)
  */
 static void events_settle(struct hmm_mm *mm)
 {
-	const struct timespec tick = { .tv_nsec = 20 * 1000 };
-	_Atomic uint32_t never = 0;
-
 	while (!(mm->flags & HMM_MM_STRICT) && sys_uffd_changing(mm->uffd)) {
 		mm_drain(mm);
 		if (sys_uffd_changing(mm->uffd))
-			sys_futex_wait(&never, 0, &tick);
+			sys_rest(20);
 	}
 }
 

@@ -90,9 +90,7 @@ static uint64_t clone_flags(const struct sys_notif *n)
  */
 static void let_fork(struct hmm_mm *mm, int listener, const struct sys_notif *n)
 {
-	const struct timespec tick = { .tv_nsec = 50 * 1000 };
 	uint64_t deadline = sys_now_ns() + FORK_PATIENCE_NS;
-	_Atomic uint32_t never = 0;
 
 	/* libc's fork has closed the gate before it came here, and opens it. */
 	if ((clone_flags(n) & CLONE_VM) || fork_announced(mm, n->tid)) {
@@ -102,7 +100,7 @@ static void let_fork(struct hmm_mm *mm, int listener, const struct sys_notif *n)
 	fork_gate_close(mm);
 	if (!sys_seccomp_continue(listener, n->id))
 		while (sys_in_syscall(n->tid, n->nr) && sys_now_ns() < deadline)
-			sys_futex_wait(&never, 0, &tick);
+			sys_rest(50);
 	fork_gate_open(mm);
 }
 
@@ -256,8 +254,6 @@ int strict_start(struct hmm_mm *mm)
 
 void strict_stop(struct hmm_mm *mm)
 {
-	const struct timespec tick = { .tv_nsec = 50 * 1000 };
-	_Atomic uint32_t never = 0;
 	uint32_t users;
 
 	/* The process has no mm any more: whoever uses this one still does is the last. */
@@ -267,6 +263,6 @@ void strict_stop(struct hmm_mm *mm)
 		lock_release(&mm->process->lock);
 		if (!users)
 			return;
-		sys_futex_wait(&never, 0, &tick);
+		sys_rest(50);
 	}
 }

@@ -14,7 +14,7 @@
 #include "sys/sys.h"
 
 /* How often to look whether a thread is out of its call, and when to believe it is. */
-#define LOOK_NS		(200 * 1000L)
+#define LOOK_US		200u
 #define GO_PATIENCE_NS	(3 * 1000000000ULL)
 
 /* ---------------------------------------------------------------- who goes on by itself */
@@ -82,8 +82,6 @@ static bool anyone(const struct going *going, uint32_t unused)
 
 static void *watch_main(void *arg)
 {
-	const struct timespec look = { .tv_nsec = LOOK_NS };
-	_Atomic uint32_t never = 0;
 	struct listeners *l = arg;
 	struct going *going;
 
@@ -94,7 +92,7 @@ static void *watch_main(void *arg)
 		pthread_mutex_unlock(&l->lock);
 		while ((going = unlink_first(l, is_out, 0)))
 			gone_on(going);
-		sys_futex_wait(&never, 0, &look);
+		sys_rest(LOOK_US);
 	}
 	return NULL;
 }

@@ -226,6 +226,7 @@ int sys_page_states(int pagemap_fd, uintptr_t start, size_t nr_pages, uint8_t *s
 
 int sys_futex_wait(_Atomic uint32_t *word, uint32_t expected, const struct timespec *timeout);
 int sys_futex_wake(_Atomic uint32_t *word, int nr);
+void sys_rest(uint32_t us);		/* less than a second; a signal ends it early */
 /* On memory that several processes map. */
 int sys_futex_wait_shared(_Atomic uint32_t *word, uint32_t expected, const struct timespec *timeout);
 int sys_futex_wake_shared(_Atomic uint32_t *word, int nr);

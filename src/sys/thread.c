@@ -36,6 +36,15 @@ int sys_futex_wake(_Atomic uint32_t *word, int nr)
 	return (int)sys_ret(syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, nr, NULL, NULL, 0));
 }
 
+/* Nobody wakes it: touches nothing but the stack. */
+void sys_rest(uint32_t us)
+{
+	const struct timespec time = { .tv_nsec = us * 1000L };
+	_Atomic uint32_t never = 0;
+
+	sys_futex_wait(&never, 0, &time);
+}
+
 int sys_futex_wait_shared(_Atomic uint32_t *word, uint32_t expected, const struct timespec *timeout)
 {
 	return (int)sys_ret(syscall(SYS_futex, word, FUTEX_WAIT, expected, timeout, NULL, 0));
