@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 #include <stdio.h>
+#include <sys/types.h>
 
 #include <uhmm/plugin.h>
 
@@ -25,6 +26,12 @@ int map_main(int argc, char **argv);
 int run_main(int argc, char **argv);
 int top_main(int argc, char **argv);
 int trace_main(int argc, char **argv);
+
+/* Says on standard error what is wrong with @word, and where help is. Returns EXIT_USAGE. */
+int usage_error(const char *command, const char *what, const char *word);
+
+/* A process id and nothing else; false: it is none. */
+bool parse_pid(const char *text, pid_t *out);
 
 /*
  * The options of a command that only reports: --json and --help. Returns -1 to go

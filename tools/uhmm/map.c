@@ -31,8 +31,7 @@ struct map_options {
 
 static int usage(const char *what, const char *word)
 {
-	fprintf(stderr, "uhmm map: %s %s; see uhmm map --help\n", what, word);
-	return EXIT_USAGE;
+	return usage_error("map", what, word);
 }
 
 static int parse(int argc, char **argv, struct map_options *out)
@@ -43,8 +42,6 @@ static int parse(int argc, char **argv, struct map_options *out)
 		{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
 	};
-	char *end;
-	long pid;
 	int c;
 
 	*out = (struct map_options){ 0 };
@@ -67,11 +64,8 @@ static int parse(int argc, char **argv, struct map_options *out)
 	}
 	if (optind + 1 != argc)
 		return usage("what is the", "PID?");
-	pid = strtol(argv[optind], &end, 10);
-	if (end == argv[optind] || *end || pid <= 0 || pid > INT32_MAX)
-		return usage("a process id is taken, not", argv[optind]);
-	out->pid = (pid_t)pid;
-	return 0;
+	return parse_pid(argv[optind], &out->pid) ? 0 :
+	       usage("a process id is taken, not", argv[optind]);
 }
 
 static void json(const struct window_map *map)

@@ -1,12 +1,23 @@
 /* SPDX-License-Identifier: MIT */
 #include <getopt.h>
+#include <stdint.h>
+#include <stdlib.h>
 
 #include "command.h"
 
-static int usage(const char *command, const char *what, const char *word)
+int usage_error(const char *command, const char *what, const char *word)
 {
 	fprintf(stderr, "uhmm %s: %s %s; see uhmm %s --help\n", command, what, word, command);
 	return EXIT_USAGE;
+}
+
+bool parse_pid(const char *text, pid_t *out)
+{
+	char *end;
+	long pid = strtol(text, &end, 10);
+
+	*out = (pid_t)pid;
+	return end != text && !*end && pid > 0 && pid <= INT32_MAX;
 }
 
 int report_options(int argc, char **argv, const char *help, bool *json)
@@ -30,11 +41,11 @@ int report_options(int argc, char **argv, const char *help, bool *json)
 			fputs(help, stdout);
 			return 0;
 		default:
-			return usage(argv[0], "cannot use", argv[optind - 1]);
+			return usage_error(argv[0], "cannot use", argv[optind - 1]);
 		}
 	}
 	if (optind < argc)
-		return usage(argv[0], "no argument is taken, not", argv[optind]);
+		return usage_error(argv[0], "no argument is taken, not", argv[optind]);
 
 	*json = want_json;
 	return -1;

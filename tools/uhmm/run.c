@@ -53,8 +53,7 @@ struct run_options {
 
 static int usage(const char *what, const char *word)
 {
-	fprintf(stderr, "uhmm run: %s %s; see uhmm run --help\n", what, word);
-	return EXIT_USAGE;
+	return usage_error("run", what, word);
 }
 
 static uint64_t ram_bytes(void)

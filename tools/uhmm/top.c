@@ -39,8 +39,7 @@ struct top_options {
 
 static int usage(const char *what, const char *word)
 {
-	fprintf(stderr, "uhmm top: %s %s; see uhmm top --help\n", what, word);
-	return EXIT_USAGE;
+	return usage_error("top", what, word);
 }
 
 static bool parse_interval(const char *text, double *out)
@@ -49,15 +48,6 @@ static bool parse_interval(const char *text, double *out)
 
 	*out = strtod(text, &end);
 	return end != text && !*end && *out >= 0.1 && *out <= 60;
-}
-
-static bool parse_pid(const char *text, pid_t *out)
-{
-	char *end;
-	long pid = strtol(text, &end, 10);
-
-	*out = (pid_t)pid;
-	return end != text && !*end && pid > 0 && pid <= INT32_MAX;
 }
 
 static int parse(int argc, char **argv, struct top_options *out)
