@@ -6,22 +6,13 @@
 #define _GNU_SOURCE
 #include "softdev.h"
 
+#include "../sanitized.h"
+
 #include <errno.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
 
 #define NR	64
 #define RW	(PROT_READ | PROT_WRITE)
