@@ -32,7 +32,12 @@ static void inject(struct hmm_soft *soft, struct hmm_soft_inject faults)
 
 #define INJECT(soft, ...)	inject(soft, (struct hmm_soft_inject){ __VA_ARGS__ })
 
-/* ---------------------------------------------------------------- injected */
+/*
+ * ---------------------------------------------------------------- injected
+ *
+ * A lane that faults takes its page's neighbours along, whoever's they are. Where lanes
+ * run and bytes are lost, the pages have blocks of their own: map_blocks().
+ */
 
 /* The nth allocation fails, that one alone: the migration is refused, the pages stay. */
 static void nth_allocation_fails(void **state)
@@ -129,7 +134,7 @@ static void ecc_error_reaches_the_lanes(void **state)
 {
 	struct world *w = *state;
 	struct hmm_soft *soft = soft_of_8m(w);
-	unsigned char *p = map_filled(2, 5);
+	unsigned char *p = map_blocks(2, 5);
 	struct hmm_soft_fault fault;
 
 	w->may_lose = true;
@@ -142,7 +147,7 @@ static void ecc_error_reaches_the_lanes(void **state)
 	assert_ptr_equal(fault.addr, p);
 	assert_int_equal(soft_load(soft, p + page), pattern(5, 1, 0));
 	assert_int_equal(hmm_soft_close(soft), 0);
-	munmap(p, 2 * page);
+	unmap_blocks(p, 2);
 }
 
 /*
@@ -154,7 +159,7 @@ static void reset_is_told_page_by_page(void **state)
 	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = NR * page, .lanes = 1);
 	struct world *w = *state;
 	struct hmm_soft *soft = soft_new(w, &opts);
-	unsigned char *p = map_filled(2 * NR, 6);
+	unsigned char *p = map_blocks(2 * NR, 6);
 	size_t there = NR / 2;
 
 	w->may_lose = true;
@@ -179,7 +184,7 @@ static void reset_is_told_page_by_page(void **state)
 	soft_checks(soft, p + NR * page, NR, 7);
 	assert_holds(p + NR * page, NR, 7, 0);
 	assert_int_equal(hmm_soft_close(soft), 0);
-	munmap(p, 2 * NR * page);
+	unmap_blocks(p, 2 * NR);
 }
 
 /*
@@ -216,7 +221,7 @@ static void ecc_error_of_a_peer(void **state)
 	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 8 << 20, .peer_group = "group");
 	struct world *w = *state;
 	struct hmm_soft *a = soft_new(w, &opts), *b = soft_new(w, &opts);
-	unsigned char *p = map_filled(NR, 8);
+	unsigned char *p = map_blocks(NR, 8);
 
 	w->may_lose = true;
 	assert_int_equal(soft_move_in(a, p, NR, NULL), NR);
@@ -227,7 +232,7 @@ static void ecc_error_of_a_peer(void **state)
 	assert_int_equal(moved(w, lost_pages), 1);
 	assert_int_equal(hmm_soft_close(a), 0);
 	assert_int_equal(hmm_soft_close(b), 0);
-	munmap(p, NR * page);
+	unmap_blocks(p, NR);
 }
 
 /* ---------------------------------------------------------------- refused */
