@@ -32,9 +32,27 @@ static uint64_t part_of(const struct engine *e, const struct ocl_run *run)
 	return run->nr < left ? run->nr : left;
 }
 
+/*
+ * By a kernel of ours: clEnqueueFillBuffer() of NVIDIA's runtime (580.159, H200) writes
+ * elsewhere, or faults, 8 GiB and more into a buffer.
+ */
+static cl_int clear(struct engine *e, cl_mem pool, size_t byte, size_t bytes, unsigned int q)
+{
+	cl_ulong first = byte / 16;
+	size_t items = bytes / 16;
+	cl_int err;
+
+	err = clSetKernelArg(e->clear, 0, sizeof(pool), &pool);
+	if (!err)
+		err = clSetKernelArg(e->clear, 1, sizeof(first), &first);
+	if (!err)
+		err = clEnqueueNDRangeKernel(e->queue[q], e->clear, 1, NULL, &items, NULL, 0, NULL,
+					     NULL);
+	return err;
+}
+
 static cl_int direct(struct engine *e, struct ocl_run run, char *staging, bool in, unsigned int q)
 {
-	static const cl_uint zero;
 	cl_int err = CL_SUCCESS;
 
 	while (run.nr && !err) {
@@ -44,8 +62,7 @@ static cl_int direct(struct engine *e, struct ocl_run run, char *staging, bool i
 		char *at = staging + run.at * e->page_bytes;
 
 		if (run.at == OCL_ZERO)
-			err = clEnqueueFillBuffer(e->queue[q], pool, &zero, sizeof(zero), byte,
-						  bytes, 0, NULL, NULL);
+			err = clear(e, pool, byte, bytes, q);
 		else if (in)
 			err = clEnqueueWriteBuffer(e->queue[q], pool, CL_FALSE, byte, bytes, at, 0,
 						   NULL, NULL);

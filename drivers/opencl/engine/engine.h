@@ -36,7 +36,7 @@ struct engine {
 
 	cl_mem staging[OCL_SLOTS];	/* the wire's, so that the runtime may pin it */
 	cl_mem scratch[ENGINE_QUEUES], scatter_index[ENGINE_QUEUES];
-	cl_kernel gather, scatter;
+	cl_kernel clear, gather, scatter;
 	cl_program scatter_program;
 };
 

@@ -117,6 +117,8 @@ int engine_build_own(struct engine *e, struct ocl_request *request)
 		e->scatter = clCreateKernel(e->scatter_program, "scatter", &err);
 	if (!err)
 		e->gather = clCreateKernel(e->scatter_program, "gather", &err);
+	if (!err)
+		e->clear = clCreateKernel(e->scatter_program, "clear", &err);
 	return err ? engine_error(request, "building the copy kernels", err) : 0;
 }
 
