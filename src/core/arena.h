@@ -38,6 +38,7 @@ struct leaf {
 	uintptr_t base;
 	uint32_t nr_used;		/* entries that are not PAGE_SYSTEM */
 	uint16_t *used;			/* the same per block */
+	uint16_t *told;			/* of used, to a listener; behind it in memory */
 	uint64_t huge[LEAF_PAGES / BLOCK_PAGES / 64];	/* blocks that left as one huge page */
 };
 

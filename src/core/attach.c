@@ -16,6 +16,7 @@
 
 #include "core/devmem.h"
 #include "core/opts.h"
+#include "core/trace.h"
 
 #define PACE_MAX_US	100000u
 
@@ -325,6 +326,7 @@ void hmm_remote_gone(struct hmm_mm *mm)
 		mm->fork_gate++;
 	mm_invalidate(mm, HMM_EVENT_UNMAP, 0, sys_task_size(), NULL);
 	mm_drop(mm, 0, sys_task_size());
+	trace_away(mm);
 	gates_free(mm);
 	lock_release(&mm->lock);
 	while ((calling = atomic_load(&r->calling)))
@@ -350,6 +352,7 @@ static void bring_home(struct hmm_mm *mm)
 	lock_acquire(&mm->lock);
 	mm_release_all(mm, true);
 	mm_drop(mm, 0, sys_task_size());	/* lost pages; all, if it went away meanwhile */
+	trace_away(mm);
 	gates_free(mm);
 	lock_release(&mm->lock);
 }

@@ -9,6 +9,7 @@
 
 #define LEAF_BYTES	(LEAF_PAGES * sizeof(uint64_t))
 #define LEAF_BLOCKS	(LEAF_PAGES / BLOCK_PAGES)
+#define COUNTS_BYTES	(2 * LEAF_BLOCKS * sizeof(uint16_t))	/* leaf->used and leaf->told */
 
 static const uint8_t page_next[PAGE_STATES] = {
 	[PAGE_SYSTEM]	 = BIT(PAGE_ISOLATED),
@@ -104,7 +105,7 @@ void directory_fini(struct directory *dir)
 		if (leaf->mm != dir->mm)
 			continue;
 		chunks_close(leaf->entries, LEAF_BYTES);
-		arena_free(leaf->used, LEAF_BLOCKS * sizeof(*leaf->used));
+		arena_free(leaf->used, COUNTS_BYTES);
 		leaf_unclaim(dir, leaf);
 	}
 	chunks_close(dir->leaf_of, leaf_of_bytes(dir));
@@ -138,15 +139,17 @@ static int leaf_make(struct directory *dir, uintptr_t addr)
 
 	if (!id)
 		return ret;
-	leaf->used = arena_alloc(LEAF_BLOCKS * sizeof(*leaf->used));
+	leaf->used = arena_alloc(COUNTS_BYTES);
 	if (leaf->used)
 		ret = chunks_open(LEAF_BYTES, (void **)&leaf->entries);
 	if (ret) {
-		arena_free(leaf->used, LEAF_BLOCKS * sizeof(*leaf->used));
+		arena_free(leaf->used, COUNTS_BYTES);
 		leaf_unclaim(dir, leaf);
 		return ret;
 	}
+	leaf->told = leaf->used + LEAF_BLOCKS;
 	leaf->nr_used = 0;
+	dir->nr_leaves++;
 	dir->leaf_of[addr >> (dir->page_shift + LEAF_SHIFT)] = (uint16_t)id;
 	return 0;
 }
@@ -257,6 +260,41 @@ void directory_block_set_huge(struct directory *dir, uintptr_t addr, bool huge)
 		leaf->huge[block / 64] |= BIT(block % 64);
 	else
 		leaf->huge[block / 64] &= ~BIT(block % 64);
+}
+
+static uint32_t leaf_tell(const struct directory *dir, struct leaf *leaf,
+			  void (*tell)(struct hmm_mm *mm, uintptr_t base, uint32_t used))
+{
+	uint32_t nr = 0;
+
+	for (uint32_t b = 0; b < LEAF_BLOCKS; b++) {
+		if (leaf->told[b] == leaf->used[b])
+			continue;
+		leaf->told[b] = leaf->used[b];
+		tell(dir->mm, leaf->base + ((uintptr_t)b * BLOCK_PAGES << dir->page_shift),
+		     leaf->used[b]);
+		nr++;
+	}
+	return nr;
+}
+
+uint32_t directory_tell(struct directory *dir, uint64_t to,
+			void (*tell)(struct hmm_mm *mm, uintptr_t base, uint32_t used))
+{
+	uint32_t nr = 0, seen = 0;
+
+	for (unsigned int id = 1; id < LEAVES && seen < dir->nr_leaves; id++) {
+		struct leaf *leaf = &dir->process->leaves[id];
+
+		if (leaf->mm != dir->mm)
+			continue;
+		seen++;
+		if (dir->told_to != to)
+			memset(leaf->told, 0, LEAF_BLOCKS * sizeof(*leaf->told));
+		nr += leaf_tell(dir, leaf, tell);
+	}
+	dir->told_to = to;
+	return nr;
 }
 
 uint32_t directory_place(const struct directory *dir, uintptr_t addr)

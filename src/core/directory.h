@@ -41,6 +41,8 @@ struct directory {
 	struct hmm_mm *mm;		/* immutable */
 	uint16_t *leaf_of;		/* by address >> (page shift + LEAF_SHIFT) */
 	uint32_t page_shift;		/* immutable */
+	uint32_t nr_leaves;
+	uint64_t told_to;		/* which listener leaf->told is about; 0: none */
 	uint64_t count[PAGE_STATES];	/* pages by state; [PAGE_SYSTEM] unused */
 };
 
@@ -120,6 +122,13 @@ uint32_t directory_block_used(const struct directory *dir, uintptr_t addr);
 /* Did the block of @addr leave as one huge page, and nothing has come to it since? */
 bool directory_block_huge(const struct directory *dir, uintptr_t addr);
 void directory_block_set_huge(struct directory *dir, uintptr_t addr, bool huge);
+
+/*
+ * Blocks with another number of entries in use than listener @to was told of: @tell gets
+ * each. Returns how many.
+ */
+uint32_t directory_tell(struct directory *dir, uint64_t to,
+			void (*tell)(struct hmm_mm *mm, uintptr_t base, uint32_t used));
 
 /* A page's place in 31 bits, never 0, for the reverse map of a devmem. */
 uint32_t directory_place(const struct directory *dir, uintptr_t addr);

@@ -47,6 +47,7 @@ struct family {
 	_Atomic bool stopping;		/* release in handlers_stop(): handlers end */
 	_Atomic uint32_t pace_us;	/* handlers rest that long before a round of faults */
 	struct tracer *_Atomic tracer;	/* trace.h; NULL: nobody listens */
+	_Atomic uint64_t last_tracer;	/* its number */
 	struct staging staging;		/* has a lock of its own */
 
 	struct hmm_lock lock;		/* RANK_FAMILY: all that follows */

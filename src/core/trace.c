@@ -40,7 +40,9 @@ int hmm_trace_start(struct hmm_mm *mm, hmm_trace_fn fn, void *ctx)
 	tracer = arena_alloc(sizeof(*tracer));
 	if (!tracer)
 		return -ENOMEM;
-	*tracer = (struct tracer){ fn, ctx };
+	*tracer = (struct tracer){
+		fn, ctx, atomic_fetch_add_explicit(&mm->family->last_tracer, 1, memory_order_relaxed) + 1,
+	};
 	/* release: pairs with trace_event() */
 	if (atomic_compare_exchange_strong_explicit(&mm->family->tracer, &none, tracer,
 						    memory_order_release, memory_order_relaxed))
@@ -62,6 +64,38 @@ int hmm_trace_stop(struct hmm_mm *mm)
 	family_barrier(mm->family);
 	arena_free(tracer, sizeof(*tracer));
 	return 0;
+}
+
+static void tell_away(struct hmm_mm *mm, uintptr_t base, uint32_t used)
+{
+	struct hmm_trace_event event = {
+		.type = HMM_TRACE_AWAY, .start = base, .end = base + BLOCK_PAGES * mm->page,
+		.pages = used, .result = BLOCK_PAGES,
+	};
+
+	trace_event(mm, &event);
+}
+
+uint32_t trace_away(struct hmm_mm *mm)
+{
+	/* acquire: pairs with hmm_trace_start() */
+	const struct tracer *tracer = atomic_load_explicit(&mm->family->tracer,
+							   memory_order_acquire);
+
+	lock_assert_held(&mm->lock);
+	return tracer ? directory_tell(&mm->dir, tracer->nr, tell_away) : 0;
+}
+
+int hmm_trace_away(struct hmm_mm *mm)
+{
+	int ret = mm_enter(mm);
+
+	if (ret)
+		return ret;
+	lock_acquire(&mm->lock);
+	ret = (int)trace_away(mm);
+	lock_release(&mm->lock);
+	return ret;
 }
 
 void tracer_close(struct family *family)

@@ -20,6 +20,7 @@
 struct tracer {
 	hmm_trace_fn fn;
 	void *ctx;
+	uint64_t nr;		/* no other of the family has it; above 0 */
 };
 
 static inline bool tracing(const struct hmm_mm *mm)
@@ -51,6 +52,9 @@ static inline void trace_moment(struct hmm_mm *mm, enum hmm_trace_type type, uin
 	if (tracing(mm))
 		trace_event(mm, &event);
 }
+
+/* What hmm_trace_away() does; returns how many. The mm's lock held. */
+uint32_t trace_away(struct hmm_mm *mm);
 
 /* The family is going; nobody can be listening any more. */
 void tracer_close(struct family *family);

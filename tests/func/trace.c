@@ -14,6 +14,7 @@
 
 #define NR	8
 #define TOLD	512
+#define BLOCK	(512 * page)
 
 /* Static, as the listener asks for. */
 static struct {
@@ -64,14 +65,38 @@ static uint32_t nr_told(enum hmm_trace_type type, uint32_t what)
 	return nr;
 }
 
-/* The last event of the type; the test fails without one. */
-static const struct hmm_trace_event *last(enum hmm_trace_type type)
+/* The last event of the type, and of any kind or @what; the test fails without one. */
+#define ANY	UINT32_MAX
+
+static const struct hmm_trace_event *last_of(enum hmm_trace_type type, uint32_t what)
 {
-	for (uint32_t i = atomic_load(&told.nr); i-- > 0; )
-		if (i < TOLD && told.events[i].type == type)
-			return &told.events[i];
+	for (uint32_t i = atomic_load(&told.nr); i-- > 0; ) {
+		const struct hmm_trace_event *e = &told.events[i];
+
+		if (i < TOLD && e->type == type && (what == ANY || e->what == what))
+			return e;
+	}
 	fail_msg("no event of type %d", type);
 	return NULL;
+}
+
+static const struct hmm_trace_event *last(enum hmm_trace_type type)
+{
+	return last_of(type, ANY);
+}
+
+/* Filled pages that lie in one block: they move in one go. */
+static unsigned char *map_in_block(uint32_t seed)
+{
+	const size_t len = 2 * BLOCK;
+	unsigned char *base = map_pages(len / page, PROT_READ | PROT_WRITE, 0);
+	unsigned char *p = (void *)(((uintptr_t)base + BLOCK - 1) & ~(BLOCK - 1));
+
+	if (p > base)
+		munmap(base, (size_t)(p - base));
+	munmap(p + NR * page, (size_t)(base + len - p) - NR * page);
+	fill(p, NR, seed);
+	return p;
 }
 
 /* One listener at a time, and none is told of anything once it has stopped. */
@@ -100,7 +125,7 @@ static void one_listener_until_it_stops(void **state)
 static void migrations_are_told(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = map_filled(NR, 2);
+	unsigned char *p = map_in_block(2);
 	const struct hmm_trace_event *e;
 	uint32_t nr;
 
@@ -152,7 +177,8 @@ static void faults_are_told(void **state)
 	start(w);
 	*(volatile unsigned char *)p = 7;
 	assert_true(eventually(nr_told(HMM_TRACE_FAULT, HMM_FAULT_DEVICE) == 1));
-	e = last(HMM_TRACE_FAULT);
+	/* Neighbours of the mapping may be touched meanwhile, for the first time. */
+	e = last_of(HMM_TRACE_FAULT, HMM_FAULT_DEVICE);
 	assert_int_equal(e->start, (uintptr_t)p);
 	assert_int_equal(e->result, 1);
 	if (!masked("thread-id"))
@@ -209,6 +235,43 @@ static void forks_are_told(void **state)
 	assert_int_equal(hmm_trace_stop(w->mm), 0);
 }
 
+/* The pages away in the block of @addr, as was told of last; 0: nothing was told. */
+static int64_t told_away(uintptr_t addr)
+{
+	for (uint32_t i = atomic_load(&told.nr); i-- > 0; ) {
+		const struct hmm_trace_event *e = &told.events[i];
+
+		if (e->type == HMM_TRACE_AWAY && e->start <= addr && addr < e->end)
+			return e->pages;
+	}
+	return 0;
+}
+
+/* Where pages are is told block by block, and again only where it has changed. */
+static void places_are_told(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_in_block(6);
+
+	assert_int_equal(hmm_trace_away(NULL), -EINVAL);
+	to_device(w, w->dev, p, NR);
+	assert_int_equal(hmm_trace_away(w->mm), 0);
+	start(w);
+	assert_true(hmm_trace_away(w->mm) >= 1);
+	assert_int_equal(last(HMM_TRACE_AWAY)->result, BLOCK / page);
+	assert_int_equal(told_away((uintptr_t)p), NR);
+	assert_int_equal(hmm_trace_away(w->mm), 0);
+	assert_int_equal(touch_read(p), 0);
+	assert_true(hmm_trace_away(w->mm) >= 1);
+	assert_int_equal(told_away((uintptr_t)p), NR - moved(w, pages_to_system));
+	assert_int_equal(hmm_trace_stop(w->mm), 0);
+	start(w);
+	evict(w, p, NR);
+	assert_int_equal(hmm_trace_away(w->mm), 0);
+	assert_int_equal(hmm_trace_stop(w->mm), 0);
+	munmap(p, NR * page);
+}
+
 static void *stop_and_start(void *arg)
 {
 	struct world *w = arg;
@@ -246,6 +309,7 @@ int main(void)
 		world_test(faults_are_told),
 		world_test(changes_are_told),
 		world_test(forks_are_told),
+		world_test(places_are_told),
 		world_test(listening_comes_and_goes),
 	};
 
