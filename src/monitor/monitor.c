@@ -26,6 +26,7 @@
 
 #define EXEC_LOOK_MS	20
 #define SAMPLE_MS	50
+#define TRACED_SPACES	256u		/* whose places are looked at: the first of them */
 #define SWEEP_MS	100
 #define SWEEP_PIDS	4096
 #define LIMBO_BYTES	(16u << 20)
@@ -224,6 +225,18 @@ static void sweep(struct monitor *m)
 		pool_forget_pending(&m->pool);
 }
 
+static void trace_sample(struct monitor *m, uint64_t device_bytes)
+{
+	static struct space *spaces[TRACED_SPACES];
+	const unsigned int nr = pool_spaces(&m->pool, spaces, TRACED_SPACES);
+
+	trace_memory(m->pool.trace, m->tree.resident_bytes, device_bytes);
+	for (unsigned int i = 0; i < nr; i++) {
+		(void)hmm_trace_away(spaces[i]->mm);
+		space_put(spaces[i]);
+	}
+}
+
 static void tick(struct monitor *m)
 {
 	struct monitor_stats stats;
@@ -236,8 +249,7 @@ static void tick(struct monitor *m)
 		tree_sample(&m->tree);
 		pool_stats(&m->pool, &stats.pages);	/* for its peak */
 		if (m->pool.trace)
-			trace_memory(m->pool.trace, m->tree.resident_bytes,
-				     stats.pages.device_pages * sys_page_size());
+			trace_sample(m, stats.pages.device_pages * sys_page_size());
 	}
 	if (m->pool.manages && now - m->sweep_ns >= SWEEP_MS * 1000000ULL) {
 		m->sweep_ns = now;

@@ -139,7 +139,7 @@ static void name_thread(struct trace_text *t, const struct trace_record *e)
 static bool by_monitor(const struct trace_record *e)
 {
 	return e->kind == HMM_TRACE_MIGRATE || e->kind == HMM_TRACE_HOME ||
-	       e->kind == HMM_TRACE_INVALIDATE;
+	       e->kind == HMM_TRACE_INVALIDATE || e->kind == HMM_TRACE_AWAY;
 }
 
 /*
@@ -213,6 +213,8 @@ static const char *name_of(const struct trace_record *e)
 		return call_name(e->what);
 	case HMM_TRACE_FORK:
 		return "fork";
+	case HMM_TRACE_AWAY:
+		return "away";
 	default:
 		return "page lost";
 	}
@@ -224,7 +226,7 @@ static const char *category_of(const struct trace_record *e)
 		[HMM_TRACE_FAULT] = "fault", [HMM_TRACE_MIGRATE] = "migration",
 		[HMM_TRACE_HOME] = "migration", [HMM_TRACE_INVALIDATE] = "invalidation",
 		[HMM_TRACE_CHANGE] = "change", [HMM_TRACE_FORK] = "change",
-		[HMM_TRACE_LOST] = "error",
+		[HMM_TRACE_LOST] = "error", [HMM_TRACE_AWAY] = "place",
 	};
 
 	return e->kind < HMM_TRACE_TYPES ? categories[e->kind] : "error";
@@ -258,6 +260,8 @@ static void put_args(struct trace_text *t, const struct trace_record *e)
 	put_field(t, e->kind == HMM_TRACE_INVALIDATE ? "told" : "pages", e->pages);
 	if (e->device)
 		put_field(t, "device", e->device);
+	if (e->kind == HMM_TRACE_AWAY)
+		put_field(t, "of", e->result);
 	if (e->kind == HMM_TRACE_MIGRATE && e->result) {
 		put_field(t, "stayed", e->result);
 		put(t, ",\"reason\":\"");

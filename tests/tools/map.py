@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""uhmm map shows each page of a process once, where it is.
+"""uhmm map shows each page of a process once, where it is; and of a run, what its trace says.
 
 usage: map.py UHMM
 """
@@ -73,24 +73,101 @@ def pictures_can_be_looked_at(pid, folder):
     check(uhmm_map("--svg", "/dev/full", str(pid)).returncode == 1, "a full disk is said")
 
 
+def events_of(trace, name):
+    """The complete lines of a trace that may still be written."""
+    with open(trace, encoding="ascii") as text:
+        lines = [line.rstrip(",\n") for line in text if line.endswith("\n")]
+    return [json.loads(line) for line in lines if f'"name":"{name}"' in line]
+
+
+def trace_tells_where_pages_are(pid, trace):
+    """Block by block, and the sum is what the process's own map says, once it waits."""
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        spaces = {e["pid"] for e in events_of(trace, "process_name") if f"[{pid}]" in e["args"]["name"]}
+        away = {
+            (event["pid"], event["args"]["start"]): event["args"]["pages"]
+            for event in events_of(trace, "away")
+            if event["pid"] in spaces
+        }
+        told = sum(away.values())
+        seen = sum(m["device"] for m in json.loads(uhmm_map("--json", str(pid)).stdout)["mappings"])
+        if told == seen > 0:
+            return
+    sys.exit(f"FAIL: {told} pages away by the trace, {seen} by the map")
+
+
+def is_over_time(trace, report):
+    history = json.loads(uhmm_map("--json", trace).stdout)
+    check(history == json.loads(uhmm_map("--json", report).stdout), "a report leads to its trace")
+    check(history["complete"] and not history["dropped"], "all of it")
+    kinds = ("fault", "fault, in flight", "fault, exclusive", "fault, lost")
+    faults = sum(len(events_of(trace, kind)) for kind in kinds)
+    rows = [row for space in history["spaces"] for row in space["rows"]]
+    check(history["left_out"] == 0 and sum(sum(row["faults"]) for row in rows) == faults > 0, "each fault once")
+    for row in rows:
+        check(int(row["end"], 16) - int(row["start"], 16) >= row["bytes"], f"addresses of {row}")
+        check(all(0 <= share <= 1.0001 for share in row["away"]), f"shares of {row}")
+    # The guest has 24 MiB of which half may be in RAM, and waits: late in the run the rest is away.
+    late = max(sum(row["away"][at] * row["bytes"] for row in rows) for at in range(28, 56))
+    check(8 << 20 < late < 64 << 20, f"{late} bytes are away at the end")
+    check(all(row["away"][0] == 0 for row in rows), "and nothing before it runs")
+    last = {}
+    for event in events_of(trace, "away"):
+        last[event["pid"], event["args"]["start"]] = event["args"]["pages"]
+    check(set(last.values()) == {0}, "at the end nothing is anywhere")
+
+
+def history_can_be_looked_at(trace, folder):
+    lines = uhmm_map(trace).stdout.splitlines()
+    check(any("@" in line[23:] for line in lines) and all(len(line) < 80 for line in lines), f"{lines}")
+    name = os.path.join(folder, "history.svg")
+    check(uhmm_map("--svg", name, trace).returncode == 0, "the picture is written")
+    root = xml.etree.ElementTree.parse(name).getroot()
+    classes = {rect.get("class") for rect in root.iter("{http://www.w3.org/2000/svg}rect")}
+    check({"away", "fault", "none"} <= classes, f"{classes}")
+
+
+def files_that_are_none(trace, folder):
+    name = os.path.join(folder, "other")
+    check(uhmm_map(name).returncode == 1, "a file that is not there")
+    for text in ("", "x", "{}", '{ "version": 1, "program": ["x"],\n  "trace": null,\n'):
+        with open(name, "w", encoding="ascii") as file:
+            file.write(text)
+        failed = uhmm_map(name)
+        check(failed.returncode == 1 and failed.stderr, f"{text!r}: {failed}")
+    with open(trace, encoding="ascii") as file:
+        text = file.read()
+    with open(name, "w", encoding="ascii") as file:
+        file.write(text[: len(text) * 2 // 3])
+    cut = uhmm_map("--json", name)
+    check(cut.returncode == 0 and not json.loads(cut.stdout)["complete"], "one that was cut off is said to be")
+    check("no end" in uhmm_map(name).stdout, "to people, too")
+
+
 def main():
     if subprocess.run([UHMM, "doctor"], capture_output=True, check=False).returncode:
         print("SKIP: uhmm doctor says why memory cannot be managed here")
         sys.exit(77)
     check(uhmm_map(str(os.getpid())).returncode == 1, "who is not managed has no map")
-    check(uhmm_map().returncode == 2 and uhmm_map("x").returncode == 2, "usage")
+    check(uhmm_map().returncode == 2 and uhmm_map("1", "2").returncode == 2, "usage")
     with tempfile.TemporaryDirectory(prefix="uhmm-test-") as folder:
+        trace, report = os.path.join(folder, "trace.json"), os.path.join(folder, "report \"quoted\"")
         monitor = subprocess.Popen(
-            [UHMM, "run", "--dram", "12M", sys.executable, "-c", GUEST],
+            [UHMM, "run", "--dram", "12M", "--trace", trace, "--report", report, sys.executable, "-c", GUEST],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
             pid = int(monitor.stdout.readline())
             every_page_is_somewhere(pid)
             pictures_can_be_looked_at(pid, folder)
+            trace_tells_where_pages_are(pid, trace)
         finally:
             monitor.stdin.close()
             status = monitor.wait()
         check(status == 0, f"the run ended with {status}")
+        is_over_time(trace, report)
+        history_can_be_looked_at(trace, folder)
+        files_that_are_none(trace, folder)
 
 
 main()

@@ -27,7 +27,7 @@ static const struct command {
 	{ "run", "run an unmodified program, its memory watched", run_main },
 	{ "dmirror", "run a program that sees /dev/hmm_dmirror0...3", dmirror_main },
 	{ "trace", "the same, and write down what happens to its memory", trace_main },
-	{ "map", "where the memory of a process is, as text or picture", map_main },
+	{ "map", "where the memory of a process is, or of a run was", map_main },
 	{ "top", "what runs under uhmm run now, live", top_main },
 };
 

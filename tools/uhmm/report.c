@@ -2,6 +2,8 @@
 #include "report.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "command.h"
 
@@ -61,19 +63,66 @@ static void json_devices(FILE *to, const struct monitor_stats *stats)
 	fputs("] }\n", to);
 }
 
-void report_json(FILE *to, char *const *program, int status, const struct monitor_stats *stats)
+void report_json(FILE *to, char *const *program, int status, const char *trace,
+		 const struct monitor_stats *stats)
 {
 	fputs("{ \"version\": 1, \"program\": [", to);
 	for (int i = 0; program[i]; i++) {
 		fputs(i ? ", " : "", to);
 		json_string(to, program[i]);
 	}
-	fprintf(to, "],\n  \"exit_status\": %d, \"elapsed_s\": %.6f,\n", status, stats->elapsed_s);
+	fputs("],\n  \"trace\": ", to);	/* on a line of its own: uhmm map looks for it */
+	json_string(to, trace);
+	fprintf(to, ",\n  \"exit_status\": %d, \"elapsed_s\": %.6f,\n", status, stats->elapsed_s);
 	fprintf(to, "  \"processes\": %" PRIu64 ", \"plain_processes\": %" PRIu64
 		", \"changes\": %" PRIu64 ",\n", stats->processes, stats->plain_processes,
 		stats->changes);
 	json_pages(to, stats);
 	json_devices(to, stats);
+}
+
+/* What json_string() wrote, as it was. */
+static void unquote(const char *text, char out[PATH_MAX])
+{
+	size_t nr = 0;
+
+	for (; *text && *text != '"' && nr < PATH_MAX - 1; text++) {
+		unsigned int c = (unsigned char)*text;
+
+		if (c == '\\') {
+			c = (unsigned char)*++text;
+			if (c == 'n')
+				c = '\n';
+			else if (c == 't')
+				c = '\t';
+			else if (c == 'u' && sscanf(text + 1, "%4x", &c) == 1)
+				text += strnlen(text + 1, 4);
+			else if (!c)
+				break;
+		}
+		out[nr++] = (char)c;
+	}
+	out[nr] = '\0';
+}
+
+bool report_trace(FILE *file, char trace[PATH_MAX])
+{
+	static const char first[] = "{ \"version\": 1, \"program\": [", key[] = "  \"trace\": ";
+	bool report;
+	char *line = NULL;
+	size_t room = 0;
+
+	trace[0] = '\0';
+	report = getline(&line, &room, file) > 0 && strncmp(line, first, sizeof(first) - 1) == 0;
+	while (report && getline(&line, &room, file) > 0) {
+		if (strncmp(line, key, sizeof(key) - 1) == 0 && line[sizeof(key) - 1] == '"') {
+			unquote(line + sizeof(key), trace);
+			break;
+		}
+	}
+	free(line);
+	rewind(file);
+	return report;
 }
 
 void report_table(FILE *to, int status, const struct monitor_stats *stats)

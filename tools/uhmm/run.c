@@ -214,8 +214,12 @@ static int run(const struct run_options *options, struct policy *policy, char **
 	if (result.exec_error)
 		fprintf(stderr, "uhmm run: %s: %s\n", argv[0], strerror(-result.exec_error));
 	status = exit_status(&result);
-	if (report)
-		report_json(report, argv, status, &result.stats);
+	if (report) {
+		char *path = trace && trace != stderr ? realpath(options->trace, NULL) : NULL;
+
+		report_json(report, argv, status, path, &result.stats);
+		free(path);
+	}
 	if (options->stats)
 		report_table(stderr, status, &result.stats);
 	return status;
