@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 #include "core/trace.h"
 
+#if HMM_USDT
+/* Where tools look for it. */
+unsigned short uhmm_event_semaphore __attribute__((section(".probes")));
+#endif
+
 /* Asked for once: a system call for each event would be a good part of its cost. */
 static uint32_t own_tid(void)
 {
@@ -16,7 +21,7 @@ void trace_event(struct hmm_mm *mm, struct hmm_trace_event *event)
 							   memory_order_acquire);
 
 	lock_assert_held(&mm->lock);
-	if (!tracer)
+	if (!tracer && !probe_wanted())
 		return;
 	event->mm = hmm_mm_id(mm);
 	if (!event->end_ns)
@@ -25,7 +30,9 @@ void trace_event(struct hmm_mm *mm, struct hmm_trace_event *event)
 		event->begin_ns = event->end_ns;
 	if (!event->thread)
 		event->thread = own_tid();
-	tracer->fn(tracer->ctx, event);
+	probe_event(event);
+	if (tracer)
+		tracer->fn(tracer->ctx, event);
 }
 
 int hmm_trace_start(struct hmm_mm *mm, hmm_trace_fn fn, void *ctx)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Who listens to a family's events, if anybody does.
+ * Who listens to a family's events, if anybody does; and the probe of all families.
  *
  *	emitter, mm lock held		hmm_trace_stop()
  *	---------------------		----------------
@@ -16,6 +16,7 @@
 #include <uhmm/trace.h>
 
 #include "core/mm.h"
+#include "core/probe.h"
 
 struct tracer {
 	hmm_trace_fn fn;
@@ -26,7 +27,8 @@ struct tracer {
 static inline bool tracing(const struct hmm_mm *mm)
 {
 	return __builtin_expect(atomic_load_explicit(&mm->family->tracer,
-						     memory_order_relaxed) != NULL, 0);
+						     memory_order_relaxed) != NULL, 0) ||
+	       probe_wanted();
 }
 
 /* When something begins that is traced once it ends; 0: nobody listens. */
