@@ -195,7 +195,11 @@ struct bench_server;
 
 enum bench_placement {
 	BENCH_ONE_THREAD,	/* the textbook: one handler, wherever the scheduler puts it */
-	BENCH_PER_CPU,		/* one handler pinned to each CPU, at most 8 */
+	/*
+	 * As the library's: one handler pinned to each of at most 3 CPUs; of more, one on the
+	 * CPU of who called bench_server_reset() last, and one anywhere.
+	 */
+	BENCH_PLACED,
 };
 
 int bench_server_start(const struct bench_area *area, const struct bench_area *store,

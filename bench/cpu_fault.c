@@ -4,8 +4,8 @@
  * of a userfaultfd needs?
  *
  * One page at a time, in random order, nothing around it brought home. The floor is
- * a bare server with its handlers placed as the library's are: one pinned to each
- * CPU, all polling and reading one descriptor, UFFDIO_COPY of a page that lies ready.
+ * a bare server with its handlers placed as the library's are, all polling and reading
+ * one descriptor, UFFDIO_COPY of a page that lies ready.
  * Every other touch is a write. What the library adds is its locks, a look-up, the
  * driver's copy and the bookkeeping of a page that has come home.
  */
@@ -96,7 +96,7 @@ static int run_cpu_fault(struct bench_run *run)
 	if (!ret)
 		ret = bench_area_map(&f.store, len, false);
 	if (!ret)
-		ret = bench_server_start(&f.bare, &f.store, hmm_page_size(), BENCH_PER_CPU,
+		ret = bench_server_start(&f.bare, &f.store, hmm_page_size(), BENCH_PLACED,
 					 &f.server);
 	if (!ret)
 		ret = bench_device_open(&f.device, len, 1);

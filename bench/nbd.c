@@ -332,7 +332,7 @@ static int run_fault(struct bench_run *run, struct nbd *n)
 	if (!ret)
 		ret = bench_area_map(&n->store, len, false);
 	if (!ret)
-		ret = bench_server_start(&n->bare, &n->store, hmm_page_size(), BENCH_PER_CPU,
+		ret = bench_server_start(&n->bare, &n->store, hmm_page_size(), BENCH_PLACED,
 					 &n->server);
 	if (!ret)
 		ret = libnbd_load(n);

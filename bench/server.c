@@ -20,7 +20,7 @@
 
 #include "bench.h"
 
-#define MAX_HANDLERS	8
+#define MAX_HANDLERS	3
 
 #ifndef USERFAULTFD_IOC_NEW
 #define USERFAULTFD_IOC_NEW	_IO(0xAA, 0x00)
@@ -30,6 +30,7 @@ struct bench_server {
 	int uffd, stop_fd;
 	uintptr_t start, len, store;
 	size_t granule;
+	bool follows;			/* the first handler, who touches */
 	unsigned int nr_handlers;
 	pthread_t handlers[MAX_HANDLERS];
 };
@@ -91,36 +92,41 @@ static void *handler(void *arg)
 	}
 }
 
-static int start_handlers(struct bench_server *server, enum bench_placement placement)
+static int pin(pthread_t thread, int cpu)
 {
-	unsigned int want = 0;
-	cpu_set_t allowed;
+	cpu_set_t one;
 
-	if (placement == BENCH_ONE_THREAD) {
-		int ret = pthread_create(&server->handlers[0], NULL, handler, server);
+	CPU_ZERO(&one);
+	CPU_SET(cpu, &one);
+	return -pthread_setaffinity_np(thread, sizeof(one), &one);
+}
 
-		server->nr_handlers = !ret;
-		return -ret;
-	}
-	if (sched_getaffinity(0, sizeof(allowed), &allowed))
-		return -EINVAL;
-	for (int cpu = 0; cpu < CPU_SETSIZE && want < MAX_HANDLERS; cpu++) {
-		cpu_set_t one;
-		int ret;
+static int start_handlers(struct bench_server *server, unsigned int nr)
+{
+	for (server->nr_handlers = 0; server->nr_handlers < nr; server->nr_handlers++) {
+		int ret = pthread_create(&server->handlers[server->nr_handlers], NULL, handler,
+					 server);
 
-		if (!CPU_ISSET(cpu, &allowed))
-			continue;
-		ret = pthread_create(&server->handlers[want], NULL, handler, server);
-		if (ret)
-			return -ret;
-		server->nr_handlers = ++want;
-		CPU_ZERO(&one);
-		CPU_SET(cpu, &one);
-		ret = pthread_setaffinity_np(server->handlers[want - 1], sizeof(one), &one);
 		if (ret)
 			return -ret;
 	}
 	return 0;
+}
+
+static int start_placed(struct bench_server *server)
+{
+	unsigned int nr = 0;
+	cpu_set_t allowed;
+	int ret;
+
+	if (sched_getaffinity(0, sizeof(allowed), &allowed))
+		return -EINVAL;
+	server->follows = CPU_COUNT(&allowed) > MAX_HANDLERS;
+	ret = start_handlers(server, server->follows ? 2 : (unsigned int)CPU_COUNT(&allowed));
+	for (int cpu = 0; cpu < CPU_SETSIZE && !ret && nr < server->nr_handlers; cpu++)
+		if (CPU_ISSET(cpu, &allowed) && !server->follows)
+			ret = pin(server->handlers[nr++], cpu);
+	return ret;
 }
 
 int bench_server_start(const struct bench_area *area, const struct bench_area *store,
@@ -146,7 +152,7 @@ int bench_server_start(const struct bench_area *area, const struct bench_area *s
 	if (!ret && ioctl(server->uffd, UFFDIO_REGISTER, &reg))
 		ret = -errno;
 	if (!ret)
-		ret = start_handlers(server, placement);
+		ret = placement == BENCH_PLACED ? start_placed(server) : start_handlers(server, 1);
 	if (ret) {
 		bench_server_stop(server);
 		return ret;
@@ -172,5 +178,9 @@ void bench_server_stop(struct bench_server *server)
 
 int bench_server_reset(struct bench_server *server)
 {
-	return madvise((void *)server->start, server->len, MADV_DONTNEED) ? -errno : 0;
+	int ret = server->follows ? pin(server->handlers[0], sched_getcpu()) : 0;
+
+	if (!ret && madvise((void *)server->start, server->len, MADV_DONTNEED))
+		ret = -errno;
+	return ret;
 }

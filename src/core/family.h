@@ -25,6 +25,7 @@
 
 #include "core/arena.h"
 #include "core/lock.h"
+#include "core/roster.h"
 #include "core/staging.h"
 
 #define FAMILY_MMS	4096u
@@ -44,6 +45,7 @@ struct family {
 	int stop_fd;			/* an eventfd: a kick, or the end */
 	struct handler_thread *handlers;
 	uint32_t nr_handlers;
+	struct roster roster;		/* of the handlers; has a lock of its own */
 	_Atomic bool stopping;		/* release in handlers_stop(): handlers end */
 	_Atomic uint32_t pace_us;	/* handlers rest that long before a round of faults */
 	struct tracer *_Atomic tracer;	/* trace.h; NULL: nobody listens */

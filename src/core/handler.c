@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The threads that serve a family's CPU faults: one pinned to each CPU, since a blocked
- * thread on the faulter's own CPU is woken five times faster than one elsewhere, and
- * following the faulter around loses. All wait in poll; whoever gets the mm lock first
- * reads.
+ * The threads that serve a family's CPU faults. Those that the roster has awake wait in
+ * poll; whoever gets the mm lock first reads. Where there are but few CPUs, one is pinned
+ * to each: a blocked thread on the faulter's own CPU is woken five times faster than one
+ * elsewhere.
  *
  * This is the fault-safe domain: what runs here touches the arena, static data and its
  * own stack, and nothing else.
@@ -21,8 +21,7 @@
 struct handler_thread {
 	struct family *family;
 	struct thread *thread;
-	unsigned int cpu;
-	bool pinned;
+	struct watcher *watcher;
 };
 
 void handlers_kick(struct hmm_mm *mm)
@@ -114,21 +113,48 @@ static void resolve(struct hmm_mm *mm, struct fault *f)
 	}
 }
 
-static void serve(struct hmm_mm *mm)
+/* Who is free takes the next; @mm's lock is held. */
+static void share(struct family *f, struct hmm_mm *mm)
 {
+	/* release: pairs with serve_kicked() */
+	atomic_store_explicit(&mm->kicked, true, memory_order_release);
+	if (roster_more(&f->roster))
+		sys_eventfd_signal(f->stop_fd);
+}
+
+static void serve(struct handler_thread *h, struct hmm_mm *mm)
+{
+	struct roster *roster = &h->family->roster;
+	uint32_t nr = 0, tid = 0;
+
 	lock_acquire(&mm->lock);
 	mm_drain(mm);
-	while (mm->ring_head != mm->ring_tail) {
+	for (; mm->ring_head != mm->ring_tail; nr++) {
 		struct fault f = mm->ring[mm->ring_head++ % FAULT_RING];
 
+		if (!nr)
+			roster_begin(roster);
+		if (mm->ring_head != mm->ring_tail)
+			share(h->family, mm);
+		tid = f.tid;
 		resolve(mm, &f);
 	}
 	lock_release(&mm->lock);
+	if (!nr)
+		return;
+	if (roster_met(roster, h->watcher, nr)) {
+		int cpu = mm->ops->thread_cpu(mm, tid);
+
+		if (cpu >= 0)
+			roster_seen(roster, (uint32_t)cpu);
+	}
+	roster_end(roster);
 }
 
 /* Those mms whose userfaultfds have something. */
-static void serve_ready(struct family *f)
+static void serve_ready(struct handler_thread *h)
 {
+	struct family *f = h->family;
 	uint64_t tickets[READY_MAX];
 	int nr = sys_epoll_ready(f->wait_fd, tickets, READY_MAX);
 
@@ -137,21 +163,23 @@ static void serve_ready(struct family *f)
 
 		if (!mm)
 			continue;
-		serve(mm);
+		serve(h, mm);
 		mm_put(mm);
 	}
 }
 
 /* Those whose rings others have filled. */
-static void serve_kicked(struct family *f)
+static void serve_kicked(struct handler_thread *h)
 {
+	struct family *f = h->family;
+
 	for (uint32_t i = 0; i < f->nr_slots; i++) {
 		struct hmm_mm *mm = family_get(f, i);
 
 		if (!mm)
 			continue;
 		if (atomic_exchange_explicit(&mm->kicked, false, memory_order_acquire))
-			serve(mm);
+			serve(h, mm);
 		mm_put(mm);
 	}
 }
@@ -171,13 +199,13 @@ static void *handler_main(void *arg)
 	struct family *f = h->family;
 
 	thread_state.on_handler = true;
-	if (h->pinned)
-		sys_pin_to_cpu(h->cpu);
 	for (;;) {
-		bool faults, kicked;
+		bool faults = false, kicked = false, more;
 
-		if (sys_poll2(f->wait_fd, f->stop_fd, -1, &faults, &kicked) < 0)
-			continue;
+		more = roster_enter(&f->roster, h->watcher);
+		if (!more)
+			(void)sys_poll2(f->wait_fd, f->stop_fd, -1, &faults, &kicked);
+		roster_leave(&f->roster);
 		if (kicked)
 			sys_eventfd_clear(f->stop_fd);
 		/* acquire: pairs with handlers_stop() */
@@ -186,53 +214,55 @@ static void *handler_main(void *arg)
 			return NULL;
 		}
 		if (f->only) {
-			serve(f->only);
+			serve(h, f->only);
 			continue;
 		}
-		if (kicked)
-			serve_kicked(f);
+		if (kicked || more)
+			serve_kicked(h);
 		if (faults) {
 			rest(f);
-			serve_ready(f);
+			serve_ready(h);
 		}
 	}
 }
 
 int handlers_start(struct family *f, uint32_t nr)
 {
-	unsigned int cpus[256];
-	unsigned int nr_cpus = sys_cpus(cpus, ARRAY_SIZE(cpus));
+	unsigned int cpus[HANDLERS_MAX];
+	int ret;
 
 	if (!nr)
-		nr = nr_cpus < HANDLERS_MAX ? nr_cpus : HANDLERS_MAX;
+		nr = sys_cpus(cpus, HANDLERS_MAX);
 	if (!nr)
 		nr = 1;
+	ret = roster_init(&f->roster, nr);
+	if (ret)
+		return ret;
 	f->handlers = arena_alloc(nr * sizeof(*f->handlers));
 	if (!f->handlers)
-		return -ENOMEM;
-	for (f->nr_handlers = 0; f->nr_handlers < nr; f->nr_handlers++) {
+		ret = -ENOMEM;
+	while (!ret && f->nr_handlers < nr) {
 		struct handler_thread *h = &f->handlers[f->nr_handlers];
-		int ret;
 
 		h->family = f;
-		h->pinned = nr_cpus > 0 && nr >= nr_cpus;
-		h->cpu = nr_cpus ? cpus[f->nr_handlers % nr_cpus] : 0;
+		h->watcher = &f->roster.watchers[f->nr_handlers];
 		ret = thread_start(handler_main, h, &h->thread);
-		if (ret) {
-			handlers_stop(f);
-			return ret;
-		}
+		f->nr_handlers += !ret;
 	}
-	return 0;
+	if (ret)
+		handlers_stop(f);
+	return ret;
 }
 
 void handlers_stop(struct family *f)
 {
 	atomic_store_explicit(&f->stopping, true, memory_order_release);
 	sys_eventfd_signal(f->stop_fd);
+	roster_end_rest(&f->roster);
 	for (uint32_t i = 0; i < f->nr_handlers; i++)
 		thread_join(f->handlers[i].thread);
-	arena_free(f->handlers, f->nr_handlers * sizeof(*f->handlers));
+	arena_free(f->handlers, f->roster.nr * sizeof(*f->handlers));
+	roster_destroy(&f->roster);
 	f->handlers = NULL;
 	f->nr_handlers = 0;
 }

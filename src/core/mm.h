@@ -125,6 +125,9 @@ struct mm_ops {
 	/* Is any of [start, end) the library's own, never to be taken or trapped? */
 	bool (*owns)(const struct hmm_mm *mm, uintptr_t start, uintptr_t end);
 
+	/* As sys_thread_cpu(). No lock held. */
+	int (*thread_cpu)(struct hmm_mm *mm, uint32_t tid);
+
 	/* As a fault at @addr would. */
 	void (*kill)(struct hmm_mm *mm, uint32_t tid, int sig, uintptr_t addr);
 };

@@ -671,6 +671,11 @@ static bool remote_owns(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 	       overlap(start, end, r->sentinel, r->sentinel + mm->page);
 }
 
+static int remote_thread_cpu(struct hmm_mm *mm, uint32_t tid)
+{
+	return sys_vm_thread_cpu(mm->remote->pid, tid);
+}
+
 static void remote_kill(struct hmm_mm *mm, uint32_t tid, int sig, uintptr_t addr)
 {
 	(void)addr;
@@ -693,5 +698,6 @@ const struct mm_ops remote_ops = {
 	.perform = remote_perform,
 	.for_each_tcb = remote_for_each_tcb,
 	.owns = remote_owns,
+	.thread_cpu = remote_thread_cpu,
 	.kill = remote_kill,
 };

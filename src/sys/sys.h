@@ -177,6 +177,9 @@ int sys_vm_populate(int pid, uintptr_t start, size_t len, bool write);
 int sys_vm_for_each_tcb(int pid, void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx);
 
 int sys_vm_kill_thread(int pid, uint32_t tid, int sig);
+
+/* As sys_thread_cpu(), by /proc: where it runs or ran last. */
+int sys_vm_thread_cpu(int pid, uint32_t tid);
 bool sys_pidfd_dead(int pidfd);
 int sys_random(void *dst, size_t len);
 
@@ -231,8 +234,23 @@ void sys_rest(uint32_t us);		/* less than a second; a signal ends it early */
 int sys_futex_wait_shared(_Atomic uint32_t *word, uint32_t expected, const struct timespec *timeout);
 int sys_futex_wake_shared(_Atomic uint32_t *word, int nr);
 uint32_t sys_gettid(void);
-int sys_pin_to_cpu(unsigned int cpu);	/* this thread */
+/* The CPUs that a thread may run on, one bit each; as many as the kernel can have. */
+struct sys_cpu_set {
+	uint64_t words[128];
+};
+
+/* This thread. -EINVAL: that is none of its cpuset. */
+int sys_pin_to_cpu(unsigned int cpu);
+int sys_run_where(struct sys_cpu_set *out);
+int sys_run_on(const struct sys_cpu_set *set);
 unsigned int sys_cpus(unsigned int *cpus, unsigned int max);	/* allowed; returns how many */
+
+/*
+ * Where a thread of this process was when it last left the kernel, as its rseq area says:
+ * opens no descriptor. -ENOSYS: libc keeps none; -ESRCH, -EFAULT: it has gone, or was made
+ * without libc.
+ */
+int sys_thread_cpu(uint32_t tid);
 bool sys_thread_is_ours(uint32_t tid);	/* a thread of this process */
 int sys_kill_thread(uint32_t tid, int sig, uintptr_t addr);	/* as a fault at addr would */
 uint64_t sys_now_ns(void);

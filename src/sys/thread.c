@@ -23,8 +23,11 @@ struct dirent_raw {
 	char name[];
 };
 
-/* One bit per CPU; the kernel's largest configuration has 8192. */
-#define CPU_WORDS	128
+/* As glibc has it from 2.35 on; elsewhere they are not there. */
+extern const ptrdiff_t __rseq_offset __attribute__((weak));
+extern const unsigned int __rseq_size __attribute__((weak));
+
+#define RSEQ_CPU_ID	4	/* the offset in struct rseq */
 
 int sys_futex_wait(_Atomic uint32_t *word, uint32_t expected, const struct timespec *timeout)
 {
@@ -62,25 +65,75 @@ uint32_t sys_gettid(void)
 
 int sys_pin_to_cpu(unsigned int cpu)
 {
-	uint64_t mask[CPU_WORDS] = { 0 };
+	struct sys_cpu_set set = { { 0 } };
 
-	if (cpu >= CPU_WORDS * 64)
+	if (cpu >= ARRAY_SIZE(set.words) * 64)
 		return -EINVAL;
-	mask[cpu / 64] = BIT(cpu % 64);
-	return (int)sys_ret(syscall(SYS_sched_setaffinity, 0, sizeof(mask), mask));
+	set.words[cpu / 64] = BIT(cpu % 64);
+	return sys_run_on(&set);
+}
+
+int sys_run_where(struct sys_cpu_set *out)
+{
+	long ret;
+
+	memset(out, 0, sizeof(*out));
+	ret = sys_ret(syscall(SYS_sched_getaffinity, 0, sizeof(*out), out));
+	return ret < 0 ? (int)ret : 0;
+}
+
+int sys_run_on(const struct sys_cpu_set *set)
+{
+	return (int)sys_ret(syscall(SYS_sched_setaffinity, 0, sizeof(*set), set));
 }
 
 unsigned int sys_cpus(unsigned int *cpus, unsigned int max)
 {
-	uint64_t mask[CPU_WORDS] = { 0 };
+	struct sys_cpu_set set;
 	unsigned int nr = 0;
 
-	if (syscall(SYS_sched_getaffinity, 0, sizeof(mask), mask) < 0)
+	if (sys_run_where(&set))
 		return 0;
-	for (unsigned int cpu = 0; cpu < CPU_WORDS * 64 && nr < max; cpu++)
-		if (mask[cpu / 64] & BIT(cpu % 64))
+	for (unsigned int cpu = 0; cpu < ARRAY_SIZE(set.words) * 64 && nr < max; cpu++)
+		if (set.words[cpu / 64] & BIT(cpu % 64))
 			cpus[nr++] = cpu;
 	return nr;
+}
+
+static uintptr_t thread_pointer(void)
+{
+#ifdef __x86_64__
+	uintptr_t self;
+
+	__asm__("mov %%fs:0, %0" : "=r"(self));
+	return self;
+#else
+	return (uintptr_t)__builtin_thread_pointer();
+#endif
+}
+
+/*
+ * libc has a thread's robust list in its control block, the same way from the thread
+ * pointer in each, and so from the list to the rseq area.
+ */
+int sys_thread_cpu(uint32_t tid)
+{
+	uintptr_t mine = 0, its = 0;
+	int32_t cpu = -1;
+	size_t len;
+	long ret;
+
+	if (!&__rseq_size || !__rseq_size)
+		return -ENOSYS;
+	ret = sys_ret(syscall(SYS_get_robust_list, 0, &mine, &len));
+	if (!ret)
+		ret = sys_ret(syscall(SYS_get_robust_list, tid, &its, &len));
+	if (ret)
+		return (int)ret;
+	its += thread_pointer() + (uintptr_t)__rseq_offset + RSEQ_CPU_ID - mine;
+	if (sys_copy_from(&cpu, its, sizeof(cpu)) != (ssize_t)sizeof(cpu) || cpu < 0)
+		return -EFAULT;
+	return cpu;
 }
 
 bool sys_thread_is_ours(uint32_t tid)

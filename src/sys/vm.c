@@ -122,6 +122,42 @@ int sys_vm_kill_thread(int pid, uint32_t tid, int sig)
 	return (int)sys_ret(syscall(SYS_tgkill, (long)pid, (long)tid, (long)sig));
 }
 
+/* Fields are counted as proc(5) does; the second, a name in parentheses, may hold anything. */
+static int number_at(const char *stat, unsigned int field)
+{
+	const char *at = strrchr(stat, ')');
+	int value = 0;
+
+	for (unsigned int i = 2; at && i < field; i++)
+		at = strchr(at + 1, ' ');
+	if (!at || at[1] < '0' || at[1] > '9')
+		return -EIO;
+	while (*++at >= '0' && *at <= '9')
+		value = value * 10 + (*at - '0');
+	return value;
+}
+
+int sys_vm_thread_cpu(int pid, uint32_t tid)
+{
+	char text[1024], *end = text + sizeof(text) - 1;
+	char *at = append(text, end, "task/");
+	ssize_t got;
+	int fd;
+
+	at = append_uint(at, end, tid);
+	at = append(at, end, "/stat");
+	*at = '\0';
+	fd = sys_proc_open(pid, text, false);
+	if (fd < 0)
+		return fd;
+	got = sys_ret(read(fd, text, sizeof(text) - 1));
+	close(fd);
+	if (got <= 0)
+		return got < 0 ? (int)got : -ESRCH;
+	text[got] = '\0';
+	return number_at(text, 39);
+}
+
 bool sys_pidfd_dead(int pidfd)
 {
 	struct pollfd wait = { .fd = pidfd, .events = POLLIN };

@@ -365,8 +365,9 @@ static void failed_mremap_changes_nothing(void **state)
 	struct world *w = *state;
 	unsigned char *p = away(w, 18);
 
-	assert_ptr_equal(mremap(p, NR * page, (size_t)1 << 46, MREMAP_MAYMOVE), MAP_FAILED);
-	assert_int_equal(errno, ENOMEM);
+	/* More than there are addresses, which some kernels say otherwise. */
+	assert_ptr_equal(mremap(p, NR * page, (size_t)1 << 52, MREMAP_MAYMOVE), MAP_FAILED);
+	assert_true(errno == ENOMEM || errno == EINVAL);
 	assert_ptr_equal(mremap(p + 1, NR * page, NR * page, MREMAP_MAYMOVE), MAP_FAILED);
 	assert_int_equal(errno, EINVAL);
 	assert_holds(p, NR, 18, 0);

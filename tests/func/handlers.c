@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Many handlers: few of them wait for faults, on the CPUs that faults come from, and yet
+ * as many faults are served at once as there are handlers.
+ */
+#define _GNU_SOURCE
+#include "world.h"
+
+#include <dirent.h>
+#include <gnu/libc-version.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define HANDLERS	16u
+#define NR		512u
+
+static int tids[64];		/* of the library's threads */
+static size_t nr_tids;
+
+static size_t threads(int *out, size_t max)
+{
+	DIR *dir = opendir("/proc/self/task");
+	struct dirent *entry;
+	size_t nr = 0;
+
+	assert_non_null(dir);
+	while ((entry = readdir(dir)) && nr < max)
+		if (atoi(entry->d_name) > 0)
+			out[nr++] = atoi(entry->d_name);
+	closedir(dir);
+	return nr;
+}
+
+static int begin(void **state)
+{
+	HMM_OPTS(hmm_mm_opts, opts, .flags = strict() ? HMM_MM_STRICT : 0,
+		 .nr_handlers = HANDLERS);
+	struct world *w = calloc(1, sizeof(*w));
+	int before[8], after[ARRAY_LEN(tids)];
+	size_t nr = threads(before, ARRAY_LEN(before)), nr_after;
+
+	assert_non_null(w);
+	assert_int_equal(hmm_mm_create(&opts, &w->mm), 0);
+	nr_after = threads(after, ARRAY_LEN(after));
+	for (size_t i = 0; i < nr_after; i++) {
+		bool old = false;
+
+		for (size_t j = 0; j < nr; j++)
+			old |= after[i] == before[j];
+		if (!old)
+			tids[nr_tids++] = after[i];
+	}
+	assert_true(nr_tids >= HANDLERS);
+	*state = w;
+	return 0;
+}
+
+/* Each page of it faults once, one after the other. */
+static void fault_all(struct world *w, unsigned char *p)
+{
+	to_device(w, w->dev, p, NR);
+	assert_holds(p, NR, 1, 0);
+}
+
+static uint64_t sleeps_of(int tid)
+{
+	static const char key[] = "\nvoluntary_ctxt_switches:";
+	char path[64], text[4096];
+	const char *at;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/status", tid);
+	file = fopen(path, "r");
+	assert_non_null(file);
+	text[fread(text, 1, sizeof(text) - 1, file)] = '\0';
+	fclose(file);
+	at = strstr(text, key);
+	assert_non_null(at);
+	return strtoull(at + strlen(key), NULL, 10);
+}
+
+static uint64_t sleeps(void)
+{
+	uint64_t sum = 0;
+
+	for (size_t i = 0; i < nr_tids; i++)
+		sum += sleeps_of(tids[i]);
+	return sum;
+}
+
+static void a_fault_wakes_few_of_many_handlers(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(NR, 1);
+	uint64_t before;
+
+	fault_all(w, p);
+	before = sleeps();
+	fault_all(w, p);
+	fault_all(w, p);
+	/* Whoever is woken sleeps again, and some for a lock; were all woken, 15 of each 16. */
+	assert_true(sleeps() - before < HANDLERS / 2 * 2 * NR);
+	munmap(p, NR * page);
+}
+
+static _Atomic uint32_t inside, most;
+
+/* As a device that answers when all have asked. */
+static int wait_for_all(struct testdev *dev, bool to_device, uint64_t index, uint64_t nr_pages)
+{
+	uint32_t nr;
+
+	(void)dev;
+	(void)index;
+	(void)nr_pages;
+	if (to_device)
+		return 0;
+	nr = atomic_fetch_add(&inside, 1) + 1;
+	while (atomic_load(&most) < nr)
+		atomic_store(&most, nr);
+	while (atomic_load(&most) < HANDLERS)
+		sched_yield();
+	return 0;
+}
+
+struct toucher {
+	pthread_t thread;
+	unsigned char *p;
+	uint64_t nr;
+	bool right;
+};
+
+static void *touch(void *arg)
+{
+	struct toucher *t = arg;
+
+	t->right = holds(t->p + t->nr * page, 1, 1, t->nr);
+	return NULL;
+}
+
+static void as_many_faults_are_served_at_once_as_there_are_handlers(void **state)
+{
+	static struct toucher t[HANDLERS];
+	struct world *w = *state;
+	unsigned char *p = map_filled(NR, 1);
+
+	for (int round = 0; round < 20; round++) {
+		atomic_store(&inside, 0);
+		atomic_store(&most, 0);
+		fault_all(w, p);	/* one at a time: most go to rest */
+		to_device(w, w->dev, p, NR);
+		w->dev->hook = wait_for_all;
+		for (uint64_t i = 0; i < HANDLERS; i++) {
+			t[i].p = p;
+			t[i].nr = i * (NR / HANDLERS);
+			assert_int_equal(pthread_create(&t[i].thread, NULL, touch, &t[i]), 0);
+		}
+		for (size_t i = 0; i < HANDLERS; i++) {
+			pthread_join(t[i].thread, NULL);
+			assert_true(t[i].right);
+		}
+		w->dev->hook = NULL;
+		assert_holds(p, NR, 1, 0);
+	}
+	munmap(p, NR * page);
+}
+
+static void run_on(int cpu)
+{
+	cpu_set_t set;
+
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	assert_int_equal(sched_setaffinity(0, sizeof(set), &set), 0);
+}
+
+/* How many handlers may run on @cpu alone. */
+static size_t placed_on(int cpu)
+{
+	cpu_set_t set;
+	size_t nr = 0;
+
+	for (size_t i = 0; i < nr_tids; i++)
+		nr += !sched_getaffinity(tids[i], sizeof(set), &set) &&
+		      CPU_COUNT(&set) == 1 && CPU_ISSET(cpu, &set);
+	return nr;
+}
+
+static void a_handler_is_where_faults_come_from(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(NR, 1);
+	cpu_set_t all;
+	int cpus[2], nr = 0;
+
+	assert_int_equal(sched_getaffinity(0, sizeof(all), &all), 0);
+	for (int cpu = 0; cpu < CPU_SETSIZE && nr < 2; cpu++)
+		if (CPU_ISSET(cpu, &all))
+			cpus[nr++] = cpu;
+	if (nr < 2 || strverscmp(gnu_get_libc_version(), "2.35") < 0 || masked("thread-id")) {
+		munmap(p, NR * page);
+		print_message("          not here: needs two CPUs, glibc 2.35, thread-id\n");
+		skip();
+	}
+	for (int i = 0; i < 4; i++) {
+		run_on(cpus[i & 1]);
+		do
+			fault_all(w, p);
+		while (placed_on(cpus[i & 1]) != 1 || placed_on(cpus[!(i & 1)]));
+	}
+	assert_int_equal(sched_setaffinity(0, sizeof(all), &all), 0);
+	munmap(p, NR * page);
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		world_test(a_fault_wakes_few_of_many_handlers),
+		world_test(as_many_faults_are_served_at_once_as_there_are_handlers),
+		world_test(a_handler_is_where_faults_come_from),
+	};
+
+	need_mm();
+	return cmocka_run_group_tests_name("handlers", tests, begin, world_end);
+}
