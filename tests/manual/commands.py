@@ -72,7 +72,7 @@ def commands():
     for path in sorted(documents()):
         text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.M | re.S)
         for line in re.findall(r"^    (\S.*)$", text, re.M):
-            if is_program(line.split()[0]):
+            if is_program(re.sub(r"^([A-Z_]+=\S* )+", "", line).split()[0]):
                 yield path.relative_to(ROOT), re.sub(r"\s\s+#.*", "", line)
     for path in sorted((ROOT / "man").glob("*.[0-9]*")):
         for line in re.findall(r"^\.Dl (.*)$", path.read_text(), re.M):
