@@ -9,8 +9,8 @@
 #include "sys/message.h"
 #include "sys/sys.h"
 
-#define PATIENCE_MS	500
 #define MAP_PATIENCE_MS	5000
+#define TURN_MS		20		/* one is waited for while others may have answered */
 
 void monitors_open(struct monitors *m, pid_t only)
 {
@@ -141,24 +141,43 @@ static int by_start(const void *a, const void *b)
 	return (one->start_ns > two->start_ns) - (one->start_ns < two->start_ns);
 }
 
-void monitors_look(struct monitors *m)
+/* Once round those that were asked. Is there anybody left to wait for? */
+static bool hear_all(struct monitors *m)
 {
-	const uint64_t deadline_ns = sys_now_ns() + PATIENCE_MS * 1000000ULL;
+	bool waiting = false, found = false;
+
+	for (size_t i = 0; i < m->nr; i++) {
+		struct monitor_seen *seen = &m->seen[i];
+		int ret;
+
+		if (seen->asked && !seen->gone) {
+			ret = hear(seen, sys_now_ns() + TURN_MS * 1000000ULL);
+			seen->asked = ret == -ETIMEDOUT;
+			seen->gone = ret && !seen->asked;
+			m->foreign |= ret == -EPROTO;
+			waiting |= seen->asked;
+			found |= !ret && m->only && wanted(m, seen->now);
+		}
+	}
+	return waiting && !found;
+}
+
+void monitors_look(struct monitors *m, unsigned int patience_ms)
+{
+	const uint64_t deadline_ns = sys_now_ns() + patience_ms * 1000000ULL;
 
 	sys_private_dirs(found, m);
 	m->foreign = false;
-	for (size_t i = 0; i < m->nr; i++)
-		if (!m->seen[i].asked)
-			m->seen[i].asked = ask(&m->seen[i], 0) == 0;
-	for (size_t i = m->nr; i-- > 0; ) {
-		int ret = m->seen[i].asked ? hear(&m->seen[i], deadline_ns) : -EPIPE;
-
-		m->seen[i].asked = ret == -ETIMEDOUT;
-		m->foreign |= ret == -EPROTO;
-		/* One that is busy keeps what it showed last; any other is found again. */
-		if ((ret && !m->seen[i].asked) || !m->seen[i].now || !wanted(m, m->seen[i].now))
-			forget(m, i);
+	for (size_t i = 0; i < m->nr; i++) {
+		m->seen[i].asked = m->seen[i].asked || ask(&m->seen[i], 0) == 0;
+		m->seen[i].gone = !m->seen[i].asked;
 	}
+	while (hear_all(m) && sys_now_ns() < deadline_ns)
+		;
+	/* One that is busy keeps what it showed last; any other is found again. */
+	for (size_t i = m->nr; i-- > 0; )
+		if (m->seen[i].gone || !m->seen[i].now || !wanted(m, m->seen[i].now))
+			forget(m, i);
 	qsort(m->seen, m->nr, sizeof(*m->seen), by_start);
 }
 
@@ -176,18 +195,35 @@ static bool map_makes_sense(const struct window_map *map, size_t bytes)
 	return true;
 }
 
+/* The answer of one that was asked for the map of @pid, if it comes by @deadline_ns. */
+static bool hear_map(struct monitor_seen *seen, pid_t pid, struct window_map *map,
+		     uint64_t deadline_ns)
+{
+	struct sys_message msg = { .data = map, .len = sizeof(*map) };
+	const int ret = receive(seen, &msg, deadline_ns);
+
+	seen->asked = ret == -ETIMEDOUT;
+	return !ret && map_makes_sense(map, msg.len) && map->process == pid;
+}
+
+/* All are asked before any is heard: one that does not answer keeps nobody waiting. */
 struct window_map *monitors_map(struct monitors *m, pid_t pid)
 {
+	const uint64_t deadline_ns = sys_now_ns() + MAP_PATIENCE_MS * 1000000ULL;
 	struct window_map *map = calloc(1, sizeof(*map));
+	bool waiting = map != NULL;
 
 	sys_private_dirs(found, m);
-	for (size_t i = 0; map && i < m->nr; i++) {
-		struct sys_message msg = { .data = map, .len = sizeof(*map) };
-
-		if (ask(&m->seen[i], pid) == 0 &&
-		    receive(&m->seen[i], &msg, sys_now_ns() + MAP_PATIENCE_MS * 1000000ULL) == 0 &&
-		    map_makes_sense(map, msg.len) && map->process == pid)
-			return map;
+	for (size_t i = 0; i < m->nr; i++)
+		m->seen[i].asked = ask(&m->seen[i], pid) == 0;
+	while (waiting && sys_now_ns() < deadline_ns) {
+		waiting = false;
+		for (size_t i = 0; i < m->nr; i++) {
+			if (m->seen[i].asked &&
+			    hear_map(&m->seen[i], pid, map, sys_now_ns() + TURN_MS * 1000000ULL))
+				return map;
+			waiting |= m->seen[i].asked;
+		}
 	}
 	free(map);
 	return NULL;

@@ -17,6 +17,7 @@ struct monitor_seen {
 	int sock;
 	struct window_view *now, *before;	/* before: NULL at the first look */
 	bool asked;			/* and has not answered in time: now is old */
+	bool gone;			/* during a look: cannot be asked any more */
 };
 
 struct monitors {
@@ -31,8 +32,11 @@ void monitors_open(struct monitors *m, pid_t only);
 /* The map of process @pid, by whichever monitor has it: to free(). NULL: none has. */
 struct window_map *monitors_map(struct monitors *m, pid_t pid);
 
-/* Ask each that is there. Takes half a second at most, for those that do not answer. */
-void monitors_look(struct monitors *m);
+/*
+ * Ask each that is there. Those that do not answer are waited for up to @patience_ms; not
+ * at all when the one that is wanted has.
+ */
+void monitors_look(struct monitors *m, unsigned int patience_ms);
 void monitors_close(struct monitors *m);
 
 #endif

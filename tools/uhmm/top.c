@@ -17,6 +17,8 @@
 #include "screen/screen.h"
 #endif
 
+#define ONCE_PATIENCE_MS	5000	/* nobody looks again: a machine may be busy */
+
 static const char top_help[] =
 	"usage: uhmm top [--interval S] [--once [--json]] [PID]\n"
 	"\n"
@@ -180,10 +182,10 @@ static void once(struct monitors *monitors, const struct top_options *options)
 		.tv_nsec = (long)((options->interval_s - (double)(time_t)options->interval_s) * 1e9),
 	};
 
-	monitors_look(monitors);
+	monitors_look(monitors, ONCE_PATIENCE_MS);
 	if (monitors->nr) {
 		nanosleep(&pause, NULL);
-		monitors_look(monitors);
+		monitors_look(monitors, ONCE_PATIENCE_MS);
 	}
 	if (options->json)
 		json(monitors);

@@ -14,6 +14,7 @@
 #include "sys/sys.h"
 
 #define CTRL(letter)	((letter) - '@')
+#define PATIENCE_MS	500		/* there is another look soon */
 #define INTERVAL_MIN_S	0.1
 #define INTERVAL_MAX_S	60.0
 
@@ -189,7 +190,7 @@ int screen_run(struct monitors *monitors, double interval_s)
 	curs_set(0);
 	set_interval(&screen, interval_s);
 	do {
-		monitors_look(monitors);
+		monitors_look(monitors, PATIENCE_MS);
 		draw(&screen, monitors);
 	} while (serve_keys(&screen, monitors));
 	endwin();
