@@ -27,6 +27,8 @@ offers _uhmm "doctor devices" "$2" "d"
 offers _uhmm "--json --help" "$2" doctor "--"
 offers _uhmm "--list --quick" "$2" bench "-"
 offers _uhmm "cpu_fault cpu_fault_p99" "$2" bench "cpu_f"
+offers _uhmm "--svg --json" "$2" map "-"
+offers _uhmm "sort" "$2" run "sor"
 if [ -n "${3-}" ]; then
 	offers _hmm_driver_test "--seed --list" "$3" "--"
 	offers _hmm_driver_test "bytes" "$3" --seed 1 ./x.so "by"
