@@ -25,7 +25,7 @@ enum hmm_trace_type {
 	HMM_TRACE_CHANGE,	/* the program changed a mapping */
 	HMM_TRACE_FORK,
 	HMM_TRACE_LOST,		/* a page whose bytes cannot be brought back */
-	HMM_TRACE_AWAY,		/* where pages are: by hmm_trace_away() alone */
+	HMM_TRACE_AWAY,		/* where pages are away: by hmm_trace_away() alone */
 	HMM_TRACE_TYPES
 };
 
@@ -53,7 +53,8 @@ enum hmm_trace_fault {
  *								mm, or 0
  * LOST					1
  * AWAY					of start to end that	of start to end, all told
- *					are away or on the way
+ *					are a device's, on the
+ *					way, or lost
  */
 struct hmm_trace_event {
 	uint32_t type;			/* enum hmm_trace_type */
@@ -98,8 +99,8 @@ int hmm_trace_stop(struct hmm_mm *mm);
 /**
  * hmm_trace_away() - have the listener told where pages of @mm are away
  *
- * An event for each block (2 MiB where a page has 4 KiB) that has another number of pages
- * away than it was last told of; a listener that is new is told of each that has any. Of
+ * An event for each block (2 MiB where a page has 4 KiB) that has another number of them
+ * than it was last told of; a listener that is new is told of each that has any. Of
  * an mm of remote.h it is told once more when that is gone: then there are none.
  *
  * Return: how many were told; 0 where nobody listens; -EINVAL; -ECHILD; -EDEADLK.
