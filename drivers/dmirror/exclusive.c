@@ -83,6 +83,25 @@ static int64_t take(struct dmirror *m, uintptr_t start, uintptr_t end)
 	return nr > 1 ? take(m, start, start + page) : -EBUSY;
 }
 
+/*
+ * What is asked of the core at once: pages that are in RAM and writable now, or one page.
+ * So what stands behind a page that cannot be had stays as it was, as in the kernel, whose
+ * driver goes page by page.
+ */
+static uintptr_t batch_end(struct dmirror *m, uintptr_t va, uintptr_t end)
+{
+	const uint64_t wanted = HMM_PFN_VALID | HMM_PFN_WRITE;
+	size_t page = m->process->page_size, i = 0;
+	uint64_t pfns[EXCLUSIVE_PAGES], seq;
+
+	end = min_addr(va + EXCLUSIVE_PAGES * page, end);
+	if (mirror_look(m, va, end, 0, pfns, &seq))
+		return va + page;
+	while (va + i * page < end && (pfns[i] & (wanted | HMM_PFN_DEVICE)) == wanted)
+		i++;
+	return va + (i ? i : 1) * page;
+}
+
 int request_exclusive(struct request *r)
 {
 	struct dmirror *m = r->mirror;
@@ -90,15 +109,15 @@ int request_exclusive(struct request *r)
 	bool adopted = false;
 
 	for (uintptr_t va = r->start; va < r->end; ) {
-		uintptr_t end = min_addr(va + EXCLUSIVE_PAGES * page, r->end);
-		int64_t n = take(m, va, end);
+		int64_t n = take(m, va, batch_end(m, va, r->end));
 
 		if (n == -EOPNOTSUPP && !adopted && adopt(m, va, va + page)) {
 			adopted = true;
 			continue;
 		}
-		if (n < 0)	/* beyond user space no page can be had */
-			return n == -EINVAL ? -EFAULT : (int)n;
+		/* Beyond user space no page can be had; in the kernel no forbidden one either. */
+		if (n < 0)
+			return n == -EINVAL || n == -EPERM ? -EFAULT : (int)n;
 		adopted = false;
 		va += (uintptr_t)n * page;
 	}

@@ -3,9 +3,10 @@
  * MIGRATE_TO_DEV and MIGRATE_TO_SYS, in pieces of at most 2 MiB, so that a large page
  * moves whole.
  *
- * The page table is not written between the steps of a migration but looked up anew
- * afterwards: that finds the pages that were here before as well, whose entries the
- * migration has cleared.
+ * Of its own migration the device keeps the page table: what moved is entered again when
+ * that is known, what did not move stays as it was. So a page counts as here when it
+ * moved or was in the table before; one that is here and not in the table (it was moved
+ * by mremap, say) is not found, as in the kernel.
  */
 #include <errno.h>
 #include <string.h>
@@ -31,16 +32,29 @@ static uintptr_t piece_bytes(const struct dmirror *m)
 	return FRAMES_BLOCK * m->process->page_size;
 }
 
-/* Is the piece one large page? What is not known to be one comes in small pages. */
-static bool is_huge(struct dmirror *m, uintptr_t start, uintptr_t end)
+/*
+ * The kernel goes mapping by mapping and comes no further than the first that is not
+ * there or not readable: the piece ends there. Is it one large page? What is not known to
+ * be one comes in small pages.
+ */
+static int measure(struct move *mv, uintptr_t start, uintptr_t *end)
 {
-	uint64_t pfn, seq;
+	struct dmirror *m = mv->request->mirror;
+	size_t page = m->process->page_size, nr = (*end - start) / page;
+	uint64_t *pfns = mv->src, seq;
+	int ret = mirror_look(m, start, *end, 0, pfns, &seq);
 
-	if (end - start != piece_bytes(m) || start & (piece_bytes(m) - 1) ||
-	    mirror_look(m, start, start + m->process->page_size, 0, &pfn, &seq))
-		return false;
-	return (pfn & HMM_PFN_ORDER_MASK) >> HMM_PFN_ORDER_SHIFT ==
-	       (uint64_t)__builtin_ctz(FRAMES_BLOCK);
+	if (ret)
+		return ret == -EFAULT ? -EINVAL : ret;
+	mv->huge = nr == FRAMES_BLOCK && !(start & (piece_bytes(m) - 1)) &&
+		   (pfns[0] & HMM_PFN_ORDER_MASK) >> HMM_PFN_ORDER_SHIFT ==
+		   (uint64_t)__builtin_ctz(FRAMES_BLOCK);
+	mv->nr = 0;
+	while (mv->nr < nr && !(pfns[mv->nr] & HMM_PFN_ERROR))
+		mv->nr++;
+	mv->error = mv->nr < nr ? -EINVAL : 0;
+	*end = start + mv->nr * page;
+	return mv->nr ? 0 : -EINVAL;
 }
 
 /*
@@ -126,30 +140,86 @@ static void take_back_frames(struct move *mv)
 			frames_free(frames, mv->given[i], 1);
 }
 
+/* Of a page that has moved; the program wrote it through no hole before. */
+static uint64_t pte_of_moved(const struct move *mv, size_t i)
+{
+	uint64_t pte = PTE_VALID;
+
+	if ((mv->src[i] & (HMM_SRC_WRITE | HMM_SRC_HOLE)) == HMM_SRC_WRITE)
+		pte |= PTE_WRITE;
+	return mv->request->mirror->device->coherent ? pte | PTE_COHERENT :
+						       pte | PTE_PRIVATE | mv->given[i] << 12;
+}
+
+static bool is_moved(const struct move *mv, size_t i)
+{
+	return mv->src[i] & HMM_SRC_MIGRATE;
+}
+
+/* Before anybody can touch what moved. false: other changes came between, look again. */
+static bool enter_moved(struct move *mv)
+{
+	struct dmirror *m = mv->request->mirror;
+	size_t page = m->process->page_size;
+	bool good;
+
+	pthread_mutex_lock(&m->lock);
+	good = !hmm_notifier_read_retry(m->notifier, mv->m.seq);
+	for (size_t i = 0; i < mv->nr; i++) {
+		uint64_t *entry = table_find(&m->table, mv->m.start + i * page);
+
+		if (is_moved(mv, i))
+			*entry = good ? pte_of_moved(mv, i) : 0;
+	}
+	pthread_mutex_unlock(&m->lock);
+	return good;
+}
+
+/* What has moved and is still here. */
+static int enter_late(struct move *mv)
+{
+	struct dmirror *m = mv->request->mirror;
+	uint64_t *pfns = mv->dst, seq;
+	int ret;
+
+	do {
+		ret = mirror_look(m, mv->m.start, mv->m.end, 0, pfns, &seq);
+		if (ret)
+			return ret;
+		for (size_t i = 0; i < mv->nr; i++)
+			if (!is_moved(mv, i) || !pfn_is_local(m, pfns[i]))
+				pfns[i] = 0;
+	} while (!mirror_fill(m, mv->m.start, mv->m.end, pfns, seq));
+	return 0;
+}
+
 static int move_piece(struct move *mv, uintptr_t start, uintptr_t end)
 {
 	struct dmirror *m = mv->request->mirror;
 	struct hmm_mm *mm = m->process->mm;
-	int ret;
+	int ret = measure(mv, start, &end);
+	bool entered;
 
-	mv->nr = (end - start) / m->process->page_size;
-	mv->huge = is_huge(m, start, end);
 	mv->adopt = false;
-	mv->error = 0;
 	mv->m = (struct hmm_migrate){
 		.size = sizeof(mv->m), .flags = HMM_MIGRATE_SYSTEM, .start = start, .end = end,
-		.src = mv->src, .dst = mv->dst, .owner = dmirror_owner,
+		.src = mv->src, .dst = mv->dst, .owner = m->device, .notifier = m->notifier,
 	};
-	ret = hmm_migrate_setup(mm, &mv->m);
+	if (!ret)
+		ret = table_reserve(&m->table, &m->lock, start, end);
+	if (!ret)
+		ret = hmm_migrate_setup(mm, &mv->m);
 	if (ret)
 		return ret;
 	give_frames(mv);
 	/* What it says of a copy that failed stands in src[] for each page as well. */
 	(void)hmm_migrate_copy(mm, &mv->m);
 	hmm_migrate_pages(mm, &mv->m);
+	entered = enter_moved(mv);
 	hmm_migrate_finalize(mm, &mv->m);
 	take_back_frames(mv);
-	return mv->error;
+	ret = entered ? 0 : enter_late(mv);
+	return ret ? ret : mv->error;
 }
 
 /*
@@ -183,41 +253,28 @@ static int move_all(struct request *r)
 /* ---------------------------------------------------------------- the data that came */
 
 /*
- * All pages of a piece must be on this device. Their frames, for who reads them under a
- * hold; and into the page table.
+ * The frames of [start, end), for who reads them under a hold. false: a page is not in
+ * the table, or not in private memory.
  */
-static int find_piece(struct dmirror *m, uintptr_t start, uintptr_t end, uint32_t *frames)
-{
-	uint64_t pfns[FRAMES_BLOCK], seq;
-	size_t nr = (end - start) / m->process->page_size;
-	int ret;
-
-	do {
-		ret = mirror_look(m, start, end, 0, pfns, &seq);
-		if (!ret)
-			ret = table_reserve(&m->table, &m->lock, start, end);
-		if (ret)
-			return ret;
-		for (size_t i = 0; i < nr; i++) {
-			if (!pfn_is_local(m, pfns[i]))
-				return -ENOENT;
-			frames[i] = (uint32_t)(pfns[i] & HMM_PFN_INDEX_MASK);
-		}
-	} while (!mirror_fill(m, start, end, pfns, seq));
-	return 0;
-}
-
-static int find_all(struct request *r, uint32_t *frames)
+static bool find_frames(struct request *r, uint32_t *frames)
 {
 	struct dmirror *m = r->mirror;
+	size_t page = m->process->page_size;
 	uintptr_t bytes = piece_bytes(m), stop;
-	int ret = 0;
+	bool found = true;
 
-	for (uintptr_t va = r->start; va < r->end && !ret; va = stop) {
+	for (uintptr_t va = r->start; va < r->end && found; va = stop) {
 		stop = min_addr(va + bytes, r->end);
-		ret = find_piece(m, va, stop, frames + (va - r->start) / m->process->page_size);
+		pthread_mutex_lock(&m->lock);
+		for (uintptr_t at = va; at < stop && found; at += page) {
+			uint64_t pte = table_get(&m->table, at);
+
+			found = pte & PTE_PRIVATE;
+			frames[(at - r->start) / page] = (uint32_t)pte_frame(pte);
+		}
+		pthread_mutex_unlock(&m->lock);
 	}
-	return ret;
+	return found;
 }
 
 static int return_frames(struct request *r, const uint32_t *frames)
@@ -246,17 +303,18 @@ static int return_data(struct request *r)
 	struct dmirror *m = r->mirror;
 	size_t nr = request_bytes(r) / m->process->page_size;
 	uint32_t *frames = bounce_get(&m->process->bounce, nr * sizeof(*frames));
-	int ret;
+	bool found;
+	int ret = 0;
 
 	if (!frames)
 		return -ENOMEM;
 	frames_hold(&m->device->frames);
-	ret = find_all(r, frames);
-	if (!ret && !m->device->coherent)
+	found = find_frames(r, frames);
+	if (found)
 		ret = return_frames(r, frames);
 	frames_release(&m->device->frames);
 	bounce_put(&m->process->bounce, frames);
-	if (!ret && m->device->coherent)
+	if (!found)
 		ret = request_return(r);
 	r->cmd.cpages = ret ? 0 : nr;
 	return ret;
@@ -287,6 +345,29 @@ int request_migrate_to_dev(struct request *r)
 /* ---------------------------------------------------------------- back */
 
 /*
+ * The other devices hear of it whatever there is to move, as they do of the kernel's:
+ * a migration that takes nothing.
+ */
+static int announce(struct request *r, uintptr_t start, uintptr_t end)
+{
+	static const char nobody[1];
+	struct dmirror *m = r->mirror;
+	struct hmm_mm *mm = m->process->mm;
+	uint64_t src[FRAMES_BLOCK], dst[FRAMES_BLOCK] = { 0 };
+	struct hmm_migrate move = {
+		.size = sizeof(move), .flags = HMM_MIGRATE_DEVICE, .start = start, .end = end,
+		.src = src, .dst = dst, .owner = m->device, .from_owner = nobody,
+	};
+	int ret = hmm_migrate_setup(mm, &move);
+
+	if (ret)
+		return ret;
+	hmm_migrate_pages(mm, &move);
+	hmm_migrate_finalize(mm, &move);
+	return 0;
+}
+
+/*
  * Up to the first page that is not mapped or not readable; *end is set there. Pages of
  * other devices stay.
  */
@@ -298,15 +379,18 @@ static int64_t evict_piece(struct request *r, uintptr_t start, uintptr_t *end)
 	int64_t pages = 0, ret;
 
 	ret = mirror_look(m, start, *end, 0, pfns, &seq);
+	if (ret)
+		return ret;
+	for (n = 0; n < nr && !(pfns[n] & HMM_PFN_ERROR); n++)
+		;
+	nr = n;
+	*end = start + nr * page;
+	if (nr)
+		ret = announce(r, start, *end);
 	for (size_t i = 0; !ret && i < nr; i += n) {
 		uintptr_t va = start + i * page;
 
-		if (pfns[i] & HMM_PFN_ERROR) {
-			*end = va;
-			break;
-		}
-		for (n = 1; i + n < nr && pfn_is_local(m, pfns[i]) == pfn_is_local(m, pfns[i + n]) &&
-			    !(pfns[i + n] & HMM_PFN_ERROR); n++)
+		for (n = 1; i + n < nr && pfn_is_local(m, pfns[i]) == pfn_is_local(m, pfns[i + n]); n++)
 			;
 		if (!pfn_is_local(m, pfns[i]))
 			continue;

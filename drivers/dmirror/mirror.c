@@ -5,10 +5,6 @@
 
 #include "dmirror.h"
 
-/*
- * All events alike, the ones that our own migrations cause too: what they move is
- * looked up again once it has arrived.
- */
 static void watch_exclusive(struct dmirror *m, const struct hmm_event *event)
 {
 	size_t page = m->process->page_size;
@@ -37,7 +33,12 @@ static void invalidate(struct hmm_notifier *notifier, const struct hmm_event *ev
 	(void)notifier;
 	(void)seq;
 	pthread_mutex_lock(&m->lock);
-	m->erased += table_erase(&m->table, event->start, event->end);
+	/*
+	 * Of the device's own migration the table hears from who asked for it. Until then an
+	 * entry is of a page that is reached by its address, which waits for the migration.
+	 */
+	if (event->type != HMM_EVENT_MIGRATE || event->owner != m->device)
+		m->erased += table_erase(&m->table, event->start, event->end);
 	watch_exclusive(m, event);
 	pthread_mutex_unlock(&m->lock);
 }
@@ -138,7 +139,7 @@ static int64_t evict_remote(struct dmirror *m, uintptr_t start, uintptr_t end,
 	return pages;
 }
 
-int mirror_look(struct dmirror *m, uintptr_t start, uintptr_t end, uint64_t want, uint64_t *pfns,
+static int look(struct dmirror *m, uintptr_t start, uintptr_t end, uint64_t want, uint64_t *pfns,
 		uint64_t *seq)
 {
 	HMM_OPTS(hmm_range, range, .start = start, .end = end, .notifier = m->notifier,
@@ -159,6 +160,20 @@ int mirror_look(struct dmirror *m, uintptr_t start, uintptr_t end, uint64_t want
 			return -EFAULT;
 	} while (evicted && now_ms() < deadline);
 	return evicted ? -EBUSY : 0;
+}
+
+int mirror_look(struct dmirror *m, uintptr_t start, uintptr_t end, uint64_t want, uint64_t *pfns,
+		uint64_t *seq)
+{
+	size_t page = m->process->page_size;
+	int ret = look(m, start, end, want, pfns, seq);
+
+	if (!want || (ret != -EFAULT && ret != -EPERM))
+		return ret;
+	/* What stands before the page that cannot be had is had, from other devices too. */
+	for (uintptr_t va = start; va < end && !look(m, va, va + page, want, pfns, seq); )
+		va += page;
+	return ret;
 }
 
 static uint64_t pte_of(const struct dmirror *m, uint64_t pfn)
