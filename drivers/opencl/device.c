@@ -8,7 +8,6 @@
 #include "dma.h"
 
 #define OPTS_SIZE_MAX	4096
-#define FAULT_AROUND	16
 #define FAULT_AROUND_MAX	512
 #define SLICE_US	20000
 #define SLICE_US_MAX	1000000
@@ -47,16 +46,28 @@ static void page_free(struct hmm_devmem *devmem, uint64_t index, uint64_t nr_pag
 	ocl_memory_free(&ocl->memory, index, nr_pages);
 }
 
+static uintptr_t window_bytes(struct hmm_opencl *ocl, uintptr_t addr)
+{
+	uint32_t pages = ocl->fault_around;
+
+	if (!pages) {
+		pthread_mutex_lock(&ocl->streams_lock);
+		pages = hmm_streams_pages(&ocl->streams, addr, 1, FAULT_AROUND_MAX);
+		pthread_mutex_unlock(&ocl->streams_lock);
+	}
+	return pages * ocl->page_size;
+}
+
 static int migrate_to_ram(struct hmm_devmem *devmem, const struct hmm_fault *fault)
 {
 	struct hmm_opencl *ocl = hmm_devmem_ctx(devmem);
-	uintptr_t bytes = ocl->fault_around * ocl->page_size, start = fault->addr & ~(bytes - 1);
+	uintptr_t bytes = window_bytes(ocl, fault->addr), start = fault->addr & ~(bytes - 1);
 	uintptr_t end = start + bytes < ocl->user_end ? start + bytes : ocl->user_end;
 	int64_t ret;
 
 	ocl_count(&ocl->count.cpu_faults, 1);
 	/* One page is what the core brings without being asked, at less cost. */
-	if (ocl->fault_around == 1)
+	if (bytes == ocl->page_size)
 		return 0;
 	ret = hmm_evict(fault->mm, start, end);
 	return ret < 0 ? (int)ret : 0;
@@ -89,8 +100,6 @@ static int opts_take(const struct hmm_opencl_opts *opts, struct hmm_opencl_opts 
 			return ret;
 		*out = *opts;
 	}
-	if (!out->fault_around)
-		out->fault_around = FAULT_AROUND;
 	if (!out->slice_us)
 		out->slice_us = SLICE_US;
 	if (out->flags || out->fault_around > FAULT_AROUND_MAX ||
@@ -265,9 +274,11 @@ int hmm_opencl_open(struct hmm_mm *mm, const struct hmm_opencl_opts *opts, struc
 	ocl->page_size = hmm_page_size();
 	ocl->user_end = USER_END(ocl->page_size);
 	ocl->fault_around = given.fault_around;
+	pthread_mutex_init(&ocl->streams_lock, NULL);
 	ocl->slice_ns = given.slice_us * 1000ULL;
 	ret = start(ocl, &given);
 	if (ret) {
+		pthread_mutex_destroy(&ocl->streams_lock);
 		hmm_safe_free(ocl, sizeof(*ocl));
 		return ret;
 	}
@@ -290,6 +301,7 @@ int hmm_opencl_close(struct hmm_opencl *ocl)
 	ocl_worker_stop(&ocl->worker);
 	parts_destroy(ocl);
 	ocl_channel_close(&ocl->channel);
+	pthread_mutex_destroy(&ocl->streams_lock);
 	hmm_safe_free(ocl, sizeof(*ocl));
 	return ret;
 }

@@ -56,7 +56,9 @@ struct hmm_opencl {
 	uint32_t devmem_id;
 	size_t page_size;
 	uintptr_t user_end;
-	uint32_t fault_around;
+	uint32_t fault_around;		/* 0: by the pattern */
+	pthread_mutex_t streams_lock;	/* a leaf */
+	struct hmm_streams streams;
 	uint64_t slice_ns;
 	bool has_atomic64;
 

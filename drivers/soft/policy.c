@@ -16,9 +16,8 @@
 #define REFUSED_NS		10000000ULL
 #define DEFAULT_NTH		3
 #define DEFAULT_PREFETCH	51
-#define FAULT_AROUND		16		/* pages a new stream of CPU faults begins with */
-#define FAULT_AROUND_MAX	512
-#define STREAM_GROWTH		4		/* of a window, each time a stream goes on */
+#define MIRROR_PAGES		16u		/* looked at around a fault of the lanes */
+#define FAULT_AROUND_MAX	512u
 #define READAHEAD_MIN		128		/* pages of a window for which a thread is worth waking */
 #define FORGET_BLOCKS		64		/* above it, all refusals are forgotten */
 
@@ -77,35 +76,6 @@ static bool block_is_dense(struct hmm_soft *soft, uintptr_t block)
 	return (local + SOFT_CHUNK_BYTES / soft->page_size) * 100 >= percent * pages;
 }
 
-/*
- * The window of pages that a fault at @va earns: its stream's, grown, if it is where
- * that was expected to go on; a new stream's otherwise, of which every one that goes
- * nowhere halves the next one's start. Lock held.
- */
-static uint32_t stream_pages(struct soft_streams *streams, uintptr_t va, uint32_t least,
-			     uint32_t most, size_t page_size)
-{
-	struct soft_stream *stream = NULL;
-	uintptr_t window;
-
-	for (unsigned int i = 0; i < SOFT_STREAMS && !stream; i++)
-		if (streams->stream[i].next == va)
-			stream = &streams->stream[i];
-	if (stream) {
-		stream->pages = stream->pages < most / STREAM_GROWTH ?
-				stream->pages * STREAM_GROWTH : most;
-		streams->base = FAULT_AROUND;
-	} else {
-		stream = &streams->stream[streams->oldest++ % SOFT_STREAMS];
-		stream->pages = streams->base > least ? streams->base : least;
-		if (streams->base > 1)
-			streams->base /= 2;
-	}
-	window = (uintptr_t)stream->pages * page_size;
-	stream->next = (va & ~(window - 1)) + window;
-	return stream->pages;
-}
-
 static void window_of(struct hmm_soft *soft, uintptr_t va, uint32_t pages, uintptr_t *start,
 		      uintptr_t *end)
 {
@@ -127,8 +97,6 @@ static uint32_t block_pages(const struct hmm_soft *soft)
 int soft_policy_init(struct soft_policy *policy, const struct hmm_soft_opts *opts)
 {
 	pthread_mutex_init(&policy->lock, NULL);
-	policy->cpu.base = FAULT_AROUND;
-	policy->device.base = FAULT_AROUND;
 	soft_policy_set(policy, opts);
 	policy->records = hmm_safe_alloc(RECORDS * sizeof(*policy->records));
 	return policy->records ? 0 : -ENOMEM;
@@ -189,13 +157,12 @@ bool soft_policy_migrate(struct hmm_soft *soft, uintptr_t page, uintptr_t *start
 void soft_policy_mirror(struct hmm_soft *soft, uintptr_t page, uintptr_t *start, uintptr_t *end)
 {
 	struct soft_policy *policy = &soft->policy;
-	uint32_t pages = 1;
+	uint32_t pages = 1, most = block_pages(soft);
 
 	if (atomic_load_explicit(&policy->migrate, memory_order_relaxed) != HMM_SOFT_MIGRATE_NTH) {
 		pthread_mutex_lock(&policy->lock);
-		pages = stream_pages(&policy->device, page,
-				     FAULT_AROUND < block_pages(soft) ? FAULT_AROUND :
-				     block_pages(soft), block_pages(soft), soft->page_size);
+		pages = hmm_streams_pages(&policy->device, page, MIRROR_PAGES < most ? MIRROR_PAGES :
+					  most, most);
 		pthread_mutex_unlock(&policy->lock);
 	}
 	window_of(soft, page, pages, start, end);
@@ -263,9 +230,8 @@ int soft_migrate_to_ram(struct hmm_devmem *devmem, const struct hmm_fault *fault
 	soft_count(&soft->count.cpu_faults, 1);
 	if (!pages) {
 		pthread_mutex_lock(&soft->policy.lock);
-		pages = stream_pages(&soft->policy.cpu, fault->addr, 1,
-				     most < FAULT_AROUND_MAX ? most : FAULT_AROUND_MAX,
-				     soft->page_size);
+		pages = hmm_streams_pages(&soft->policy.cpu, fault->addr, 1,
+					  most < FAULT_AROUND_MAX ? most : FAULT_AROUND_MAX);
 		pthread_mutex_unlock(&soft->policy.lock);
 	}
 	if (pages > most)

@@ -25,6 +25,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <uhmm/driver.h>
 #include <uhmm/soft.h>
 
 struct hmm_soft;
@@ -33,7 +34,6 @@ struct hmm_fault;
 
 #define SOFT_CHUNK_BYTES	(64UL << 10)
 #define SOFT_BLOCK_CHUNKS	32
-#define SOFT_STREAMS		8
 
 struct soft_record {
 	uintptr_t block;		/* 0: unused */
@@ -45,25 +45,13 @@ struct soft_record {
 	uint16_t faults[SOFT_BLOCK_CHUNKS];
 };
 
-/* A run of faults that follow each other, and how many pages its next one earns. */
-struct soft_stream {
-	uintptr_t next;
-	uint32_t pages;
-};
-
-struct soft_streams {
-	struct soft_stream stream[SOFT_STREAMS];
-	unsigned int oldest;
-	uint32_t base;			/* what a new stream begins with */
-};
-
 struct soft_policy {
 	_Atomic uint32_t migrate, migrate_nth, prefetch, fault_around;
 	pthread_mutex_t lock;
 	/* under lock */
 	struct soft_record *records;
-	struct soft_streams cpu;	/* faults of the CPU on device pages */
-	struct soft_streams device;	/* faults of the lanes that were mirrored */
+	struct hmm_streams cpu;		/* faults of the CPU on device pages */
+	struct hmm_streams device;	/* faults of the lanes that were mirrored */
 };
 
 int soft_policy_init(struct soft_policy *policy, const struct hmm_soft_opts *opts);

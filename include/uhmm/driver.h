@@ -131,6 +131,41 @@ struct hmm_fault {
  */
 void hmm_fault_done(struct hmm_devmem *devmem, const struct hmm_fault *fault);
 
+/* Faults that follow each other, as one reads on and on: HMM_STREAMS of them at a time. */
+#define HMM_STREAMS	8
+
+struct hmm_streams {
+	struct {
+		uintptr_t next;		/* where it is expected to go on */
+		uint32_t pages;		/* of its last window */
+		uint32_t used;		/* when it went on last, in faults */
+	} stream[HMM_STREAMS];
+	uint32_t faults;
+	uint32_t strays;		/* faults of late that belonged to none */
+};
+
+/**
+ * hmm_streams_pages() - how many pages a fault has earned
+ * @streams: the driver's own, zeros at first; under a lock of its own if threads share it
+ * @addr:    of the page that faulted
+ * @least:   pages, a power of two
+ * @most:    likewise, no less than @least
+ *
+ * For migrate_to_ram and for faults of a device: to bring neighbours along is a gain
+ * where the program goes through its memory in order, and elsewhere sends away what is
+ * wanted. So a stream's window grows fourfold each time it goes on where it was expected
+ * to; a fault that belongs to none begins with 16 pages, and with half of that for each
+ * of the latest that led nowhere, down to 1. The idea is that of Linux's read-ahead.
+ *
+ * The window is that many pages, aligned to as many, with @addr in it.
+ *
+ * Context: any; touches @streams alone.
+ *
+ * Return: a power of two from @least to @most.
+ */
+uint32_t hmm_streams_pages(struct hmm_streams *streams, uintptr_t addr, uint32_t least,
+			   uint32_t most);
+
 struct hmm_devmem_ops {
 	uint64_t size;		/* sizeof(struct hmm_devmem_ops) */
 

@@ -46,7 +46,7 @@ struct hmm_opencl_opts {
 	uint64_t headroom_bytes;	/* left to others when mem_bytes is 0; 0: an eighth */
 	uint64_t pool_bytes;	/* most bytes of one buffer, from 2 MiB; 0: what the device allows */
 	uint32_t fault_around;	/* most pages brought home by one CPU fault, a power of two
-				   up to 512; 0: 16 */
+				   up to 512; 0: as the access pattern earns */
 	uint32_t slice_us;	/* what a slice is to take; 0: 20000; at most 1000000 */
 	char *why;		/* NULL, or where a line saying why goes on an error */
 	uint64_t why_bytes;

@@ -19,7 +19,7 @@ static const struct hmm_plugin_option options[] = {
 	[OPT_POOL] = { .name = "pool", .kind = HMM_PLUGIN_SIZE, .max = 1ULL << 42,
 		       .what = "most bytes of one buffer; 0: what the device allows" },
 	[OPT_FAULT_AROUND] = { .name = "fault_around", .kind = HMM_PLUGIN_NUMBER, .max = 512,
-			       .what = "pages that come home with one, a power of two" },
+			       .what = "pages that a CPU fault brings home, a power of two; 0: by the access pattern" },
 	[OPT_SLICE_US] = { .name = "slice_us", .kind = HMM_PLUGIN_NUMBER, .max = 1000000,
 			   .what = "longest that a kernel keeps the CPU from its pages" },
 };
