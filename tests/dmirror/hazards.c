@@ -62,10 +62,14 @@ static void huge_page_stays_whole(void **state)
 	(void)state;
 	if (p) {
 		for (int i = 0; i < 4; i++) {
+			/* A fault of the round before, served late, brings its page home. */
 			to_device(fd, p, HUGE / page);
+			while (!(pagemap_entry(p + page) & PM_SWAPPED)) {
+				assert_holds(p, HUGE / page, 2);
+				to_device(fd, p, HUGE / page);
+			}
 			assert_holds(buffer, HUGE / page, 2);
 			assert_false(is_huge(p));
-			assert_true(pagemap_entry(p + page) & PM_SWAPPED);
 			if (i % 2)
 				assert_int_equal(request(fd, DMIRROR_MIGRATE_TO_SYS, p, HUGE / page,
 							 buffer), 0);
