@@ -6,6 +6,8 @@
 #include "core/devmem.h"
 #include "core/trace.h"
 
+#define LOST_LINES	8u
+
 /* Is this a page we are to bring home? */
 static bool wanted(struct hmm_mm *mm, uint64_t e, const struct hmm_devmem *only)
 {
@@ -161,11 +163,20 @@ static struct chunk *chunk_for(struct hmm_mm *mm, uintptr_t start, uintptr_t *en
 	return chunk;
 }
 
+/*
+ * A device that is gone costs thousands of pages, of which nobody reads thousands of
+ * lines: each of the first, and then one whenever their number has doubled.
+ */
+static bool worth_a_line(uint32_t nth)
+{
+	return nth <= LOST_LINES || !(nth & (nth - 1));
+}
+
 int64_t mm_evict(struct hmm_mm *mm, uintptr_t start, uintptr_t end, struct hmm_devmem *devmem,
 		 bool wait)
 {
-	uint64_t pages;
-	uint32_t lost = 0;
+	uint64_t pages, all_lost;
+	uint32_t lost = 0, nth;
 
 	lock_acquire(&mm->lock);
 	pages = take_back_coherent(mm, start, end, devmem);
@@ -189,11 +200,15 @@ int64_t mm_evict(struct hmm_mm *mm, uintptr_t start, uintptr_t end, struct hmm_d
 			lock_acquire(&mm->lock);
 		}
 	}
+	mm->losses += lost != 0;
+	nth = mm->losses;
+	all_lost = mm->stats.lost_pages;
 	lock_release(&mm->lock);
-	if (lost)
+	if (lost && worth_a_line(nth))
 		core_log(mm, HMM_LOG_ERROR,
 			 "HMM-107 [%x, %x): %u pages could not be read back from the device; "
-			 "their readers get SIGBUS", (uint64_t)start, (uint64_t)end, lost);
+			 "their readers get SIGBUS (%l pages so far)", (uint64_t)start,
+			 (uint64_t)end, lost, all_lost);
 	return lost ? -EIO : (int64_t)pages;
 }
 

@@ -172,6 +172,7 @@ struct hmm_mm {
 	void *exclusive_pages;		/* EXCLUSIVE_MAX pages, reserved at the first use */
 	uint64_t exclusive_used[EXCLUSIVE_MAX / 64];
 	const void *exclusive_owner;	/* of the last begin, for messages */
+	uint32_t losses;		/* evictions that lost pages */
 	struct hmm_stats stats;		/* the counters; gauges are computed */
 	struct hmm_times fault_times;
 

@@ -286,6 +286,38 @@ static int child_stats_check_their_size(void *arg)
 /* The counters want their size, and write no further than it. */
 child_test(stats_check_their_size)
 
+static _Atomic uint32_t lost_lines;
+
+static void count_lost(void *ctx, enum hmm_log_level level, const char *text)
+{
+	(void)ctx;
+	(void)level;
+	atomic_fetch_add(&lost_lines, strstr(text, "HMM-107") != NULL);
+}
+
+static int child_a_dead_device_takes_few_lines(void *arg)
+{
+	HMM_OPTS(hmm_mm_opts, opts, .flags = strict() ? HMM_MM_STRICT : 0, .log = count_lost);
+	unsigned char *p = map_filled(1024, 5);
+	struct testdev *dev;
+	struct hmm_mm *mm;
+
+	(void)arg;
+	check(!hmm_mm_create(&opts, &mm));
+	dev = testdev_new(mm, 1024, world_owner_a, HMM_DEVMEM_FAULT_SAFE);
+	check(go(mm, dev, p, 1024) == 1024);
+	atomic_store(&dev->broken, true);
+	for (size_t i = 0; i < 1024; i++)
+		check(hmm_evict(mm, (uintptr_t)p + i * page, (uintptr_t)p + (i + 1) * page) == -EIO);
+	/* 1 to 8, 16, 32 ... 1024. */
+	check(lost_lines == 15);
+	IGNORE(testdev_remove(dev));
+	IGNORE(hmm_mm_destroy(mm));
+	return 0;
+}
+/* A device that is gone costs many pages, one by one: that is not said as many times. */
+child_test(a_dead_device_takes_few_lines)
+
 static int child_few_and_many_handlers(void *arg)
 {
 	static const uint32_t nr[] = { 1, 2, 8 };
@@ -639,6 +671,7 @@ int main(void)
 		cmocka_unit_test(threads_go_on_while_mms_come_and_go),
 		cmocka_unit_test(no_descriptor_leaks),
 		cmocka_unit_test(stats_check_their_size),
+		cmocka_unit_test(a_dead_device_takes_few_lines),
 		cmocka_unit_test(few_and_many_handlers),
 		cmocka_unit_test(address_space_full),
 		cmocka_unit_test(little_address_space_is_enough),
