@@ -85,6 +85,16 @@ int sys_same_memory(pid_t a, pid_t b)
 	return ret < 0 ? (int)ret : ret == 0;
 }
 
+bool sys_has_uffd(pid_t pid, int fd)
+{
+	static const char name[] = "anon_inode:[userfaultfd]";
+	char path[64], target[sizeof(name)];
+
+	snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)pid, fd);
+	return sys_ret(readlink(path, target, sizeof(target))) == (ssize_t)sizeof(name) - 1 &&
+	       memcmp(target, name, sizeof(name) - 1) == 0;
+}
+
 int sys_pidfd_open(pid_t pid)
 {
 	return (int)sys_ret(syscall(SYS_pidfd_open, (long)pid, 0L));

@@ -29,6 +29,9 @@ unsigned int sys_descendants(pid_t pid, const char *but, pid_t *out, unsigned in
 /* 1: the tasks share their memory, 0: they do not, -ESRCH, -EPERM. */
 int sys_same_memory(pid_t a, pid_t b);
 
+/* Is number @fd of @pid's descriptors a userfaultfd? */
+bool sys_has_uffd(pid_t pid, int fd);
+
 int sys_pidfd_open(pid_t pid);			/* O_CLOEXEC; readable once it has ended */
 int sys_pidfd_kill(int pidfd, int sig);
 
