@@ -13,14 +13,7 @@
 
 #include "monitor/protocol.h"
 
-#define AGENT_STACK	16384u
-
-/*
- * At the start of the agent's own memory, which a forked child does not have:
- *
- *	[struct agent | stack][shared memory][limbo, 2 MiB aligned]
- *	own_start            shm_addr       own_end
- */
+/* At the lower end of its stack: see protocol.h. */
 struct agent {
 	int sock;		/* the program's; the agent closes its copy */
 	int uffd;

@@ -1,29 +1,12 @@
 // SPDX-License-Identifier: MIT
 /*
- * Before main(), and in each child of a fork: find the monitor, give it what it needs
- * of this process, start the agent. Whatever fails, the program goes on without.
+ * A program whose dynamic linker has loaded this: it joins before main(), and again in
+ * each child of a fork.
  */
-#include <fcntl.h>
-#include <linux/ioctl.h>
-#include <linux/userfaultfd.h>
 #include <stdbool.h>
-#include <sys/mman.h>
+#include <stddef.h>
 
-#include "agent.h"
-#include "message.h"
-#include "sys/raw.h"
-
-#define LIMBO_ALIGN	(2UL << 20)
-
-/*
- * Programs expect the lowest free descriptor and walk through the low ones; a table
- * that reaches to a thousand costs a fork nothing.
- */
-#define FD_HIGH		960
-
-#ifndef USERFAULTFD_IOC_NEW
-#define USERFAULTFD_IOC_NEW	_IO(0xAA, 0x00)
-#endif
+#include "join.h"
 
 /* libc's, where it has them: nothing here needs a particular libc, or one at all. */
 extern char **environ __attribute__((weak));
@@ -35,191 +18,12 @@ extern int pthread_atfork(void (*prepare)(void), void (*parent)(void), void (*ch
 /* What compilers put into every other library: names it to __register_atfork(). */
 __attribute__((visibility("hidden"))) void *__dso_handle = &__dso_handle;
 
-static char path[108];		/* of the socket; the program may change its environment */
-static int kept_uffd = -1;
+static char path[AGENT_PATH];	/* of the socket; the program may change its environment */
 
-static long failed(long err, long nr, struct agent_ready *ready)
-{
-	if (err < 0 && err > -4096 && !ready->error) {
-		ready->error = (int32_t)-err;
-		ready->failed_call = (int32_t)nr;
-	}
-	return err;
-}
-
-static long call(struct agent_ready *ready, long nr, long a, long b, long c, long d, long e, long f)
-{
-	return failed(sys_raw(nr, a, b, c, d, e, f), nr, ready);
-}
-
-static void close_fd(int fd)
-{
-	if (fd >= 0)
-		sys_raw(SYS_close, fd, 0, 0, 0, 0, 0);
-}
-
-/* ---------------------------------------------------------------- the userfaultfd */
-
-static long open_device(void)
-{
-	long device, fd;
-
-	device = sys_raw(SYS_openat, AT_FDCWD, (long)"/dev/userfaultfd", O_RDWR | O_CLOEXEC, 0, 0, 0);
-	if (device < 0)
-		return device;
-	fd = sys_raw(SYS_ioctl, device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK, 0, 0, 0);
-	close_fd((int)device);
-	return fd;
-}
-
-static long open_plain(void)
-{
-	long fd = sys_raw(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK, 0, 0, 0, 0, 0);
-	long other;
-
-	if (fd >= 0)
-		return fd;
-	other = open_device();
-	return other < 0 ? fd : other;
-}
-
-/* One that serves faults of system calls too, or none. A handshake can be tried once. */
-static int open_uffd(const struct agent_config *config, struct agent_ready *ready)
-{
-	struct uffdio_api api = { .api = UFFD_API, .features = config->uffd_features };
-	long fd, ret;
-
-	fd = failed(open_plain(), SYS_userfaultfd, ready);
-	if (fd < 0)
-		return -1;
-	ret = sys_raw(SYS_ioctl, fd, (long)UFFDIO_API, (long)&api, 0, 0, 0);
-	if (ret == -1 /* EPERM */ && config->uffd_optional) {
-		close_fd((int)fd);
-		fd = failed(open_plain(), SYS_userfaultfd, ready);
-		api = (struct uffdio_api){
-			.api = UFFD_API,
-			.features = config->uffd_features & ~config->uffd_optional,
-		};
-		ret = sys_raw(SYS_ioctl, fd, (long)UFFDIO_API, (long)&api, 0, 0, 0);
-	}
-	if (failed(ret, SYS_ioctl, ready) < 0) {
-		close_fd((int)fd);
-		return -1;
-	}
-	ready->uffd_features = api.features & config->uffd_features;
-	return (int)fd;
-}
-
-static int move_high(int fd)
-{
-	long high = sys_raw(SYS_fcntl, fd, F_DUPFD_CLOEXEC, FD_HIGH, 0, 0, 0);
-
-	if (high < 0)		/* a low RLIMIT_NOFILE */
-		return fd;
-	close_fd(fd);
-	return (int)high;
-}
-
-/* ---------------------------------------------------------------- the agent's memory */
-
-/*
- * One reservation; a forked child gets nothing of it. Its writable parts are mapped
- * over it: the program's own may lie next to it.
- */
-static struct agent *map_own(const struct agent_config *config, int shm, struct agent_ready *ready)
-{
-	const unsigned long own = AGENT_STACK + config->shm_bytes;
-	unsigned long size = own + (config->limbo_bytes ? config->limbo_bytes + LIMBO_ALIGN : 0);
-	long base, at;
-
-	base = call(ready, SYS_mmap, 0, (long)size, PROT_NONE,
-		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (base < 0 && base > -4096)
-		return NULL;
-	ready->own_start = (uint64_t)base;
-	ready->shm_addr = (uint64_t)base + AGENT_STACK;
-	ready->own_end = (uint64_t)base + own;
-	ready->limbo = (ready->own_end + LIMBO_ALIGN - 1) & ~(LIMBO_ALIGN - 1);
-	if (!config->limbo_bytes)
-		ready->limbo = 0;
-	call(ready, SYS_mprotect, base, AGENT_STACK, PROT_READ | PROT_WRITE, 0, 0, 0);
-	at = call(ready, SYS_mmap, (long)ready->shm_addr, (long)config->shm_bytes,
-		  PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, shm, 0);
-	if (at != (long)ready->shm_addr)
-		failed(-22, SYS_mmap, ready);
-	call(ready, SYS_madvise, base, (long)size, MADV_DONTFORK, 0, 0, 0);
-	if (!ready->error)
-		return (struct agent *)base;
-	sys_raw(SYS_munmap, base, (long)size, 0, 0, 0, 0);
-	return NULL;
-}
-
-/* ---------------------------------------------------------------- joining */
-
-/* False: the monitor has been told why there will be no agent. */
-static bool introduce(int sock, const struct agent_config *config, int fds[MESSAGE_FDS])
-{
-	struct agent_ready ready = { .version = AGENT_VERSION };
-	struct agent *agent = NULL;
-	int uffd = fds[1];
-
-	if (uffd < 0)
-		uffd = open_uffd(config, &ready);
-	else
-		ready.uffd_features = config->uffd_features;
-	if (uffd >= 0) {
-		uffd = move_high(uffd);
-		agent = map_own(config, fds[0], &ready);
-	}
-	if (agent) {
-		agent->sock = sock;
-		agent->uffd = uffd;
-		agent->shm = (struct agent_shm *)ready.shm_addr;
-		ready.agent_uffd = uffd;
-		agent->ready = ready;
-		failed(agent_start(agent), SYS_clone, &ready);
-	}
-	if (agent && !ready.error) {
-		kept_uffd = uffd;	/* so that the agent's is never the last one */
-		return true;
-	}
-	close_fd(uffd);
-	message_send(sock, &ready, sizeof(ready), -1);
-	return false;
-}
-
-static bool join(void)
-{
-	int fds[MESSAGE_FDS], none[MESSAGE_FDS];
-	struct agent_config config;
-	struct agent_go go;
-	bool serve_forks = false;
-	int sock;
-
-	sock = message_connect(path);
-	if (sock < 0)
-		return false;
-	sock = move_high(sock);
-	if (message_recv(sock, &config, sizeof(config), fds) == (int)sizeof(config) &&
-	    config.version == AGENT_VERSION && fds[0] >= 0) {
-		serve_forks = config.serve_forks;
-		/* When it is known there: from main() on all is managed. */
-		if (introduce(sock, &config, fds))
-			message_recv(sock, &go, sizeof(go), none);
-	}
-	close_fd(fds[0]);
-	close_fd(sock);
-	return serve_forks;
-}
-
-/* ---------------------------------------------------------------- entry points */
-
-/* The parent's userfaultfd and agent are nothing to the child. */
 static void forked(void)
 {
-	close_fd(kept_uffd);
-	kept_uffd = -1;
-	join();
+	join_leave_parent();
+	join(path, NULL);
 }
 
 static bool find_monitor(void)
@@ -243,7 +47,7 @@ static bool find_monitor(void)
 
 __attribute__((constructor)) static void start(void)
 {
-	if (!find_monitor() || !join())
+	if (!find_monitor() || !(join(path, NULL) & JOIN_FORKS))
 		return;
 	if (__register_atfork)
 		__register_atfork(NULL, NULL, forked, &__dso_handle);

@@ -142,7 +142,10 @@ static void guest_ready(struct watch *watch)
 
 /* ---------------------------------------------------------------- coming in */
 
-/* A child of a fork whose memory is served already gets the userfaultfd that does. */
+/*
+ * A child of a fork whose memory is served already gets the userfaultfd that does. One
+ * agent is enough: a program can have loaded the library twice.
+ */
 static int guest_greet(struct guest *guest)
 {
 	struct door *door = guest->door;
@@ -155,6 +158,10 @@ static int guest_greet(struct guest *guest)
 		return msg.fds[0];
 	guest->shm = shm;
 	guest->space = door->pool->manages ? tree_claim(door->tree, guest->process) : NULL;
+	if (guest->space && space_joined(guest->space)) {
+		sys_close(msg.fds[0]);
+		return -EBUSY;
+	}
 	if (guest->space)
 		msg.fds[msg.nr_fds++] = hmm_remote_uffd(guest->space->mm);
 	ret = sys_socket_send(guest->watch.fd, &msg);

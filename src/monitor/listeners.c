@@ -110,6 +110,7 @@ void listeners_forget(struct listeners *l)
 struct call {
 	struct listeners *listeners;
 	const struct sys_notif *notif;
+	int quiet;		/* of a fork: see space_forks_quietly() */
 };
 
 static void let_go(void *ctx)
@@ -117,6 +118,14 @@ static void let_go(void *ctx)
 	const struct call *call = ctx;
 
 	sys_seccomp_continue(call->listeners->fd, call->notif->id);
+}
+
+static void let_fork(void *ctx)
+{
+	const struct call *call = ctx;
+
+	if (call->quiet < 0 || !injector_fork(call->listeners->injector, call->notif, call->quiet))
+		let_go(ctx);
 }
 
 static bool makes_process(const struct sys_notif *n)
@@ -164,27 +173,45 @@ static void change(struct listeners *l, struct space *space, const struct sys_no
 	}
 }
 
-static void answer(struct listeners *l, struct process *process, const struct sys_notif *n)
+/* It is in a call now, so it is out of its last. */
+static void left_last(struct listeners *l, uint32_t tid)
 {
-	struct call call = { .listeners = l, .notif = n };
-	struct space *space = NULL;
-	struct going *before;
+	struct going *before = unlink_first(l, is_of, tid);
 
-	if (process && n->nr != SYS_execve && n->nr != SYS_execveat)
-		space = tree_space_of(l->tree, process, (pid_t)n->tid);
-	/* It is in this call now, so it is out of its last. */
-	before = unlink_first(l, is_of, n->tid);
 	if (before)
 		gone_on(before);
-	if (!space)
+}
+
+static void answer(struct listeners *l, struct process *process, const struct sys_notif *n)
+{
+	struct call call = { .listeners = l, .notif = n, .quiet = -1 };
+	struct space *space = NULL;
+
+	if (process)
+		space = tree_space_of(l->tree, process, (pid_t)n->tid);
+	left_last(l, n->tid);
+	if (!space) {
 		let_go(&call);
-	else if (!makes_process(n))
+	} else if (!makes_process(n)) {
 		change(l, space, n);
-	else if (copies_memory(n))
-		pool_fork(l->pool, space, n->tid, n->nr, let_go, &call);
-	else
+	} else if (copies_memory(n)) {
+		call.quiet = space_forks_quietly(space);
+		pool_fork(l->pool, space, n->tid, n->nr, let_fork, &call);
+	} else {
 		let_go(&call);
+	}
 	space_put(space);
+}
+
+static void exec(struct listeners *l, struct process *process, const struct sys_notif *n)
+{
+	if (process) {
+		tree_exec(l->tree, process);
+		sys_eventfd_signal(l->exec_fd);
+	}
+	left_last(l, n->tid);
+	if (!injector_exec(l->injector, n))
+		sys_seccomp_continue(l->fd, n->id);
 }
 
 /* ---------------------------------------------------------------- hearing */
@@ -193,11 +220,9 @@ static void hear(struct listeners *l, const struct sys_notif *n)
 {
 	struct process *process = tree_find(l->tree, (pid_t)n->tid);
 
-	if (process && (n->nr == SYS_execve || n->nr == SYS_execveat)) {
-		tree_exec(l->tree, process);
-		sys_eventfd_signal(l->exec_fd);
-	}
-	if (l->pool->manages)
+	if (n->nr == SYS_execve || n->nr == SYS_execveat)
+		exec(l, process, n);
+	else if (l->pool->manages)
 		answer(l, process, n);
 	else
 		sys_seccomp_continue(l->fd, n->id);
@@ -219,7 +244,8 @@ static void *listen_main(void *arg)
 	return NULL;
 }
 
-int listeners_start(struct listeners *l, int fd, int exec_fd, struct tree *tree, struct pool *pool)
+int listeners_start(struct listeners *l, int fd, int exec_fd, struct tree *tree, struct pool *pool,
+		    struct injector *injector)
 {
 	pthread_attr_t attr;
 	pthread_t thread;
@@ -229,6 +255,8 @@ int listeners_start(struct listeners *l, int fd, int exec_fd, struct tree *tree,
 	l->exec_fd = exec_fd;
 	l->tree = tree;
 	l->pool = pool;
+	l->injector = injector;
+	injector->listener = fd;
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_cond_init(&l->some_go, NULL);
 	sys_seccomp_sync_wake(fd);

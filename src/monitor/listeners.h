@@ -15,6 +15,7 @@
 #include <pthread.h>
 #include <stdint.h>
 
+#include "monitor/injector.h"
 #include "monitor/pool.h"
 #include "monitor/tree.h"
 
@@ -35,6 +36,7 @@ struct listeners {
 	int exec_fd;			/* an eventfd: somebody asks to become another program */
 	struct tree *tree;
 	struct pool *pool;
+	struct injector *injector;
 	_Atomic uint64_t nr_calls;
 
 	pthread_mutex_t lock;
@@ -47,7 +49,7 @@ struct listeners {
  * do not tell them, so nobody waits for that, and @listeners is never freed.
  */
 int listeners_start(struct listeners *listeners, int fd, int exec_fd, struct tree *tree,
-		    struct pool *pool);
+		    struct pool *pool, struct injector *injector);
 
 /* The tree is empty: nobody goes any more. */
 void listeners_forget(struct listeners *listeners);

@@ -11,6 +11,7 @@
 #include <uhmm/remote.h>
 
 #include "monitor/door.h"
+#include "monitor/injector.h"
 #include "monitor/listeners.h"
 #include "monitor/log.h"
 #include "monitor/map.h"
@@ -41,6 +42,7 @@ struct monitor {
 	struct door door;
 	struct window window;
 	struct listeners listeners;
+	struct injector injector;
 	struct warden warden;
 	struct watch warden_watch, signal_watch, exec_watch;
 	sigset_t program_signals;	/* mask that the program is to have */
@@ -60,7 +62,8 @@ static void filter_result(struct monitor *m, int error, int fd)
 		    m->opts->argv[0], strerror(-error));
 		return;
 	}
-	m->error = listeners_start(&m->listeners, fd, m->exec_watch.fd, &m->tree, &m->pool);
+	m->error = listeners_start(&m->listeners, fd, m->exec_watch.fd, &m->tree, &m->pool,
+				   &m->injector);
 	m->empty |= m->error != 0;
 }
 
@@ -403,6 +406,8 @@ int monitor_run(const struct monitor_opts *opts, struct monitor_result *result)
 	ret = opts->trace_fd < 0 ? 0 : trace_open(opts->trace_fd, &m.pool.trace);
 	if (!ret)
 		ret = prepare(&m);
+	if (!ret)
+		ret = injector_open(&m.injector, opts->preload, m.door.path, &m.door.config);
 	if (!ret)
 		ret = door_open(&m.door, opts->preload);
 	if (ret)

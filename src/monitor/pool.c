@@ -137,6 +137,18 @@ bool space_lost(struct space *space)
 	return space->mm && link && link_lost(link);
 }
 
+bool space_joined(struct space *space)
+{
+	return space_link(space) != NULL;
+}
+
+int space_forks_quietly(struct space *space)
+{
+	const struct link *link = space_link(space);
+
+	return link && !link->ready.follows_forks ? link->ready.agent_uffd : -1;
+}
+
 bool space_has(struct space *space, pid_t tid)
 {
 	struct link *link = space_link(space);

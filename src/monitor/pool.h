@@ -97,6 +97,15 @@ void space_end(struct space *space);
 /* Is its agent gone, though nobody ended it? */
 bool space_lost(struct space *space);
 
+/* Has its agent come? */
+bool space_joined(struct space *space);
+
+/*
+ * The number that its userfaultfd has in its process, if a forked child of that does not
+ * come to the door by itself; else -1.
+ */
+int space_forks_quietly(struct space *space);
+
 /* Is task @tid in it? */
 bool space_has(struct space *space, pid_t tid);
 

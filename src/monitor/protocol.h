@@ -12,6 +12,10 @@
  *					go
  *	goes on to main()
  *
+ * A program that has no dynamic linker to load the agent's library is stopped at its
+ * first instruction, and the library written into it, with what it has to know
+ * (struct agent_entry); from then on all is the same.
+ *
  * Messages of a Unix socket, one struct each; the descriptors are O_CLOEXEC. From then
  * on the socket is closed and the two share one area of memory: a ring of system calls,
  * which the agent makes in order, from when it is ready on. It decides nothing; an agent
@@ -28,7 +32,7 @@
 #define AGENT_SOCKET_ENV	"UHMM_MONITOR"
 #define AGENT_NAME		"uhmm-agent"	/* of its task */
 
-#define AGENT_VERSION		1u
+#define AGENT_VERSION		2u
 
 struct agent_config {
 	uint32_t version;
@@ -48,10 +52,46 @@ struct agent_ready {
 	uint64_t own_start, own_end;	/* the agent's own memory: not to be managed */
 	uint64_t shm_addr;	/* the shared memory, in the program */
 	uint64_t limbo;
+	uint64_t follows_forks;	/* not 0: children made by fork connect by themselves */
 };
 
 struct agent_go {
 	uint32_t version;
+};
+
+/*
+ * The agent's memory, in one reservation, which a forked child does not have:
+ *
+ *	[image and agent_entry][struct agent | stack][shared memory]   [limbo, aligned]
+ *	own_start                                    shm_addr       own_end
+ *
+ * The first part is there only where the library was written into the program.
+ */
+#define AGENT_STACK		16384u
+#define AGENT_LIMBO_ALIGN	(2ULL << 20)
+
+static inline uint64_t agent_bytes(const struct agent_config *config)
+{
+	return AGENT_STACK + config->shm_bytes +
+	       (config->limbo_bytes ? config->limbo_bytes + AGENT_LIMBO_ALIGN : 0);
+}
+
+#define AGENT_PATH		108u	/* what a Unix socket's address has room for */
+
+/*
+ * At the start of the last AGENT_ENTRY_BYTES of the image, which are else the stack of
+ * who runs it.
+ */
+#define AGENT_ENTRY_BYTES	16384u
+
+struct agent_entry {
+	uint64_t base;		/* of the reservation: agent_bytes() and the image's */
+	uint64_t image_bytes;
+	int32_t inherited;	/* of a forked child: its parent's userfaultfd, to be closed; or -1 */
+	int32_t joined;		/* out: an agent is there */
+	int32_t done;		/* out: not 0 when all this is over */
+	int32_t pad;
+	char path[AGENT_PATH];	/* where the monitor listens */
 };
 
 #define AGENT_RING		64u	/* a power of two */

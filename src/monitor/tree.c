@@ -137,8 +137,8 @@ void tree_remove(struct tree *tree, struct process *process)
 	tree->nr_plain += plain;
 	pthread_mutex_unlock(&tree->lock);
 	if (plain)
-		say(SAY_DETAIL, "%s (%d) ran without device memory: no agent came (a static or foreign "
-		    "program, or one started without LD_PRELOAD)", process->name, (int)process->pid);
+		say(SAY_DETAIL, "%s (%d) ran without device memory: no agent came (a program of "
+		    "a foreign kind, or one started without LD_PRELOAD)", process->name, (int)process->pid);
 	sys_epoll_remove(tree->epoll, process->watch.fd);
 	process_put(process);
 }

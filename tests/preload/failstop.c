@@ -22,7 +22,7 @@
 #define PIDS		32
 #define SOON_MS	8000	/* well under a second, where the machine is idle */
 
-static const char *uhmm, *guest;
+static const char *uhmm, *guest, *guest_static;
 
 static unsigned int lines(const char *text)
 {
@@ -40,9 +40,9 @@ struct tree {
 	pid_t program;
 };
 
-static void grow_with(struct tree *tree, const char *policy, const char *how)
+static void grow_of(struct tree *tree, const char *program, const char *policy, const char *how)
 {
-	const char *argv[] = { uhmm, "run", "--policy", policy, guest, how, NULL };
+	const char *argv[] = { uhmm, "run", "--policy", policy, program, how, NULL };
 	char line[32];
 
 	spawn_start(&tree->run, argv);
@@ -53,9 +53,23 @@ static void grow_with(struct tree *tree, const char *policy, const char *how)
 	assert_true(tree->nr >= 4);
 }
 
+static void grow_with(struct tree *tree, const char *policy, const char *how)
+{
+	grow_of(tree, guest, policy, how);
+}
+
 static void grow(struct tree *tree, const char *how)
 {
 	grow_with(tree, "none", how);
+}
+
+/* What still lives of the guests. */
+static void kill_guests(const struct tree *tree)
+{
+	for (size_t i = 0; i < tree->nr; i++)
+		if (spawn_named(&tree->pids[i], 1, "guest") ||
+		    spawn_named(&tree->pids[i], 1, "guest-static"))
+			kill(tree->pids[i], SIGKILL);
 }
 
 /* All of them are gone, and so are the monitor's files. */
@@ -107,9 +121,7 @@ static void program_killed(void **state)
 	for (int round = 0; round < ROUNDS; round++) {
 		grow(&tree, round % 2 ? "busy" : "linger");
 		kill(tree.program, SIGKILL);
-		for (size_t i = 0; i < tree.nr; i++)
-			if (spawn_named(&tree.pids[i], 1, "guest"))
-				kill(tree.pids[i], SIGKILL);
+		kill_guests(&tree);
 		is_gone(&tree);
 		assert_int_equal(tree.run.status, 128 + SIGKILL);
 		assert_string_equal(tree.run.complained, "");
@@ -149,9 +161,7 @@ static void agent_killed_with_memory_away(void **state)
 	assert_true(agent > 0);
 	kill(agent, SIGKILL);
 	assert_true(spawn_all_gone(&tree.program, 1, SOON_MS));
-	for (size_t i = 0; i < tree.nr; i++)
-		if (spawn_named(&tree.pids[i], 1, "guest"))
-			kill(tree.pids[i], SIGKILL);
+	kill_guests(&tree);
 	is_gone(&tree);
 	assert_int_equal(tree.run.status, 128 + SIGKILL);
 	assert_non_null(strstr(tree.run.complained, "was killed: ended the program"));
@@ -161,7 +171,7 @@ static void agent_killed_with_memory_away(void **state)
 static void anyone_killed(void **state)
 {
 	const char *longer = getenv("UHMM_TEST_LONG");
-	const int rounds = longer ? 400 : 24;
+	const int rounds = longer ? 600 : 36;
 	unsigned int seed = (unsigned int)time(NULL);
 	struct timespec pause = { 0 };
 	struct tree tree;
@@ -170,7 +180,7 @@ static void anyone_killed(void **state)
 	(void)state;
 	printf("seed %u\n", seed);
 	for (int round = 0; round < rounds; round++) {
-		grow_with(&tree, "stress:rate=200000", "busy");
+		grow_of(&tree, round % 3 ? guest : guest_static, "stress:rate=200000", "busy");
 		pause.tv_nsec = (long)(rand_r(&seed) % 60) * 1000000;
 		nanosleep(&pause, NULL);
 		victim = rand_r(&seed) % 3 ? tree.pids[(size_t)rand_r(&seed) % tree.nr] : tree.run.pid;
@@ -178,10 +188,53 @@ static void anyone_killed(void **state)
 		/* What did not have to end because of that is ended by hand. */
 		nanosleep(&pause, NULL);
 		kill(tree.program, SIGKILL);
-		for (size_t i = 0; i < tree.nr; i++)
-			if (spawn_named(&tree.pids[i], 1, "guest"))
-				kill(tree.pids[i], SIGKILL);
+		kill_guests(&tree);
 		is_gone(&tree);
+	}
+}
+
+/* The guests that there are by now, until the run is over. */
+static void end_run(struct tree *tree)
+{
+	const struct timespec pause = { .tv_nsec = 20000000 };
+
+	for (int i = 0; i < SOON_MS / 20 && spawn_alive(tree->run.pid); i++) {
+		struct tree now = { .nr = 0 };
+
+		now.nr = spawn_descendants(tree->run.pid, now.pids, PIDS);
+		kill_guests(&now);
+		nanosleep(&pause, NULL);
+	}
+	is_gone(tree);
+}
+
+/* ... nor while a program or its child is being given its agent. */
+static void anyone_killed_while_starting(void **state)
+{
+	const char *longer = getenv("UHMM_TEST_LONG");
+	const int rounds = longer ? 600 : 30;
+	unsigned int seed = (unsigned int)time(NULL);
+	struct timespec pause = { 0 };
+	struct tree tree;
+
+	(void)state;
+	printf("seed %u\n", seed);
+	for (int round = 0; round < rounds; round++) {
+		const char *argv[] = { uhmm, "run", "--policy", "stress:rate=200000",
+				       round % 3 ? guest_static : guest, "life", NULL };
+
+		spawn_start(&tree.run, argv);
+		/* Before there is a warden nobody would remove the monitor's files. */
+		do {
+			pause.tv_nsec = (long)(rand_r(&seed) % 40000) * 1000;
+			nanosleep(&pause, NULL);
+			tree.nr = spawn_descendants(tree.run.pid, tree.pids, PIDS);
+		} while (!spawn_named(tree.pids, tree.nr, "uhmm-warden") &&
+			 spawn_alive(tree.run.pid));
+		kill(tree.nr && rand_r(&seed) % 4 ? tree.pids[(size_t)rand_r(&seed) % tree.nr] :
+						    tree.run.pid, SIGKILL);
+		nanosleep(&pause, NULL);
+		end_run(&tree);
 	}
 }
 
@@ -194,9 +247,11 @@ int main(void)
 		cmocka_unit_test(agent_killed),
 		cmocka_unit_test(agent_killed_with_memory_away),
 		cmocka_unit_test(anyone_killed),
+		cmocka_unit_test(anyone_killed_while_starting),
 	};
 
 	uhmm = spawn_path("UHMM");
 	guest = spawn_path("GUEST");
+	guest_static = spawn_path("GUEST_STATIC");
 	return cmocka_run_group_tests(tests, spawn_own_directory, spawn_remove_directory);
 }

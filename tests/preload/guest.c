@@ -16,6 +16,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -302,6 +303,44 @@ static int busy(void)
 	return 0;
 }
 
+/* What a debugger does: see it start, and let it run. */
+static int debug(char **argv)
+{
+	pid_t pid = fork();
+	int status = 0;
+
+	if (pid == 0) {
+		ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+		execv(argv[0], argv);
+		_exit(127);
+	}
+	waitpid(pid, &status, 0);
+	if (!WIFSTOPPED(status))
+		return 126;
+	ptrace(PTRACE_CONT, pid, NULL, NULL);
+	return status_of(pid);
+}
+
+static void *become(void *arg)
+{
+	char **argv = arg;
+
+	execv(argv[0], argv);
+	_exit(127);
+}
+
+/* A thread that is not the main one becomes another program, and all others end. */
+static int exec_from_thread(char **argv)
+{
+	pthread_t threads[2];
+
+	pthread_create(&threads[0], NULL, churn, (void *)1);
+	pthread_create(&threads[1], NULL, become, argv);
+	while (pause())
+		;
+	return 0;
+}
+
 static int hang_up(void)
 {
 	printf("last word\n");
@@ -327,6 +366,10 @@ int main(int argc, char **argv)
 	self = argv[0];
 	if (argc > 3 && strcmp(argv[1], "without-userfaultfd") == 0)
 		return without_userfaultfd(argv + 2);
+	if (argc > 3 && strcmp(argv[1], "debug") == 0)
+		return debug(argv + 2);
+	if (argc > 3 && strcmp(argv[1], "exec-from-thread") == 0)
+		return exec_from_thread(argv + 2);
 	for (size_t i = 0; argc > 1 && i < sizeof(acts) / sizeof(acts[0]); i++)
 		if (strcmp(argv[1], acts[i].word) == 0)
 			return acts[i].act();

@@ -15,7 +15,7 @@
 
 #include "spawn.h"
 
-static const char *uhmm, *guest, *guest_static;
+static const char *uhmm, *guest, *guest_static, *guest_static_pie;
 
 static void same_as_plain(const char *program, const char *word)
 {
@@ -63,17 +63,75 @@ static void few_descriptors_are_enough(void **state)
 	same_as_plain(guest, "low-limits");
 }
 
-/* A static program runs plain. */
-static void static_program_runs(void **state)
+static void takes_part(const struct spawned *run, int status)
+{
+	assert_int_equal(run->status, status);
+	assert_int_equal(spawn_number(run, "plain_processes"), 0);
+}
+
+/* A static program sees no more of its agent than others do. */
+static void static_program_sees_nothing(void **state)
+{
+	static const char *const words[] = { "manners", "life", "daemonise", "sandbox", "low-limits" };
+	struct spawned run;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+		same_as_plain(guest_static, words[i]);
+		same_as_plain(guest_static_pie, words[i]);
+	}
+	spawn_run(&run, uhmm, "run", "--report", "-", guest_static, "7", NULL);
+	takes_part(&run, 7);
+	spawn_run(&run, uhmm, "run", "--report", "-", guest_static_pie, "7", NULL);
+	takes_part(&run, 7);
+}
+
+/* Whoever starts it, and by whatever name. */
+static void static_program_takes_part(void **state)
 {
 	struct spawned run;
 
 	(void)state;
-	same_as_plain(guest_static, "life");
-	spawn_run(&run, uhmm, "run", "-v", guest_static, "7", NULL);
+	spawn_run(&run, uhmm, "run", "--report", "-", guest, "exec-from-thread", guest_static, "5", NULL);
+	takes_part(&run, 5);
+	spawn_run(&run, uhmm, "run", "--report", "-", guest_static, "exec-from-thread", guest_static,
+		  "6", NULL);
+	takes_part(&run, 6);
+	spawn_run(&run, uhmm, "run", "--report", "-", "env", "-i", guest_static, "7", NULL);
+	takes_part(&run, 7);
+	spawn_run(&run, uhmm, "run", "--report", "-", "sh", "-c",
+		  "cd \"${0%/*}\" && exec \"./${0##*/}\" 8", guest_static, NULL);
+	takes_part(&run, 8);
+	spawn_run(&run, uhmm, "run", "--report", "-", "sh", "-c",
+		  "d=$(mktemp -d) && printf '#!%s 9\n' \"$0\" >$d/script && chmod +x $d/script && "
+		  "$d/script; s=$?; rm -r $d; exit $s", guest_static, NULL);
+	takes_part(&run, 9);
+}
+
+/* A dynamic linker started by hand loads the agent itself. */
+static void dynamic_linker_is_no_static_program(void **state)
+{
+	static const char linker[] = "/lib64/ld-linux-x86-64.so.2";
+	struct spawned run;
+
+	(void)state;
+	if (access(linker, X_OK)) {
+		printf("no %s here\n", linker);
+		skip();
+	}
+	spawn_run(&run, uhmm, "run", "--report", "-", linker, guest, "3", NULL);
+	takes_part(&run, 3);
+}
+
+/* One that a debugger has started is the debugger's: it runs plain, and -v says so. */
+static void debugged_runs_plain(void **state)
+{
+	struct spawned run;
+
+	(void)state;
+	spawn_run(&run, uhmm, "run", "-v", guest, "debug", guest_static, "7", NULL);
 	assert_int_equal(run.status, 7);
-	assert_non_null(strstr(run.complained, "guest-static"));
-	assert_non_null(strstr(run.complained, "ran without device memory"));
+	assert_non_null(strstr(run.complained, "it cannot be traced"));
 }
 
 /* The exit status is the program's, or says why there is none. */
@@ -197,7 +255,10 @@ int main(void)
 		cmocka_unit_test(daemon_goes_on),
 		cmocka_unit_test(sandbox_holds),
 		cmocka_unit_test(few_descriptors_are_enough),
-		cmocka_unit_test(static_program_runs),
+		cmocka_unit_test(static_program_sees_nothing),
+		cmocka_unit_test(static_program_takes_part),
+		cmocka_unit_test(dynamic_linker_is_no_static_program),
+		cmocka_unit_test(debugged_runs_plain),
 		cmocka_unit_test(exit_status_is_the_programs),
 		cmocka_unit_test(report_counts),
 		cmocka_unit_test(nested_runs_plain),
@@ -210,5 +271,6 @@ int main(void)
 	uhmm = spawn_path("UHMM");
 	guest = spawn_path("GUEST");
 	guest_static = spawn_path("GUEST_STATIC");
+	guest_static_pie = spawn_path("GUEST_STATIC_PIE");
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -19,7 +19,7 @@
 
 #define MIB	(1ULL << 20)
 
-static const char *uhmm, *guest, *torture;
+static const char *uhmm, *guest, *guest_static, *guest_static_pie, *torture, *torture_static;
 static unsigned int seed;
 
 static bool longer(void)
@@ -55,16 +55,15 @@ static void same_output(const struct spawned *run, const struct spawned *plain, 
  * Threads change mappings at the same addresses in every way there is, fork too: see
  * tests/stress/torture.c, which here is a program that knows nothing of us.
  */
-static void torture_under_stress(void **state)
+static void tortured(const char *program, int rounds, const char *seconds)
 {
 	char text[16];
 	struct spawned run;
 
-	(void)state;
-	for (int round = 0; round < (longer() ? 20 : 2); round++) {
+	for (int round = 0; round < rounds; round++) {
 		snprintf(text, sizeof(text), "%u", seed);
-		spawn_run(&run, uhmm, "run", "--policy", stress(), "--report", "-", torture, "--alone",
-			  "--seconds", "6", "--seed", text, NULL);
+		spawn_run(&run, uhmm, "run", "--policy", stress(), "--report", "-", program, "--alone",
+			  "--seconds", seconds, "--seed", text, NULL);
 		if (run.status == 77) {
 			printf("%s", run.said);
 			skip();
@@ -73,17 +72,37 @@ static void torture_under_stress(void **state)
 			fail_msg("status %d\n%s%s", run.status, run.said, run.complained);
 		nothing_lost(&run);
 		assert_true(spawn_number(&run, "pages_to_device") > 100);
+		assert_int_equal(spawn_number(&run, "plain_processes"), 0);
 	}
+}
+
+static void torture_under_stress(void **state)
+{
+	(void)state;
+	tortured(torture, longer() ? 20 : 2, "6");
+}
+
+/* ... and nothing of it goes through a libc that is shared with anybody. */
+static void static_torture_under_stress(void **state)
+{
+	(void)state;
+	tortured(torture_static, longer() ? 20 : 1, "4");
+}
+
+static void program_under(const char *program, const char *option, const char *value,
+			  const char *word)
+{
+	struct spawned plain, run;
+
+	spawn_run(&plain, program, word, NULL);
+	spawn_run(&run, uhmm, "run", option, value, "--report", "-", program, word, NULL);
+	same_output(&run, &plain, word);
+	nothing_lost(&run);
 }
 
 static void guest_under(const char *option, const char *value, const char *word)
 {
-	struct spawned plain, run;
-
-	spawn_run(&plain, guest, word, NULL);
-	spawn_run(&run, uhmm, "run", option, value, "--report", "-", guest, word, NULL);
-	same_output(&run, &plain, word);
-	nothing_lost(&run);
+	program_under(guest, option, value, word);
 }
 
 /* Threads, fork, vfork, clone, system and exec with memory away. */
@@ -96,6 +115,18 @@ static void lives_under_stress(void **state)
 	guest_under("--policy", stress(), "low-limits");
 }
 
+/* The same for programs without a dynamic linker, and their children. */
+static void static_programs_live_under_stress(void **state)
+{
+	(void)state;
+	program_under(guest_static, "--policy", stress(), "life");
+	program_under(guest_static_pie, "--policy", stress(), "life");
+	program_under(guest_static, "--policy", stress(), "daemonise");
+	program_under(guest_static, "--policy", stress(), "low-limits");
+	program_under(guest_static, "--policy", stress(), "inherit");
+	program_under(guest_static_pie, "--dram", "24M", "inherit");
+}
+
 /* After a fork each has its own bytes, wherever they are. */
 static void forks_have_their_own(void **state)
 {
@@ -104,19 +135,25 @@ static void forks_have_their_own(void **state)
 	guest_under("--dram", "24M", "inherit");
 }
 
-/* What does not fit the limit is away, and the program finds it. */
-static void tier_sends_what_is_too_much(void **state)
+static void tier_sends(const char *program)
 {
 	struct spawned run;
 
-	(void)state;
-	spawn_run(&run, uhmm, "run", "--dram", "24M", "--report", "-", guest, "hoard", NULL);
+	spawn_run(&run, uhmm, "run", "--dram", "24M", "--report", "-", program, "hoard", NULL);
 	assert_int_equal(run.status, 0);
 	nothing_lost(&run);
 	assert_true(spawn_number(&run, "device_bytes_peak") >= 8 * MIB);
 	assert_true(spawn_number(&run, "cpu_faults") > 0);
 	assert_non_null(strstr(run.complained, "\"fault_us\": {\"p50\": "));
 	assert_null(strstr(run.complained, "\"fault_us\": {\"p50\": 0.0"));
+}
+
+/* What does not fit the limit is away, and the program finds it. */
+static void tier_sends_what_is_too_much(void **state)
+{
+	(void)state;
+	tier_sends(guest);
+	tier_sends(guest_static);
 }
 
 /* A device that is full takes no more; the program goes on, and one line says so. */
@@ -214,7 +251,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(torture_under_stress),
+		cmocka_unit_test(static_torture_under_stress),
 		cmocka_unit_test(lives_under_stress),
+		cmocka_unit_test(static_programs_live_under_stress),
 		cmocka_unit_test(forks_have_their_own),
 		cmocka_unit_test(tier_sends_what_is_too_much),
 		cmocka_unit_test(full_device_is_no_failure),
@@ -225,7 +264,10 @@ int main(void)
 
 	uhmm = spawn_path("UHMM");
 	guest = spawn_path("GUEST");
+	guest_static = spawn_path("GUEST_STATIC");
+	guest_static_pie = spawn_path("GUEST_STATIC_PIE");
 	torture = spawn_path("TORTURE");
+	torture_static = spawn_path("TORTURE_STATIC");
 	seed = (unsigned int)time(NULL);
 	printf("seed %u\n", seed);
 	return cmocka_run_group_tests(tests, spawn_own_directory, spawn_remove_directory);
