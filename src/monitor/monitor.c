@@ -47,6 +47,8 @@ struct monitor {
 	struct watch warden_watch, signal_watch, exec_watch;
 	sigset_t program_signals;	/* mask that the program is to have */
 	pid_t program;			/* 0: not started, or ended */
+	bool started;			/* it has been, whether or not it still runs */
+	uint64_t early;			/* signals that came before: bit N - 1 is signal N */
 	uint64_t start_ns, sample_ns, progress_ns, sweep_ns;	/* of the last one */
 	bool execs;			/* look for them */
 	bool empty;			/* nobody is left */
@@ -74,6 +76,16 @@ static void program_stopped(const struct monitor *m)
 		sys_stop_self();
 }
 
+/* What was meant for it before we knew it. */
+static void program_started(struct monitor *m, pid_t pid)
+{
+	m->program = pid;
+	m->started = true;
+	for (int sig = 1; sig <= 64; sig++)
+		if (m->early & 1ULL << (sig - 1))
+			sys_kill(pid, sig);
+}
+
 static void take_message(struct monitor *m, const struct warden_message *msg, int fd)
 {
 	switch (msg->event) {
@@ -81,7 +93,7 @@ static void take_message(struct monitor *m, const struct warden_message *msg, in
 		filter_result(m, msg->value, fd);
 		break;
 	case WARDEN_STARTED:
-		m->program = msg->value;
+		program_started(m, msg->value);
 		break;
 	case WARDEN_FAILED:
 		m->result->exec_error = msg->value;
@@ -127,10 +139,13 @@ static void signal_ready(struct watch *watch)
 	struct sys_signal signal;
 
 	while (sys_signal_read(watch->fd, &signal)) {
-		if (signal.nr == SIGCHLD || !signal.by_user || !m->program ||
+		if (signal.nr == SIGCHLD || !signal.by_user ||
 		    sys_process_descends(signal.sender, m->warden.pid))
 			continue;
-		sys_kill(m->program, signal.nr);
+		if (m->program)
+			sys_kill(m->program, signal.nr);
+		else if (!m->started)
+			m->early |= 1ULL << (signal.nr - 1);
 	}
 }
 
