@@ -152,10 +152,11 @@ static void fail_stop(const struct launch *launch)
 		say(SAY_ERROR, "the monitor is gone: the program and all that it started were ended");
 }
 
+/* To the end of the program and its monitor, whichever comes first: who is last cleans up. */
 static void watch(const struct ward *ward, const struct launch *launch)
 {
 	struct sys_signal signal;
-	bool signalled, gone;
+	bool signalled, gone = false;
 
 	while (reap(ward)) {
 		if (sys_poll2(ward->signals, ward->monitor, -1, &signalled, &gone) < 0)
@@ -169,6 +170,10 @@ static void watch(const struct ward *ward, const struct launch *launch)
 		}
 	}
 	send_event(ward->monitor, WARDEN_EMPTY, 0, -1);
+	while (!gone)
+		if (sys_poll2(ward->monitor, ward->monitor, -1, &gone, &signalled) < 0)
+			return;
+	fail_stop(launch);
 }
 
 static void keep_own(struct ward *ward)
