@@ -4,7 +4,7 @@
  * own pointers, wherever the page is, and refusals as fault records.
  */
 #define _GNU_SOURCE
-#include "world.h"
+#include "softdev.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -94,7 +94,7 @@ static void both_ways(struct world *w, enum hmm_soft_migrate migrate)
 	unsigned char *p;
 
 	soft_begin(w, migrate);
-	p = map_filled(NR, 1);
+	p = map_blocks(NR, 1);
 	device_checks(p, NR, 1);
 	device_fills(p, NR, 2);
 	assert_holds(p, NR, 2, 0);
@@ -172,7 +172,7 @@ static void accesses_of_every_size(void **state)
 
 	for (int migrate = HMM_SOFT_MIGRATE_FIRST; migrate <= HMM_SOFT_MIGRATE_NEVER; migrate++) {
 		soft_begin(w, (enum hmm_soft_migrate)migrate);
-		job.p = map_pages(8, RW, 0);
+		job.p = map_apart(8);
 		atomic_store(&job.bad, 0);
 		run(kernel_sizes, 8);
 		assert_int_equal(job.bad, 0);
@@ -199,7 +199,7 @@ static void bulk_copies_cross_pages(void **state)
 
 	for (int i = 0; i < 2; i++) {
 		soft_begin(w, i ? HMM_SOFT_MIGRATE_NEVER : HMM_SOFT_MIGRATE_FIRST);
-		job.p = map_filled(8, 5);
+		job.p = map_blocks(8, 5);
 		assert_true(hmm_soft_migrate_in(soft, (uintptr_t)job.p + page,
 						(uintptr_t)job.p + 2 * page, NULL) == 1);
 		run(kernel_bulk, 1);
@@ -245,7 +245,7 @@ static void spans_cover_their_bytes(void **state)
 		uint64_t sum = 0;
 
 		soft_begin(w, i ? HMM_SOFT_MIGRATE_NEVER : HMM_SOFT_MIGRATE_FIRST);
-		job.p = map_pages(8, RW, 0);
+		job.p = map_apart(8);
 		for (size_t j = 0; j < 8 * page; j++)
 			job.p[j] = (unsigned char)(j * 7);
 		for (size_t j = 10; j < 10 + 5 * page; j++)
@@ -291,7 +291,7 @@ static void refused(hmm_soft_kernel kernel, void *addr, enum hmm_soft_access acc
 static void refused_accesses_leave_a_record(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = map_filled(8, 6);
+	unsigned char *p = map_blocks(8, 6);
 
 	soft_begin(w, HMM_SOFT_MIGRATE_FIRST);
 	assert_int_equal(mprotect(p, page, PROT_READ), 0);
@@ -317,7 +317,7 @@ static void refused_accesses_leave_a_record(void **state)
 static void readonly_memory_on_the_device(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = map_filled(8, 7);
+	unsigned char *p = map_blocks(8, 7);
 
 	soft_begin(w, HMM_SOFT_MIGRATE_FIRST);
 	device_checks(p, 8, 7);
@@ -342,7 +342,7 @@ static void changes_reach_the_device(void **state)
 		if (i && !strict())
 			break;
 		soft_begin(w, i ? HMM_SOFT_MIGRATE_NEVER : HMM_SOFT_MIGRATE_FIRST);
-		p = map_filled(8, 8);
+		p = map_blocks(8, 8);
 		device_checks(p, 8, 8);
 		assert_int_equal(madvise(p, 2 * page, MADV_DONTNEED), 0);
 		assert_true(all_zero(p, page));
@@ -386,7 +386,7 @@ static void increments(struct world *w, enum hmm_soft_migrate migrate)
 	void *mine;
 
 	soft_begin(w, migrate);
-	job.p = map_pages(1, RW, 0);
+	job.p = map_apart(1);
 	atomic_store(&adding, 1);
 	assert_int_equal(pthread_create(&thread, NULL, adder_run, job.p), 0);
 	for (int i = 0; i < 5; i++)
@@ -416,7 +416,7 @@ static void atomics_with_exclusive_access(void **state)
 	struct world *w = *state;
 
 	soft_begin(w, HMM_SOFT_MIGRATE_NEVER);
-	job.p = map_pages(1, RW, 0);
+	job.p = map_apart(1);
 	for (int i = 1; i <= 10; i++) {
 		assert_int_equal(hmm_soft_exclusive(soft, (uintptr_t)job.p,
 						    (uintptr_t)job.p + page), 1);
@@ -436,7 +436,7 @@ static void close_ends_exclusive_access(void **state)
 	struct world *w = *state;
 
 	soft_begin(w, HMM_SOFT_MIGRATE_NEVER);
-	job.p = map_pages(1, RW, 0);
+	job.p = map_apart(1);
 	assert_int_equal(hmm_soft_exclusive(soft, (uintptr_t)job.p, (uintptr_t)job.p + page), 1);
 	run(kernel_add, 100);
 	assert_int_equal(stats_now(w).exclusive_pages, 1);
@@ -608,7 +608,7 @@ static void eviction_waits_for_the_access(void **state)
 	int64_t ticket;
 
 	soft_begin(w, HMM_SOFT_MIGRATE_FIRST);
-	job.p = map_filled(1, 18);
+	job.p = map_blocks(1, 18);
 	device_checks(job.p, 1, 18);
 	meeting.shootdowns = soft_stats().shootdowns;
 	atomic_store(&meeting.inside, false);
@@ -677,7 +677,7 @@ static void a_list_is_walked_in_place(void **state)
 static void accessed_and_dirty_bits(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = map_filled(4, 12);
+	unsigned char *p = map_blocks(4, 12);
 	uint32_t pte;
 
 	soft_begin(w, HMM_SOFT_MIGRATE_FIRST);
@@ -708,7 +708,7 @@ static void reading_is_not_writing(void **state)
 {
 	struct world *w = *state;
 	struct hmm_soft_fault fault;
-	unsigned char *p = map_filled(2, 19);
+	unsigned char *p = map_blocks(2, 19);
 
 	assert_int_equal(mprotect(p + page, page, PROT_READ), 0);
 	soft_begin(w, HMM_SOFT_MIGRATE_FIRST);
@@ -728,7 +728,7 @@ static void second_access_hits_the_tlb(void **state)
 {
 	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 1 << 20, .lanes = 1);
 	struct world *w = *state;
-	unsigned char *p = map_filled(2, 20);
+	unsigned char *p = map_blocks(2, 20);
 
 	assert_int_equal(hmm_soft_open(w->mm, &opts, &soft), 0);
 	device_checks(p, 2, 20);

@@ -32,12 +32,7 @@ static void inject(struct hmm_soft *soft, struct hmm_soft_inject faults)
 
 #define INJECT(soft, ...)	inject(soft, (struct hmm_soft_inject){ __VA_ARGS__ })
 
-/*
- * ---------------------------------------------------------------- injected
- *
- * A lane that faults takes its page's neighbours along, whoever's they are. Where lanes
- * run and bytes are lost, the pages have blocks of their own: map_blocks().
- */
+/* ---------------------------------------------------------------- injected */
 
 /* The nth allocation fails, that one alone: the migration is refused, the pages stay. */
 static void nth_allocation_fails(void **state)

@@ -150,7 +150,7 @@ struct hmm_soft_fault soft_add_refused(struct hmm_soft *soft, void *p)
 	return refused(soft, kernel_add, p);
 }
 
-unsigned char *map_blocks(size_t nr, uint32_t seed)
+unsigned char *map_apart(size_t nr)
 {
 	size_t bytes = nr * page;
 	uintptr_t area = (uintptr_t)map_pages(nr + BLOCK / page, PROT_READ | PROT_WRITE, 0);
@@ -160,8 +160,15 @@ unsigned char *map_blocks(size_t nr, uint32_t seed)
 	if (start > area)
 		assert_int_equal(mprotect((void *)area, start - area, PROT_NONE), 0);
 	assert_int_equal(mprotect((void *)(start + bytes), area + BLOCK - start, PROT_NONE), 0);
-	fill((void *)start, nr, seed);
 	return (unsigned char *)start;
+}
+
+unsigned char *map_blocks(size_t nr, uint32_t seed)
+{
+	unsigned char *p = map_apart(nr);
+
+	fill(p, nr, seed);
+	return p;
 }
 
 void unmap_blocks(unsigned char *p, size_t nr)

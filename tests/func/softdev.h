@@ -31,7 +31,12 @@ struct hmm_soft_fault soft_load_refused(struct hmm_soft *soft, const void *p);
 struct hmm_soft_fault soft_store_refused(struct hmm_soft *soft, void *p);
 struct hmm_soft_fault soft_add_refused(struct hmm_soft *soft, void *p);
 
-/* Page sized pieces of [0, nr) pages, aligned as a block of the device's is: 2 MiB. */
+/*
+ * Pages aligned as a block of the device's is, 2 MiB, and with nobody else's beside them:
+ * lanes that fault take a page's neighbours along, and the CPU's faults bring them home,
+ * whoever's they are. Zeros, or filled.
+ */
+unsigned char *map_apart(size_t nr);
 unsigned char *map_blocks(size_t nr, uint32_t seed);
 void unmap_blocks(unsigned char *p, size_t nr);
 
