@@ -168,9 +168,13 @@ static void change(struct listeners *l, struct space *space, const struct sys_no
 		sys_seccomp_continue(l->fd, n->id);
 		if (!ret)
 			goes_on(l, space, n);
-	} else {
+	} else if (result != -ESRCH || !space_lost(space)) {
 		sys_seccomp_answer(l->fd, n->id, result);
 	}
+	/*
+	 * Else its agent was killed before it made the call: the program is about to be
+	 * ended, and is not to see, or do something about, a call that no kernel refused.
+	 */
 }
 
 /* It is in a call now, so it is out of its last. */
