@@ -168,9 +168,10 @@ static void *exec_main(void *arg)
 	bool asked = false, program = false;
 	struct sys_stop stop;
 
-	sys_seccomp_continue(in->injector->listener, in->notif.id);
+	/* Before it goes on: it may end, and the monitor with it, before this thread is back. */
 	if (ret)
 		say_plain((pid_t)in->notif.tid, "it cannot be traced");
+	sys_seccomp_continue(in->injector->listener, in->notif.id);
 	while (!ret && next_stop(&in->notif, &asked, &stop)) {
 		if (stop.kind == STOP_EXEC) {
 			asked = true;
