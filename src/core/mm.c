@@ -51,6 +51,7 @@ __attribute__((noinline)) void stack_prepare(void)
 
 /* Neighbours to each side that are trapped with a mapping. */
 #define RUN_NEIGHBOURS	8
+#define MENDS_MAX	4
 
 /* Has the library a page of [start, end) somewhere else, or the file's data for it? */
 static bool holds(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
@@ -302,6 +303,39 @@ static void mapping_run(struct hmm_mm *mm, const struct sys_vma *vma, uintptr_t 
 		*start = next.start;
 }
 
+/*
+ * [start, end), of the mapping at @addr, has just been trapped or let go. Without STRICT
+ * the program may have mapped anew, or merged, what was looked at before: then that call
+ * was one of a part of a mapping, and has split it.
+ *
+ *	us				program
+ *	--				-------
+ *	the run is [B, C)
+ *	.				munmap [B, C), mmap [A, D) over it
+ *	register [B, C): three mappings
+ *	the run is [A, D): all of it	mremap [A, D) would fail until then
+ */
+static void mend_split(struct hmm_mm *mm, uintptr_t addr, uintptr_t start, uintptr_t end,
+		       bool trapped)
+{
+	struct sys_vma vma;
+	uintptr_t from, to;
+
+	for (int i = 0; i < MENDS_MAX && !(mm->flags & HMM_MM_STRICT); i++) {
+		if (mm_vma(mm, addr, &vma) || vma.start > addr || !mappings_merge(mm, &vma))
+			return;
+		mapping_run(mm, &vma, &from, &to);
+		if (from == start && to == end)
+			return;
+		start = from;
+		end = to;
+		if (trapped || holds(mm, start, end))
+			(void)sys_uffd_register(mm->uffd, start, end - start, SYS_UFFD_MISSING);
+		else
+			(void)sys_uffd_unregister(mm->uffd, start, end - start);
+	}
+}
+
 bool mm_held(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 {
 	return mm->fork_gate || (mm->remote && remote_gated(mm, start, end));
@@ -317,6 +351,8 @@ enum hmm_reason mm_vma_register(struct hmm_mm *mm, const struct sys_vma *vma)
 	if (ret)	/* a neighbour may be another userfaultfd's */
 		ret = sys_uffd_register(mm->uffd, vma->start, vma->end - vma->start,
 					SYS_UFFD_MISSING);
+	else
+		mend_split(mm, vma->start, start, end, true);
 	switch (ret) {
 	case 0:
 		return HMM_REASON_NONE;
@@ -402,6 +438,8 @@ void mm_vma_release(struct hmm_mm *mm, uintptr_t addr)
 			return;
 		if (sys_uffd_unregister(mm->uffd, start, end - start))
 			sys_uffd_unregister(mm->uffd, vma.start, vma.end - vma.start);
+		else
+			mend_split(mm, addr, start, end, false);
 	} while (overtaken(mm, start, end));
 }
 

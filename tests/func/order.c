@@ -129,6 +129,37 @@ static unsigned char *alone(uint32_t seed)
 	return at;
 }
 
+static void map_over_place(void)
+{
+	before = NULL;
+	mmap(place - NR * page, 3 * NR * page, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+	fill(place - NR * page, 3 * NR, 4);
+}
+
+/*
+ * A mapping that comes over what is about to be trapped is one mapping: mremap, which
+ * takes no part of two to another size, finds it so.
+ */
+static void what_is_mapped_over_stays_one_mapping(void **state)
+{
+	struct world *w = *state;
+	unsigned char *to = map_pages(2 * NR, RW, 0);
+	/* Between shared memory, which is trapped with nobody's. */
+	unsigned char *around = map_pages(3 * NR, PROT_NONE, MAP_SHARED);
+
+	place = around + NR * page;
+	assert_ptr_equal(mmap(place, NR * page, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
+			 place);
+	fill(place, NR, 1);
+	before = map_over_place;
+	IGNORE(try_device(w, w->dev, place, NR, NULL));
+	assert_null(before);
+	assert_ptr_equal(mremap(place - NR * page, 3 * NR * page, 2 * NR * page,
+				MREMAP_MAYMOVE | MREMAP_FIXED, to), to);
+	assert_holds(to, 2 * NR, 4, 0);
+	munmap(to, 2 * NR * page);
+}
+
 static unsigned char *moving;
 static pthread_t mover;
 
@@ -179,6 +210,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		world_test(what_is_mapped_anew_keeps_what_is_written),
 		world_test(what_is_mapped_anew_is_not_taken_for_a_hole),
+		world_test(what_is_mapped_over_stays_one_mapping),
 		world_test(what_moves_into_a_mapping_being_let_go),
 	};
 
