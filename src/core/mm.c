@@ -303,6 +303,15 @@ static void mapping_run(struct hmm_mm *mm, const struct sys_vma *vma, uintptr_t 
 		*start = next.start;
 }
 
+/* Is any of it away, or about to be (@trapped)? Then trap it, else let it go. */
+static void run_settle(struct hmm_mm *mm, uintptr_t start, uintptr_t end, bool trapped)
+{
+	if (trapped || holds(mm, start, end))
+		(void)sys_uffd_register(mm->uffd, start, end - start, SYS_UFFD_MISSING);
+	else
+		(void)sys_uffd_unregister(mm->uffd, start, end - start);
+}
+
 /*
  * [start, end), of the mapping at @addr, has just been trapped or let go. Without STRICT
  * the program may have mapped anew, or merged, what was looked at before: then that call
@@ -329,10 +338,7 @@ static void mend_split(struct hmm_mm *mm, uintptr_t addr, uintptr_t start, uintp
 			return;
 		start = from;
 		end = to;
-		if (trapped || holds(mm, start, end))
-			(void)sys_uffd_register(mm->uffd, start, end - start, SYS_UFFD_MISSING);
-		else
-			(void)sys_uffd_unregister(mm->uffd, start, end - start);
+		run_settle(mm, start, end, trapped);
 	}
 }
 
@@ -374,10 +380,7 @@ void mm_vma_join(struct hmm_mm *mm, uintptr_t addr)
 	if (mm_vma(mm, addr, &vma) || vma.start > addr || !mappings_merge(mm, &vma))
 		return;
 	mapping_run(mm, &vma, &start, &end);
-	if (holds(mm, start, end))
-		(void)sys_uffd_register(mm->uffd, start, end - start, SYS_UFFD_MISSING);
-	else
-		(void)sys_uffd_unregister(mm->uffd, start, end - start);
+	run_settle(mm, start, end, false);
 }
 
 /*

@@ -63,10 +63,8 @@ static void place_all(struct roster *roster)
 
 int roster_init(struct roster *roster, uint32_t nr)
 {
-	int ret = sys_run_where(&roster->home);
-
-	if (ret)
-		return ret;
+	/* Where that is not told nobody is moved back to anywhere. */
+	(void)sys_run_where(&roster->home);
 	roster->watchers = arena_alloc(nr * sizeof(*roster->watchers));
 	if (!roster->watchers)
 		return -ENOMEM;
@@ -130,10 +128,11 @@ bool roster_enter(struct roster *roster, struct watcher *watcher)
 {
 	if (!roster->all && ++watcher->idle > IDLE_ROUNDS)
 		rest(roster, watcher);
-	do
+	take_place(roster, watcher);
+	while (!atomic_load_explicit(&watcher->awake, memory_order_relaxed)) {
+		sys_futex_wait(&watcher->awake, 0, NULL);
 		take_place(roster, watcher);
-	while (!atomic_load_explicit(&watcher->awake, memory_order_relaxed) &&
-	       (sys_futex_wait(&watcher->awake, 0, NULL), true));
+	}
 	atomic_fetch_add(&roster->polling, 1);
 	return atomic_load(&roster->more) && atomic_exchange(&roster->more, false);
 }
