@@ -51,27 +51,42 @@ static void refuse(struct hmm_mm *mm, struct hmm_migrate *m, uintptr_t start, ui
 		m->src[(a - m->start) / mm->page] = reason;
 }
 
-/*
- * A page that is not PAGE_SYSTEM: what becomes of it. One of coherent memory is where
- * the CPU has it, so it is taken like a system page; its entry is kept as origin.
- */
-static enum hmm_reason take_tracked(struct hmm_mm *mm, struct hmm_migrate *m, struct isolation *iso,
-				    const struct sys_vma *vma, uintptr_t addr)
+/* Of a page that is not PAGE_SYSTEM. */
+static enum hmm_reason tracked_reason(const struct hmm_mm *mm, const struct hmm_migrate *m, uint64_t e)
 {
-	uint64_t e = directory_get(&mm->dir, addr);
 	enum page_state state = entry_state(e);
-	struct hmm_devmem *d;
 
 	if (state != PAGE_DEVICE && state != PAGE_COHERENT)
 		return HMM_REASON_BUSY;
-	d = devmem_find(mm, entry_devmem(e));
-	if (!(m->flags & HMM_MIGRATE_DEVICE) || (m->from_owner && d->owner != m->from_owner))
+	if (!(m->flags & HMM_MIGRATE_DEVICE) ||
+	    (m->from_owner && devmem_find(mm, entry_devmem(e))->owner != m->from_owner))
 		return HMM_REASON_DEVICE;
-	if (state == PAGE_COHERENT)
-		isolation_take_system(mm, iso, vma, addr, addr + mm->page);
-	else
-		isolation_take_device(mm, iso, addr);
 	return HMM_REASON_NONE;
+}
+
+/*
+ * The pages from @start on that are not PAGE_SYSTEM: what becomes of them. One of
+ * coherent memory is where the CPU has it, so it is taken like a system page, which may
+ * drop the lock; its entry is kept as origin. Returns the first page not dealt with.
+ */
+static uintptr_t take_tracked(struct hmm_mm *mm, struct hmm_migrate *m, struct isolation *iso,
+			      const struct sys_vma *vma, uintptr_t start, uintptr_t end)
+{
+	for (uintptr_t a = start; a < end; a += mm->page) {
+		uint64_t e = directory_get(&mm->dir, a), *src = &m->src[(a - m->start) / mm->page];
+
+		if (entry_state(e) == PAGE_SYSTEM)
+			return a;
+		*src = tracked_reason(mm, m, e);
+		if (*src != HMM_REASON_NONE)
+			continue;
+		if (entry_state(e) == PAGE_COHERENT) {
+			isolation_take_system(mm, iso, vma, a, a + mm->page);
+			return a + mm->page;
+		}
+		isolation_take_device(mm, iso, a);
+	}
+	return end;
 }
 
 /*
@@ -89,11 +104,8 @@ static uintptr_t take_part(struct hmm_mm *mm, struct hmm_migrate *m, struct isol
 		return end;
 	}
 	next = directory_next(&mm->dir, start, end);
-	if (next == start) {
-		reason = take_tracked(mm, m, iso, vma, start);
-		m->src[(start - m->start) / mm->page] = (uint64_t)reason;
-		return start + mm->page;
-	}
+	if (next == start)
+		return take_tracked(mm, m, iso, vma, start, end);
 	/* Without the flag they are left, for no reason. */
 	if (m->flags & HMM_MIGRATE_SYSTEM)
 		isolation_take_system(mm, iso, vma, start, next);
