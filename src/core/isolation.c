@@ -247,8 +247,10 @@ static void sort_out(struct hmm_mm *mm, struct isolation *iso, uint32_t first, u
 	}
 }
 
+/* Of the program's memory: the block is one large page no more, until it goes as one. */
 static void enter_run(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr)
 {
+	directory_block_set_huge(&mm->dir, iso->base, false);
 	for (uint32_t i = first; i < first + nr; i++)
 		slot_enter(mm, iso, iso->base + i * mm->page);
 }

@@ -88,6 +88,28 @@ static void huge_page_moves_whole(void **state)
 	munmap(base, 2 * HUGE);
 }
 
+/* What is small pages by now comes back as such where a 2 MiB page was before. */
+static void small_pages_after_a_huge_one_stay_small(void **state)
+{
+	struct world *w = *state;
+	unsigned char *base, *p = map_huge(&base);
+	uint64_t before;
+
+	if (!p)
+		lacks("no transparent huge page to be had");
+	to_device(w, w->dev, p, 512);
+	assert_int_equal(evict(w, p, 512), 512);
+	assert_int_equal(madvise(p, HUGE, MADV_DONTNEED), 0);
+	assert_int_equal(madvise(p, HUGE, MADV_NOHUGEPAGE), 0);
+	fill(p, 512, 2);
+	to_device(w, w->dev, p, 512);
+	before = moved(w, moved_huge);
+	assert_int_equal(evict(w, p, 512), 512);
+	assert_int_equal(moved(w, moved_huge), before);
+	assert_holds(p, 512, 2, 0);
+	munmap(base, 2 * HUGE);
+}
+
 /* A 2 MiB page that gets no destination is back whole, still one page. */
 static void refused_huge_page_stays_whole(void **state)
 {
@@ -915,6 +937,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		world_test(huge_page_moves_whole),
+		world_test(small_pages_after_a_huge_one_stay_small),
 		world_test(refused_huge_page_stays_whole),
 		world_test(one_page_out_of_a_huge_page),
 		world_test(huge_page_comes_back_in_parts),
