@@ -461,13 +461,21 @@ void mm_release_all(struct hmm_mm *mm, bool lost_too)
 bool mm_vma_foreign(struct hmm_mm *mm, const struct sys_vma *vma)
 {
 	size_t len = vma->end - vma->start;
-	int ret = sys_uffd_register(mm->uffd, vma->start, len, SYS_UFFD_MISSING);
+	uintptr_t start, end;
+	int ret;
 
-	if (!ret && !mm_vma_anonymous(mm, vma))
-		sys_uffd_unregister(mm->uffd, vma->start, len);
-	else if (!ret)
-		mm_vma_release(mm, vma->start);
-	return ret == -EBUSY;
+	if (holds(mm, vma->start, vma->end))
+		return false;	/* trapped by us */
+	ret = sys_uffd_register(mm->uffd, vma->start, len, SYS_UFFD_MISSING);
+	if (ret)
+		return ret == -EBUSY;
+	start = vma->start;
+	end = vma->end;
+	if (mappings_merge(mm, vma))
+		mapping_run(mm, vma, &start, &end);
+	if (!holds(mm, start, end))
+		sys_uffd_unregister(mm->uffd, start, end - start);
+	return false;
 }
 
 void mm_poison(struct hmm_mm *mm, uintptr_t addr)

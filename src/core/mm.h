@@ -236,7 +236,7 @@ bool mm_held(const struct hmm_mm *mm, uintptr_t start, uintptr_t end);
 /* The mapping has a page away from now on: trap its holes. 0, or why not. Lock held. */
 enum hmm_reason mm_vma_register(struct hmm_mm *mm, const struct sys_vma *vma);
 
-/* Does another userfaultfd hold the mapping? Lock held. */
+/* Does another userfaultfd hold the mapping? Of a STRICT mm only. Lock held. */
 bool mm_vma_foreign(struct hmm_mm *mm, const struct sys_vma *vma);
 
 /* A page came home: stop trapping if it was the mapping's last. Lock held. */

@@ -25,7 +25,7 @@ struct looker {
 	struct hmm_range *range;
 	struct sys_vma vma;		/* the mapping of addr, or the next above it */
 	bool have_vma;
-	bool foreign;			/* another userfaultfd holds it */
+	bool asked, foreign;		/* does another userfaultfd hold it? */
 	size_t written;			/* entries below may hold results */
 };
 
@@ -42,8 +42,12 @@ static uint64_t wants(const struct hmm_range *r, size_t i)
 /* May the mapping be touched directly until the next invalidation? A truncation is none. */
 static bool direct(struct looker *l)
 {
-	return !l->mm->remote && (l->mm->flags & HMM_MM_STRICT) && !l->foreign &&
-	       !(l->vma.flags & SYS_VMA_SHRINKS);
+	if (l->mm->remote || !(l->mm->flags & HMM_MM_STRICT) || (l->vma.flags & SYS_VMA_SHRINKS))
+		return false;
+	if (!l->asked)
+		l->foreign = mm_vma_foreign(l->mm, &l->vma);
+	l->asked = true;
+	return !l->foreign;
 }
 
 /* The mapping of @addr. Lock held. */
@@ -51,11 +55,9 @@ static bool find_vma(struct looker *l, uintptr_t addr)
 {
 	if (!l->have_vma || addr >= l->vma.end) {
 		l->have_vma = true;
-		l->foreign = false;
+		l->asked = false;
 		if (mm_vma(l->mm, addr, &l->vma))
 			l->vma = (struct sys_vma){ .start = UINTPTR_MAX, .end = UINTPTR_MAX };
-		else if (!l->mm->remote && (l->mm->flags & HMM_MM_STRICT))
-			l->foreign = mm_vma_foreign(l->mm, &l->vma);
 	}
 	return addr >= l->vma.start;
 }
