@@ -137,6 +137,22 @@ static int64_t do_protect(struct hmm_mm *mm, const struct sys_notif *n)
 }
 
 /*
+ * What may go at any later moment goes now: it would go unannounced under a device that
+ * has been told that it may touch the page, whose fault would wait for who announces to it.
+ */
+static int64_t zap_part(struct hmm_mm *mm, struct sys_notif *part)
+{
+	int64_t ret = mm->ops->perform(mm, part);
+
+	if (ret || mm->remote || part->args[2] != MADV_FREE)
+		return ret;
+	part->args[2] = MADV_DONTNEED;
+	ret = mm->ops->perform(mm, part);
+	part->args[2] = MADV_FREE;
+	return ret;
+}
+
+/*
  * Mapping by mapping, because what the kernel did before it failed is done: it zaps
  * what is mapped and then says ENOMEM for a gap, or stops at a mapping it refuses.
  */
@@ -160,7 +176,7 @@ static int64_t do_zap_range(struct hmm_mm *mm, uintptr_t start, uintptr_t end, u
 		stop = vma.end < end ? vma.end : end;
 		part.args[0] = start;
 		part.args[1] = stop - start;
-		ret = mm->ops->perform(mm, &part);
+		ret = zap_part(mm, &part);
 		if (ret)
 			return ret;
 		mm_drop(mm, start, stop);

@@ -426,6 +426,21 @@ static void free_then_write_keeps_the_write(void **state)
 	munmap(p, NR * page);
 }
 
+/*
+ * Where a device may touch pages directly, what is freed is gone at once: the kernel
+ * would take it later, under the device.
+ */
+static void freed_pages_are_gone_at_once(void **state)
+{
+	unsigned char *p = map_filled(NR, 20);
+
+	(void)state;
+	assert_int_equal(madvise(p, NR * page, MADV_FREE), 0);
+	if (strict())
+		assert_true(all_zero(p, NR * page));
+	munmap(p, NR * page);
+}
+
 /* brk that shrinks frees device pages; what grows there again is zeros. */
 static void brk_shrinks_over_migrated_pages(void **state)
 {
@@ -863,6 +878,7 @@ int main(void)
 		world_test(dontneed_of_a_part),
 		world_test(dontneed_over_a_gap),
 		world_test(free_then_write_keeps_the_write),
+		world_test(freed_pages_are_gone_at_once),
 		world_test(brk_shrinks_over_migrated_pages),
 		world_test(mprotect_readonly_and_back),
 		world_test(evict_into_readonly),
