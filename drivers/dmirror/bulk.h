@@ -9,7 +9,7 @@
 
 #include <stddef.h>
 
-/* Both aligned to 64, and @len a multiple of it. */
+/* Past the caches what lies in whole 32 KiB, if both are aligned to a line of 64 bytes. */
 void bulk_copy(void *to, const void *from, size_t len);
 
 #endif

@@ -16,11 +16,9 @@
 
 const char dmirror_owner[] = "dmirror";
 
-/* Runs of a large request; of a small one the bytes are wanted again at once. */
-static void copy_run(struct dmirror_device *d, void *to, const void *from, uint64_t nr_pages)
+/* Of a small request the bytes are wanted again at once. */
+void device_copy(struct dmirror_device *d, void *to, const void *from, size_t len)
 {
-	size_t len = nr_pages * d->frames.page_size;
-
 	if (atomic_load_explicit(&d->large_requests, memory_order_relaxed))
 		bulk_copy(to, from, len);
 	else
@@ -36,8 +34,8 @@ static int copy_to_device(struct hmm_devmem *devmem, struct hmm_copy *copy,
 	(void)copy;
 	for (size_t i = 0; i < nr_runs; i++) {
 		if (runs[i].cpu)
-			copy_run(d, frames_at(&d->frames, runs[i].index), runs[i].cpu,
-				 runs[i].nr_pages);
+			device_copy(d, frames_at(&d->frames, runs[i].index), runs[i].cpu,
+				    runs[i].nr_pages * page);
 		else
 			memset(frames_at(&d->frames, runs[i].index), 0, runs[i].nr_pages * page);
 	}
@@ -48,10 +46,12 @@ static int copy_from_device(struct hmm_devmem *devmem, struct hmm_copy *copy,
 			    const struct hmm_copy_run *runs, size_t nr_runs)
 {
 	struct dmirror_device *d = hmm_devmem_ctx(devmem);
+	size_t page = d->frames.page_size;
 
 	(void)copy;
 	for (size_t i = 0; i < nr_runs; i++)
-		copy_run(d, runs[i].cpu, frames_at(&d->frames, runs[i].index), runs[i].nr_pages);
+		device_copy(d, runs[i].cpu, frames_at(&d->frames, runs[i].index),
+			    runs[i].nr_pages * page);
 	return 0;
 }
 

@@ -108,6 +108,9 @@ int device_open(struct dmirror_process *process, unsigned int unit,
 		struct dmirror_device **out);
 void device_close(struct dmirror_device *device);
 
+/* Past the caches while a large request is under way. */
+void device_copy(struct dmirror_device *device, void *to, const void *from, size_t len);
+
 /* Bring everything home that the device has. */
 void device_evict(struct dmirror_device *device);
 

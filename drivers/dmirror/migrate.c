@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "caller.h"
 #include "dmirror.h"
 
 #define NO_FRAME	UINT64_MAX
@@ -287,8 +288,7 @@ static int return_frames(struct request *r, const uint32_t *frames)
 
 		for (n = 1; i + n < nr && frames[i + n] == frames[i] + n; n++)
 			;
-		if (hmm_copy_to_user(m->process->mm, r->cmd.ptr + i * page, bytes, n * page) !=
-		    (int64_t)(n * page))
+		if (caller_put(m, r->cmd.ptr + i * page, bytes, n * page))
 			return -EFAULT;
 	}
 	return 0;
@@ -338,8 +338,10 @@ int request_migrate_to_dev(struct request *r)
 
 	large_begin(r);
 	ret = move_all(r);
+	if (!ret)
+		ret = return_data(r);
 	large_end(r);
-	return ret ? ret : return_data(r);
+	return ret;
 }
 
 /* ---------------------------------------------------------------- back */
@@ -367,9 +369,20 @@ static int announce(struct request *r, uintptr_t start, uintptr_t end)
 	return 0;
 }
 
+/* The pages from @i on that are alike: all in this device's memory, or none. */
+static size_t alike(const struct dmirror *m, const uint64_t *pfns, size_t i, size_t nr)
+{
+	bool local = pfn_is_local(m, pfns[i]);
+	size_t n = 1;
+
+	while (i + n < nr && pfn_is_local(m, pfns[i + n]) == local)
+		n++;
+	return n;
+}
+
 /*
  * Up to the first page that is not mapped or not readable; *end is set there. Pages of
- * other devices stay.
+ * other devices stay. A piece that comes home whole is announced by that.
  */
 static int64_t evict_piece(struct request *r, uintptr_t start, uintptr_t *end)
 {
@@ -385,13 +398,12 @@ static int64_t evict_piece(struct request *r, uintptr_t start, uintptr_t *end)
 		;
 	nr = n;
 	*end = start + nr * page;
-	if (nr)
+	if (nr && (!pfn_is_local(m, pfns[0]) || alike(m, pfns, 0, nr) < nr))
 		ret = announce(r, start, *end);
 	for (size_t i = 0; !ret && i < nr; i += n) {
 		uintptr_t va = start + i * page;
 
-		for (n = 1; i + n < nr && pfn_is_local(m, pfns[i]) == pfn_is_local(m, pfns[i + n]); n++)
-			;
+		n = alike(m, pfns, i, nr);
 		if (!pfn_is_local(m, pfns[i]))
 			continue;
 		ret = hmm_evict(m->process->mm, va, va + n * page);

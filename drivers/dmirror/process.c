@@ -8,6 +8,12 @@
 
 #include "dmirror.h"
 
+/*
+ * What the kernel's driver frees, its next allocation finds again without clearing it. Our
+ * pages are cleared when the kernel gives them, so as many as a large request moves are kept.
+ */
+#define STAGING_BYTES	(288UL << 20)
+
 static struct dmirror_process *process;
 
 static void say_nothing(void *ctx, enum hmm_log_level level, const char *line)
@@ -24,11 +30,14 @@ static void say_nothing(void *ctx, enum hmm_log_level level, const char *line)
  */
 static int make_mm(struct hmm_mm **mm)
 {
-	HMM_OPTS(hmm_mm_opts, opts, .flags = HMM_MM_STRICT, .log = say_nothing);
+	HMM_OPTS(hmm_mm_opts, opts, .flags = HMM_MM_STRICT, .log = say_nothing,
+		 .staging_bytes = STAGING_BYTES);
 
 	if (!hmm_mm_create(&opts, mm))
 		return 0;
-	return hmm_mm_create(NULL, mm);
+	opts.flags = 0;
+	opts.log = NULL;
+	return hmm_mm_create(&opts, mm);
 }
 
 static int process_start(void)

@@ -362,6 +362,62 @@ static void own_userfaultfd(void **state)
 	munmap(q, page);
 }
 
+/* As large as the requests that go past the caches. */
+#define MANY	((size_t)2048)
+
+/* The data of a migration comes to the caller wherever the buffer is. */
+static void data_comes_to_any_buffer(void **state)
+{
+	static const size_t offsets[] = { 0, 8, 64, 4032 };
+	int fd[2] = { device(0), device(1) };
+	unsigned char *p = map(MANY, RW), *to = map(MANY + 1, RW);
+
+	(void)state;
+	fill(p, MANY, 6);
+	for (size_t i = 0; i < 4; i++) {
+		fill(to, MANY + 1, 7);
+		assert_int_equal(request(fd[0], DMIRROR_MIGRATE_TO_DEV, p, MANY, to + offsets[i]), 0);
+		/* What lies around it is as it was. */
+		assert_true(holds_but(to, MANY + 1, 7, offsets[i], MANY * page));
+		memmove(to, to + offsets[i], MANY * page);
+		assert_holds(to, MANY, 6);
+		assert_int_equal(request(fd[0], DMIRROR_MIGRATE_TO_SYS, p, MANY, to), 0);
+	}
+	/* In the memory of this device, of another, and as one that only a device may touch. */
+	for (size_t i = 0; i < 2; i++) {
+		fill(to, MANY, 7);
+		assert_int_equal(request(fd[i], DMIRROR_MIGRATE_TO_DEV, to, 512, buffer), 0);
+		assert_int_equal(request(fd[0], DMIRROR_EXCLUSIVE, to + 600 * page, 8, buffer), 0);
+		assert_int_equal(request(fd[0], DMIRROR_MIGRATE_TO_DEV, p, MANY, to), 0);
+		assert_holds(to, MANY, 6);
+	}
+	munmap(p, MANY * page);
+	munmap(to, (MANY + 1) * page);
+	close(fd[0]);
+	close(fd[1]);
+}
+
+/* A buffer that ends, or cannot be written from somewhere on, is EFAULT and no signal. */
+static void buffers_that_end_are_refused(void **state)
+{
+	int fd = device(0);
+	unsigned char *p = map(MANY, RW), *to = map(MANY, RW);
+
+	(void)state;
+	fill(p, MANY, 8);
+	fill(to, MANY, 9);
+	assert_int_equal(mprotect(to + 700 * page, 4 * page, PROT_READ), 0);
+	assert_int_equal(request(fd, DMIRROR_MIGRATE_TO_DEV, p, MANY, to), -EFAULT);
+	assert_true(holds_but(to, MANY, 9, 0, 700 * page));
+	assert_int_equal(munmap(to + 700 * page, 4 * page), 0);
+	assert_int_equal(request(fd, DMIRROR_MIGRATE_TO_DEV, p, MANY, to), -EFAULT);
+	assert_int_equal(request(fd, DMIRROR_MIGRATE_TO_SYS, p, MANY, to), 0);
+	assert_holds(p, MANY, 8);
+	munmap(p, MANY * page);
+	munmap(to, MANY * page);
+	close(fd);
+}
+
 static struct {
 	unsigned char *_Atomic p;
 	_Atomic int done;
@@ -418,6 +474,39 @@ static void races_with_munmap(void **state)
 	close(fd[1]);
 }
 
+/* The buffer goes away under the request: the data was there, or EFAULT. */
+static void races_with_the_end_of_the_buffer(void **state)
+{
+	int fd = device(0);
+	unsigned char *p = map(NR, RW);
+	pthread_t thread;
+
+	(void)state;
+	fill(p, NR, 10);
+	atomic_store(&race.done, 0);
+	assert_int_equal(pthread_create(&thread, NULL, unmapper, NULL), 0);
+	for (uint32_t i = 0; i < 200; i++) {
+		unsigned char *to = map(NR, RW);
+		int ret;
+
+		fill(to, NR, 11);
+		atomic_store(&race.p, to);
+		ret = request(fd, DMIRROR_MIGRATE_TO_DEV, p, NR, to);
+		while (atomic_load(&race.p))
+			;
+		assert_true(!ret || ret == -EFAULT);
+		if (!ret)
+			assert_holds(to, NR / 2, 10);
+		assert_int_equal(request(fd, DMIRROR_MIGRATE_TO_SYS, p, NR, buffer), 0);
+		assert_holds(p, NR, 10);
+		munmap(to, NR * page);
+	}
+	atomic_store(&race.done, 1);
+	pthread_join(thread, NULL);
+	munmap(p, NR * page);
+	close(fd);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -432,6 +521,9 @@ int main(void)
 		cmocka_unit_test(gaps_stay_gaps),
 		cmocka_unit_test(own_userfaultfd),
 		cmocka_unit_test(races_with_munmap),
+		cmocka_unit_test(data_comes_to_any_buffer),
+		cmocka_unit_test(buffers_that_end_are_refused),
+		cmocka_unit_test(races_with_the_end_of_the_buffer),
 	};
 
 	need_devices();

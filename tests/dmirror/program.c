@@ -89,6 +89,17 @@ bool holds(const void *p, size_t npages, uint32_t seed)
 	return true;
 }
 
+bool holds_but(const void *p, size_t npages, uint32_t seed, size_t from, size_t len)
+{
+	const volatile uint64_t *words = p;
+	const size_t size = sizeof(*words);
+
+	for (size_t i = 0; i < npages * page / size; i++)
+		if ((i * size < from || i * size >= from + len) && words[i] != word_of(seed, i))
+			return false;
+	return true;
+}
+
 bool all_zero(const void *p, size_t npages)
 {
 	const volatile uint64_t *words = p;

@@ -34,6 +34,8 @@ int request(int fd, unsigned long nr, const void *addr, size_t npages, void *buf
 void *map(size_t npages, int prot);
 void fill(void *p, size_t npages, uint32_t seed);
 bool holds(const void *p, size_t npages, uint32_t seed);
+/* All but the @len bytes from @from on, both whole words. */
+bool holds_but(const void *p, size_t npages, uint32_t seed, size_t from, size_t len);
 bool all_zero(const void *p, size_t npages);
 
 /* 2 MiB aligned, one large page of the CPU's; @base is to unmap (4 MiB). NULL: none to be had. */
