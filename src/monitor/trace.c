@@ -15,7 +15,7 @@
 
 #define RING		(1u << 15)	/* records; a power of two */
 #define AHEAD		6u
-#define PAUSE_NS	(5 * 1000000L)
+#define PAUSE_NS	(20 * 1000000L)
 
 /*
  * A slot is free for its @turn-th writer when turn == position, and full for the reader
