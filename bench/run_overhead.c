@@ -15,7 +15,7 @@
 
 #include "bench.h"
 
-#define LINES		400000u
+#define LINES		2000000u
 #define LINES_QUICK	50000u
 
 extern char **environ;

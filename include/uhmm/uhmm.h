@@ -402,8 +402,9 @@ bool hmm_notifier_read_retry(const struct hmm_notifier *notifier, uint64_t seq);
  * driver in this process may load and store there directly until the next
  * invalidation; where it is set changes are not announced before they happen (the
  * mm is not STRICT, the program's own userfaultfd holds the mapping, or it is of a file
- * or a memfd, which anybody may truncate), and only hmm_copy_from_user() and
- * hmm_copy_to_user() are safe.
+ * or a memfd, which anybody may truncate), or the program has protection keys, which
+ * bind its threads and no device; only hmm_copy_from_user() and hmm_copy_to_user()
+ * are safe then.
  */
 #define HMM_PFN_VALID		(1ULL << 63)
 #define HMM_PFN_WRITE		(1ULL << 62)

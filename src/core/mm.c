@@ -625,6 +625,16 @@ bool mm_tables_fini(struct hmm_mm *mm)
 	return last;
 }
 
+/* Of calls that were made before calls are announced. */
+static void look_for_keys(struct hmm_mm *mm)
+{
+	const bool used = (mm->flags & HMM_MM_STRICT) && sys_keys_used();
+
+	lock_acquire(&mm->lock);
+	mm->keyed |= used;
+	lock_release(&mm->lock);
+}
+
 /* What an mm is made of, in the order it is taken down again. */
 static int build(struct hmm_mm *mm, const struct hmm_mm_opts *opts)
 {
@@ -647,6 +657,7 @@ static int build(struct hmm_mm *mm, const struct hmm_mm_opts *opts)
 		ret = strict_start(mm);
 	if (ret)
 		goto err_handlers;
+	look_for_keys(mm);
 	return 0;
 
 err_handlers:

@@ -153,6 +153,7 @@ struct hmm_mm {
 
 	struct hmm_lock lock;		/* RANK_MM: all that follows */
 	uint64_t lock_drops;		/* times the lock was dropped inside an operation */
+	bool keyed;			/* STRICT: some memory may be behind protection keys */
 	struct directory dir;
 	struct notifier_tree notifiers;
 	struct isolation *isolations[ISOLATIONS];

@@ -39,10 +39,15 @@ static uint64_t wants(const struct hmm_range *r, size_t i)
 	       (HMM_PFN_REQ_FAULT | HMM_PFN_REQ_WRITE);
 }
 
-/* May the mapping be touched directly until the next invalidation? A truncation is none. */
+/*
+ * May the mapping be touched directly until the next invalidation? A truncation is none.
+ * Which mappings a protection key is for is not told, and who touches them has rights of
+ * its own: copies by the kernel know no keys, as its own HMM does not.
+ */
 static bool direct(struct looker *l)
 {
-	if (l->mm->remote || !(l->mm->flags & HMM_MM_STRICT) || (l->vma.flags & SYS_VMA_SHRINKS))
+	if (l->mm->remote || !(l->mm->flags & HMM_MM_STRICT) || l->mm->keyed ||
+	    (l->vma.flags & SYS_VMA_SHRINKS))
 		return false;
 	if (!l->asked)
 		l->foreign = mm_vma_foreign(l->mm, &l->vma);

@@ -131,6 +131,8 @@ static int64_t do_protect(struct hmm_mm *mm, const struct sys_notif *n)
 {
 	uintptr_t start, end;
 
+	if (n->nr == SYS_pkey_mprotect && (int)n->args[3] > 0)
+		mm->keyed = true;
 	mm_span(mm, n->args[0], n->args[1], &start, &end);
 	mm_invalidate(mm, HMM_EVENT_PROTECT, start, end, NULL);
 	return mm->ops->perform(mm, n);

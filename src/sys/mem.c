@@ -10,6 +10,10 @@
 #include <sys/random.h>
 #include <time.h>
 
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
+
 #include "sys/internal.h"
 #include "sys/sys.h"
 
@@ -337,6 +341,40 @@ ssize_t sys_copy_to(uintptr_t addr, const void *src, size_t len)
 	if (!sys_cap(CAP_PROCESS_VM))
 		return len ? copy_by_pipe(addr, (uintptr_t)src, len, addr) : 0;
 	return copy_by_vm(SYS_process_vm_writev, (void *)src, addr, len);
+}
+
+/* ---------------------------------------------------------------- protection keys */
+
+#ifndef HWCAP2_POE
+#define HWCAP2_POE	(1UL << 63)
+#endif
+
+/* Has the CPU protection keys, and does the kernel let them be used? */
+static bool has_keys(void)
+{
+#ifdef __x86_64__
+	unsigned int a, b, c, d;
+
+	return __get_cpuid_count(7, 0, &a, &b, &c, &d) && c & bit_OSPKE;
+#else
+	return sizeof(long) == 8 && getauxval(AT_HWCAP2) & HWCAP2_POE;
+#endif
+}
+
+/*
+ * Asks for one, with the rights of a key that nobody has: the kernel gives the lowest
+ * that is free, and the first is 0.
+ */
+bool sys_keys_used(void)
+{
+	long key;
+
+	if (!has_keys())
+		return false;
+	key = sys_ret(syscall(SYS_pkey_alloc, 0, PKEY_DISABLE_ACCESS));
+	if (key > 0)
+		(void)syscall(SYS_pkey_free, key);
+	return key != 1;
 }
 
 /* ---------------------------------------------------------------- pages in a pipe */

@@ -147,6 +147,9 @@ ssize_t sys_copy_to(uintptr_t addr, const void *src, size_t len);
 size_t sys_page_size(void);
 uintptr_t sys_task_size(void);	/* first address beyond user space (47-bit layout) */
 
+/* May the process have memory behind protection keys? Not told of: memory without read access. */
+bool sys_keys_used(void);
+
 /* ---------------------------------------------------------------- vm.c */
 
 /*

@@ -507,6 +507,33 @@ static void files_and_memfds_in_place(void **state)
 }
 
 /*
+ * A protection key is for the threads of the CPU: the device obeys the mapping, as in
+ * the kernel, whatever its lanes' own rights would say.
+ */
+static void protection_keys_do_not_bind_the_device(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_blocks(1, 7);
+	int key = pkey_alloc(0, PKEY_DISABLE_ACCESS);
+
+	if (key < 0) {
+		print_message("          not here: no protection keys\n");
+		unmap_blocks(p, 1);
+		return;
+	}
+	soft_begin(w, HMM_SOFT_MIGRATE_NEVER);
+	device_checks(p, 1, 7);		/* with entries from before there was a key */
+	assert_int_equal(pkey_mprotect(p, page, PROT_READ | PROT_WRITE, key), 0);
+	device_checks(p, 1, 7);
+	device_fills(p, 1, 8);
+	soft_end();
+	assert_int_equal(pkey_set(key, 0), 0);
+	assert_holds(p, 1, 8, 0);
+	unmap_blocks(p, 1);
+	pkey_free(key);
+}
+
+/*
  * A file that shrinks under its mapping, which nothing announces: where the CPU would
  * get SIGBUS the device has a fault, with a translation from before or without.
  */
@@ -760,6 +787,7 @@ int main(void)
 		world_test(close_ends_exclusive_access),
 		world_test(shared_memory_in_place),
 		world_test(files_and_memfds_in_place),
+		world_test(protection_keys_do_not_bind_the_device),
 		world_test(truncated_file_ends_the_kernel),
 		world_test(span_leaves_what_others_write),
 		world_test(eviction_waits_for_the_access),

@@ -605,6 +605,25 @@ static int run_masked(char **argv)
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 1;
 }
 
+/* Keys of the program's are found, and its threads' rights stay what they were. */
+static void protection_keys_are_found(void **state)
+{
+	int key;
+
+	(void)state;
+	assert_false(sys_keys_used());
+	assert_false(sys_keys_used());
+	key = pkey_alloc(0, PKEY_DISABLE_WRITE);
+	if (key < 0) {
+		print_message("          not here: no protection keys\n");
+		return;
+	}
+	assert_true(sys_keys_used());
+	assert_int_equal(pkey_get(key), PKEY_DISABLE_WRITE);
+	pkey_free(key);
+	assert_false(sys_keys_used());
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -623,6 +642,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(kill_thread_carries_address),
 		cmocka_unit_test(poll_and_events),
 		cmocka_unit_test(cpus_can_be_pinned),
+		cmocka_unit_test(protection_keys_are_found),
 	};
 	const char *name = getenv("UHMM_CAPS") ? "sys, masked" : "sys";
 	int fd, failed;
