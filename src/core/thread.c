@@ -25,12 +25,16 @@ struct hmm_safe_thread {
 	size_t bytes;
 };
 
-/* All signals stay blocked in what @fn starts, and as they were in the caller. */
+/*
+ * In the new thread all signals are blocked, and no protection key keeps it from the
+ * program's memory: it works for devices, which know none. Both as they were in the caller.
+ */
 static int start_on(void *stack, size_t bytes, void *(*fn)(void *), void *arg, pthread_t *id)
 {
 	const size_t guard = sys_page_size();
 	pthread_attr_t attr;
 	sigset_t all, old;
+	uint32_t rights;
 	int ret;
 
 	ret = -pthread_attr_init(&attr);
@@ -40,7 +44,9 @@ static int start_on(void *stack, size_t bytes, void *(*fn)(void *), void *arg, p
 	if (!ret) {
 		sigfillset(&all);
 		pthread_sigmask(SIG_SETMASK, &all, &old);
+		rights = sys_keys_open();
 		ret = -pthread_create(id, &attr, fn, arg);
+		sys_keys_restore(rights);
 		pthread_sigmask(SIG_SETMASK, &old, NULL);
 	}
 	pthread_attr_destroy(&attr);

@@ -349,8 +349,7 @@ ssize_t sys_copy_to(uintptr_t addr, const void *src, size_t len)
 #define HWCAP2_POE	(1UL << 63)
 #endif
 
-/* Has the CPU protection keys, and does the kernel let them be used? */
-static bool has_keys(void)
+static bool look_for_keys(void)
 {
 #ifdef __x86_64__
 	unsigned int a, b, c, d;
@@ -360,6 +359,65 @@ static bool has_keys(void)
 	return sizeof(long) == 8 && getauxval(AT_HWCAP2) & HWCAP2_POE;
 #endif
 }
+
+/* Has the CPU protection keys, and does the kernel let them be used? Hypervisors trap cpuid. */
+static bool has_keys(void)
+{
+	static _Atomic int known;	/* 0: not looked yet; else 1 more than the answer */
+	int has = atomic_load_explicit(&known, memory_order_relaxed);
+
+	if (!has) {
+		has = 1 + look_for_keys();
+		atomic_store_explicit(&known, has, memory_order_relaxed);
+	}
+	return has > 1;
+}
+
+#ifdef __x86_64__
+
+static uint32_t rights_get(void)
+{
+	uint32_t rights, high;
+
+	__asm__ volatile(".byte 0x0f, 0x01, 0xee" : "=a"(rights), "=d"(high) : "c"(0));
+	return rights;
+}
+
+static void rights_set(uint32_t rights)
+{
+	__asm__ volatile(".byte 0x0f, 0x01, 0xef" : : "a"(rights), "c"(0), "d"(0) : "memory");
+}
+
+uint32_t sys_keys_open(void)
+{
+	uint32_t rights = 0;
+
+	if (has_keys()) {
+		rights = rights_get();
+		rights_set(0);
+	}
+	return rights;
+}
+
+void sys_keys_restore(uint32_t rights)
+{
+	if (has_keys())
+		rights_set(rights);
+}
+
+#else
+
+uint32_t sys_keys_open(void)
+{
+	return 0;
+}
+
+void sys_keys_restore(uint32_t rights)
+{
+	(void)rights;
+}
+
+#endif
 
 /*
  * Asks for one, with the rights of a key that nobody has: the kernel gives the lowest

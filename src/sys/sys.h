@@ -150,6 +150,13 @@ uintptr_t sys_task_size(void);	/* first address beyond user space (47-bit layout
 /* May the process have memory behind protection keys? Not told of: memory without read access. */
 bool sys_keys_used(void);
 
+/*
+ * The calling thread, and who it starts until sys_keys_restore(), may go behind every key;
+ * x86 only. Returns the rights it had.
+ */
+uint32_t sys_keys_open(void);
+void sys_keys_restore(uint32_t rights);
+
 /* ---------------------------------------------------------------- vm.c */
 
 /*
