@@ -7,6 +7,7 @@
  * program the exclusiveness that UFFDIO_MOVE needs, and the child's exit does not
  * give it back. No probe may ask sys_cap(): the table is being made.
  */
+#include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
@@ -77,6 +78,12 @@ static int scratch_register(struct scratch *s, uint64_t features, uint64_t mode)
 static int kernel_store(void *addr)
 {
 	return (int)sys_ret(syscall(SYS_clock_gettime, CLOCK_MONOTONIC, addr));
+}
+
+/* Have it load the name of a file from there, which no file has. */
+static int kernel_load(const void *addr)
+{
+	return (int)sys_ret(syscall(SYS_openat, -1L, addr, (long)O_PATH));
 }
 
 /* ---------------------------------------------------------------- userfaultfd */
@@ -192,16 +199,16 @@ static int probe_poison(void)
 
 static int probe_rwp(void)
 {
-	struct uffdio_register reg = { .mode = UHMM_UFFDIO_REGISTER_MODE_RWP };
 	struct scratch s;
 	int yes;
 
-	if (scratch_make(&s))
-		return -ENOMEM;
-	s.fd = sys_uffd_open_any(UHMM_UFFD_FEATURE_RWP, true, &s.have);
-	reg.range.start = (uintptr_t)s.page[0];
-	reg.range.len = s.size;
-	yes = s.fd >= 0 && ioctl(s.fd, UFFDIO_REGISTER, &reg) == 0;
+	if (scratch_register(&s, UFFD_FEATURE_SIGBUS | UHMM_UFFD_FEATURE_RWP, SYS_UFFD_RWP))
+		return 0;
+	s.page[0][0] = 7;
+	yes = sys_uffd_rwprotect(s.fd, (uintptr_t)s.page[0], s.size, true) == 0 &&
+	      kernel_load(s.page[0]) == -EFAULT && kernel_store(s.page[0]) == -EFAULT &&
+	      sys_uffd_rwprotect(s.fd, (uintptr_t)s.page[0], s.size, false) == 0 &&
+	      s.page[0][0] == 7;
 	scratch_drop(&s);
 	return yes;
 }

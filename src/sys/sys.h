@@ -86,6 +86,7 @@ int sys_uffd_open(uint64_t features, bool user_only, uint64_t *have);
 
 #define SYS_UFFD_MISSING	BIT(0)
 #define SYS_UFFD_WP		BIT(1)
+#define SYS_UFFD_RWP		BIT(2)
 int sys_uffd_register(int fd, uintptr_t start, size_t len, uint64_t mode);
 int sys_uffd_unregister(int fd, uintptr_t start, size_t len);
 int sys_uffd_wake(int fd, uintptr_t start, size_t len);
@@ -103,6 +104,7 @@ int sys_uffd_move(int fd, uintptr_t dst, uintptr_t src, size_t len, unsigned int
 		  size_t *done);
 int sys_uffd_poison(int fd, uintptr_t start, size_t len);
 int sys_uffd_writeprotect(int fd, uintptr_t start, size_t len, bool protect);
+int sys_uffd_rwprotect(int fd, uintptr_t start, size_t len, bool protect);
 
 /* Is a change of a mapping under way, or done, whose event has not been read? */
 bool sys_uffd_changing(int fd);

@@ -19,6 +19,14 @@
 
 #define UHMM_UFFDIO_REGISTER_MODE_RWP	(1ULL << 3)	/* 7.3 */
 
+/* 7.3 */
+struct uhmm_uffdio_rwprotect {
+	struct uffdio_range range;
+#define UHMM_UFFDIO_RWPROTECT_MODE_RWP	(1ULL << 0)
+	__u64 mode;
+};
+#define UHMM_UFFDIO_RWPROTECT	_IOWR(UFFDIO, 0x09, struct uhmm_uffdio_rwprotect)
+
 /* 6.8 */
 struct uhmm_uffdio_move {
 	__u64 dst, src, len;

@@ -105,6 +105,8 @@ int sys_uffd_register(int fd, uintptr_t start, size_t len, uint64_t mode)
 		reg.mode |= UFFDIO_REGISTER_MODE_MISSING;
 	if (mode & SYS_UFFD_WP)
 		reg.mode |= UFFDIO_REGISTER_MODE_WP;
+	if (mode & SYS_UFFD_RWP)
+		reg.mode |= UHMM_UFFDIO_REGISTER_MODE_RWP;
 	return sys_ret(ioctl(fd, UFFDIO_REGISTER, &reg));
 }
 
@@ -181,6 +183,15 @@ int sys_uffd_writeprotect(int fd, uintptr_t start, size_t len, bool protect)
 	if (protect)
 		wp.mode = UFFDIO_WRITEPROTECT_MODE_WP;
 	return sys_ret(ioctl(fd, UFFDIO_WRITEPROTECT, &wp));
+}
+
+int sys_uffd_rwprotect(int fd, uintptr_t start, size_t len, bool protect)
+{
+	struct uhmm_uffdio_rwprotect rwp = { .range = { start, len } };
+
+	if (protect)
+		rwp.mode = UHMM_UFFDIO_RWPROTECT_MODE_RWP;
+	return sys_ret(ioctl(fd, UHMM_UFFDIO_RWPROTECT, &rwp));
 }
 
 /* The kernel asks that of itself before it looks at what is to be filled: here, nothing. */
