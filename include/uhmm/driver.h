@@ -498,7 +498,8 @@ int64_t hmm_adopt(struct hmm_mm *mm, uintptr_t start, uintptr_t end) HMM_MUST_CH
  *   -EINVAL      NULL, not aligned, end <= start, over 512 pages
  *   -EFAULT      the first page is a gap or unreadable
  *   -EPERM       its mapping may not be written
- *   -EOPNOTSUPP  it is not private anonymous memory
+ *   -EOPNOTSUPP  it is not private anonymous memory, or this kernel has no safe way to
+ *                take a page
  *   -EBUSY       it is pinned or changes faster than we follow
  *   -ENOMEM, -ECHILD, -EDEADLK
  */

@@ -186,6 +186,8 @@ static int check_vma(struct hmm_mm *mm, uintptr_t addr, struct sys_vma *vma)
 		return -EFAULT;
 	if (!(vma->flags & SYS_VMA_WRITE))
 		return -EPERM;
+	if (!mm->can_move && !mm->can_remap)
+		return -EOPNOTSUPP;
 	return mm_vma_reason(mm, vma) ? -EOPNOTSUPP : 0;
 }
 
