@@ -4,35 +4,39 @@
  * for the four device names and for its own pagemap. Everything else goes to libc as it
  * came, and errno is what libc would have left there.
  */
-#undef _FILE_OFFSET_BITS	/* open and open64 are two names here */
+#undef _FILE_OFFSET_BITS	/* open and open64 are two names here, in glibc */
 #undef _FORTIFY_SOURCE
 
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/ioctl.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "files.h"
+#include "hooks.h"
 #include "pagemap.h"
 
-#define HOOK	__attribute__((visibility("default")))
+#ifdef __GLIBC__
+typedef unsigned long request_t;
+#else
+typedef int request_t;
+#endif
 
 /* libc's own, found when the program starts: later dlsym() could be in somebody's way. */
 static struct {
 	int (*openat)(int dirfd, const char *path, int flags, ...);
-	int (*openat64)(int dirfd, const char *path, int flags, ...);
 	int (*close)(int fd);
 	int (*dup2)(int from, int to);
 	int (*dup3)(int from, int to, int flags);
 	int (*close_range)(unsigned int first, unsigned int last, int flags);
-	int (*ioctl)(int fd, unsigned long request, ...);
+	int (*ioctl)(int fd, request_t request, ...);
 	void *(*mmap)(void *addr, size_t len, int prot, int flags, int fd, off_t offset);
 	ssize_t (*read)(int fd, void *buf, size_t len);
 	ssize_t (*pread)(int fd, void *buf, size_t len, off_t offset);
@@ -49,12 +53,11 @@ static void find_libc(void)
 	if (libc.pread)
 		return;
 	libc.openat = (int (*)(int, const char *, int, ...))next("openat");
-	libc.openat64 = (int (*)(int, const char *, int, ...))next("openat64");
 	libc.close = (int (*)(int))next("close");
 	libc.dup2 = (int (*)(int, int))next("dup2");
 	libc.dup3 = (int (*)(int, int, int))next("dup3");
 	libc.close_range = (int (*)(unsigned int, unsigned int, int))next("close_range");
-	libc.ioctl = (int (*)(int, unsigned long, ...))next("ioctl");
+	libc.ioctl = (int (*)(int, request_t, ...))next("ioctl");
 	libc.mmap = (void *(*)(void *, size_t, int, int, int, off_t))next("mmap");
 	libc.read = (ssize_t (*)(int, void *, size_t))next("read");
 	libc.pread = (ssize_t (*)(int, void *, size_t, off_t))next("pread");
@@ -75,48 +78,25 @@ static int result(int ret)
 
 /* ---------------------------------------------------------------- open */
 
-static int open_any(int (*real)(int, const char *, int, ...), int dirfd, const char *path,
-		    int flags, mode_t mode)
+static int open_any(int dirfd, const char *path, int flags, mode_t mode)
 {
 	int unit = file_unit(path), fd;
 
 	if (unit >= 0)
 		return result(file_open((unsigned int)unit, flags));
-	fd = real(dirfd, path, flags, mode);
+	find_libc();
+	fd = libc.openat(dirfd, path, flags, mode);
 	if (fd >= 0 && !files_inside() && pagemap_is(path))
 		pagemap_opened(fd);
 	return fd;
 }
-
-/* The mode is there only if the flags say so. */
-#define MODE(flags, mode)						\
-	do {								\
-		va_list ap_;						\
-									\
-		(mode) = 0;						\
-		if ((flags) & (O_CREAT | __O_TMPFILE)) {		\
-			va_start(ap_, flags);				\
-			(mode) = va_arg(ap_, mode_t);			\
-			va_end(ap_);					\
-		}							\
-	} while (0)
 
 HOOK int open(const char *path, int flags, ...)
 {
 	mode_t mode;
 
 	MODE(flags, mode);
-	find_libc();
-	return open_any(libc.openat, AT_FDCWD, path, flags, mode);
-}
-
-HOOK int open64(const char *path, int flags, ...)
-{
-	mode_t mode;
-
-	MODE(flags, mode);
-	find_libc();
-	return open_any(libc.openat64, AT_FDCWD, path, flags, mode);
+	return open_any(AT_FDCWD, path, flags, mode);
 }
 
 HOOK int openat(int dirfd, const char *path, int flags, ...)
@@ -124,53 +104,7 @@ HOOK int openat(int dirfd, const char *path, int flags, ...)
 	mode_t mode;
 
 	MODE(flags, mode);
-	find_libc();
-	return open_any(libc.openat, dirfd, path, flags, mode);
-}
-
-HOOK int openat64(int dirfd, const char *path, int flags, ...)
-{
-	mode_t mode;
-
-	MODE(flags, mode);
-	find_libc();
-	return open_any(libc.openat64, dirfd, path, flags, mode);
-}
-
-/* What _FORTIFY_SOURCE calls where no mode is given: then no flag may ask for one. */
-HOOK int __open_2(const char *path, int flags);
-HOOK int __open64_2(const char *path, int flags);
-HOOK int __openat_2(int dirfd, const char *path, int flags);
-HOOK int __openat64_2(int dirfd, const char *path, int flags);
-
-static void check_fortified(int flags)
-{
-	if (flags & O_CREAT || (flags & __O_TMPFILE) == __O_TMPFILE)
-		abort();
-}
-
-int __open_2(const char *path, int flags)
-{
-	check_fortified(flags);
-	return open(path, flags);
-}
-
-int __open64_2(const char *path, int flags)
-{
-	check_fortified(flags);
-	return open64(path, flags);
-}
-
-int __openat_2(int dirfd, const char *path, int flags)
-{
-	check_fortified(flags);
-	return openat(dirfd, path, flags);
-}
-
-int __openat64_2(int dirfd, const char *path, int flags)
-{
-	check_fortified(flags);
-	return openat64(dirfd, path, flags);
+	return open_any(dirfd, path, flags, mode);
 }
 
 /* ---------------------------------------------------------------- close */
@@ -217,12 +151,15 @@ HOOK int dup3(int from, int to, int flags)
 	return ret;
 }
 
-HOOK int close_range(unsigned int first, unsigned int last, int flags)
+/* Not declared by every libc. */
+HOOK int close_range(unsigned int first, unsigned int last, int flags);
+
+int close_range(unsigned int first, unsigned int last, int flags)
 {
 	int ret;
 
 	find_libc();
-	if (!libc.close_range) {	/* older than glibc 2.34 */
+	if (!libc.close_range) {	/* before glibc 2.34, and in musl */
 		errno = ENOSYS;
 		return -1;
 	}
@@ -238,7 +175,7 @@ HOOK int close_range(unsigned int first, unsigned int last, int flags)
  * What is not of the driver's kind is tried on the file first, so that no other ioctl()
  * of the process costs more: what the kernel does for any descriptor it does for ours.
  */
-HOOK int ioctl(int fd, unsigned long request, ...)
+HOOK int ioctl(int fd, request_t request, ...)
 {
 	int saved = errno, ret;
 	uintptr_t arg;
@@ -256,7 +193,7 @@ HOOK int ioctl(int fd, unsigned long request, ...)
 	if (!file_is_device(fd))
 		return _IOC_TYPE(request) != 'H' ? -1 : libc.ioctl(fd, request, arg);
 	errno = saved;
-	return result(file_ioctl(fd, request, arg));
+	return result(file_ioctl(fd, (unsigned int)request, arg));
 }
 
 HOOK void *mmap(void *addr, size_t len, int prot, int flags, int fd, off_t offset)
@@ -275,11 +212,6 @@ HOOK void *mmap(void *addr, size_t len, int prot, int flags, int fd, off_t offse
 		return MAP_FAILED;
 	}
 	return (void *)ret;
-}
-
-HOOK void *mmap64(void *addr, size_t len, int prot, int flags, int fd, off64_t offset)
-{
-	return mmap(addr, len, prot, flags, fd, offset);
 }
 
 /* ---------------------------------------------------------------- pagemap */
@@ -304,32 +236,4 @@ HOOK ssize_t pread(int fd, void *buf, size_t len, off_t offset)
 	if (ret > 0 && pagemap_has(fd))
 		pagemap_complete(fd, buf, ret, offset);
 	return ret;
-}
-
-HOOK ssize_t pread64(int fd, void *buf, size_t len, off64_t offset)
-{
-	return pread(fd, buf, len, offset);
-}
-
-HOOK ssize_t __read_chk(int fd, void *buf, size_t len, size_t room);
-HOOK ssize_t __pread_chk(int fd, void *buf, size_t len, off_t offset, size_t room);
-HOOK ssize_t __pread64_chk(int fd, void *buf, size_t len, off64_t offset, size_t room);
-
-ssize_t __read_chk(int fd, void *buf, size_t len, size_t room)
-{
-	if (len > room)
-		abort();
-	return read(fd, buf, len);
-}
-
-ssize_t __pread_chk(int fd, void *buf, size_t len, off_t offset, size_t room)
-{
-	if (len > room)
-		abort();
-	return pread(fd, buf, len, offset);
-}
-
-ssize_t __pread64_chk(int fd, void *buf, size_t len, off64_t offset, size_t room)
-{
-	return __pread_chk(fd, buf, len, offset, room);
 }

@@ -138,6 +138,7 @@ static void after_fork(void)
 static void in_child(void)
 {
 	thread_state.tid = 0;
+	thread_state.told = false;	/* the kernel has forgotten it */
 }
 
 static void watch(void)

@@ -59,9 +59,6 @@ static bool holds(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 	return directory_next(&mm->dir, start, end) != end || adopt_next(mm, start, end) != end;
 }
 
-/* What of a control block lies beyond the robust list's head that we are shown. */
-#define TCB_REST	2048u
-
 static void tcb_add(uintptr_t addr, bool main, void *ctx)
 {
 	struct tcb_list *list = ctx;
@@ -149,8 +146,9 @@ static bool tcb_span(const struct hmm_mm *mm, const struct tcb *t, const struct 
 {
 	if (t->addr < vma->start || t->addr >= vma->end)
 		return false;
-	*low = t->main ? (t->addr - mm->page) & ~(mm->page - 1) : vma->start;
-	*high = (t->addr + TCB_REST + mm->page - 1) & ~(mm->page - 1);
+	sys_tcb_around(t->addr, low, high);
+	*low = t->main ? (*low - mm->page) & ~(mm->page - 1) : vma->start;
+	*high = (*high + mm->page - 1) & ~(mm->page - 1);
 	if (*low < vma->start)
 		*low = vma->start;
 	if (*high > vma->end)
@@ -703,6 +701,7 @@ int hmm_mm_create(const struct hmm_mm_opts *user, struct hmm_mm **out)
 	if (sys_caps_unknown())
 		core_log(mm, HMM_LOG_WARN, "HMM-010 UHMM_CAPS: no capability is called \"%s\"",
 			 sys_caps_unknown());
+	sys_tell_tcb();		/* again: the kernel knows nothing of a raw clone's child */
 	ret = fork_watch();
 	if (!ret)
 		ret = claim_process(mm);

@@ -190,6 +190,18 @@ struct hmm_mm {
  */
 void stack_prepare(void);
 
+/*
+ * A thread that is in the library, or is the library's, may not have its stack and
+ * control block taken: whoever takes has to know where they are.
+ */
+static inline void thread_tell(void)
+{
+	if (thread_state.told)
+		return;
+	thread_state.told = true;
+	sys_tell_tcb();
+}
+
 /* Head of every public call: 0, -EINVAL (NULL), -ECHILD, -EDEADLK (from a callback). */
 static inline int mm_enter(const struct hmm_mm *mm)
 {
@@ -197,6 +209,7 @@ static inline int mm_enter(const struct hmm_mm *mm)
 		return -EINVAL;
 	if (mm->alive != MM_ALIVE)
 		return -ECHILD;
+	thread_tell();
 	stack_prepare();
 	return thread_state.in_callback ? -EDEADLK : 0;
 }

@@ -9,27 +9,44 @@
 #include <uhmm/driver.h>
 
 #include "core/arena.h"
+#include "core/mm.h"
 
 #define SAFE_STACK	((size_t)256 << 10)
 #define SAFE_STACK_MIN	((size_t)128 << 10)
 
+struct start {
+	void *(*fn)(void *);
+	void *arg;
+};
+
 /* On a stack whose lowest page is the guard: glibc puts none on one that it is given. */
 struct thread {
+	struct start start;
 	pthread_t id;
 	void *stack;		/* a chunk */
 };
 
 struct hmm_safe_thread {
+	struct start start;
 	pthread_t id;
 	void *stack;		/* a mapping of safe memory's own */
 	size_t bytes;
 };
 
+/* musl has the control block elsewhere when it is too large for a part of the stack. */
+static void *begin(void *arg)
+{
+	const struct start *start = arg;
+
+	thread_tell();
+	return start->fn(start->arg);
+}
+
 /*
  * In the new thread all signals are blocked, and no protection key keeps it from the
  * program's memory: it works for devices, which know none. Both as they were in the caller.
  */
-static int start_on(void *stack, size_t bytes, void *(*fn)(void *), void *arg, pthread_t *id)
+static int start_on(void *stack, size_t bytes, struct start *start, pthread_t *id)
 {
 	const size_t guard = sys_page_size();
 	pthread_attr_t attr;
@@ -45,7 +62,7 @@ static int start_on(void *stack, size_t bytes, void *(*fn)(void *), void *arg, p
 		sigfillset(&all);
 		pthread_sigmask(SIG_SETMASK, &all, &old);
 		rights = sys_keys_open();
-		ret = -pthread_create(id, &attr, fn, arg);
+		ret = -pthread_create(id, &attr, begin, start);
 		sys_keys_restore(rights);
 		pthread_sigmask(SIG_SETMASK, &old, NULL);
 	}
@@ -56,13 +73,18 @@ static int start_on(void *stack, size_t bytes, void *(*fn)(void *), void *arg, p
 /*
  * glibc links the control blocks of threads with stacks of their own in a list, and in
  * a forked child takes the caller out of it by writing to its neighbours: there our
- * stacks must be something, if only zeros.
+ * stacks must be something, if only zeros. musl walks all of its list, from block to
+ * block: there they must be what they are.
  */
 static int stack_inherit(void *stack, size_t bytes)
 {
 	int ret = sys_madvise(stack, bytes, MADV_DOFORK);
 
-	return ret ? ret : sys_madvise(stack, bytes, MADV_WIPEONFORK);
+#ifdef __GLIBC__
+	if (!ret)
+		ret = sys_madvise(stack, bytes, MADV_WIPEONFORK);
+#endif
+	return ret;
 }
 
 static void stack_disinherit(void *stack)
@@ -81,13 +103,14 @@ int thread_start(void *(*fn)(void *), void *arg, struct thread **out)
 
 	if (!t)
 		return ret;
+	t->start = (struct start){ fn, arg };
 	if (arena_chunks_get(1, &t->stack))
 		goto err_free;
 	ret = sys_mprotect((char *)t->stack + page, bytes - page, PROT_READ | PROT_WRITE);
 	if (!ret)
 		ret = stack_inherit(t->stack, bytes);
 	if (!ret)
-		ret = start_on(t->stack, bytes, fn, arg, &t->id);
+		ret = start_on(t->stack, bytes, &t->start, &t->id);
 	if (ret)
 		goto err_chunk;
 	*out = t;
@@ -123,13 +146,14 @@ int hmm_safe_thread_start(void *(*fn)(void *), void *arg, size_t stack_bytes,
 	t = hmm_safe_alloc(sizeof(*t));
 	if (!t)
 		return -ENOMEM;
+	t->start = (struct start){ fn, arg };
 	t->bytes = stack_bytes;
 	t->stack = hmm_safe_alloc(stack_bytes);
 	if (!t->stack)
 		goto err_free;
 	if (sys_mprotect(t->stack, sys_page_size(), PROT_NONE) ||
 	    stack_inherit(t->stack, stack_bytes) ||
-	    start_on(t->stack, stack_bytes, fn, arg, &t->id))
+	    start_on(t->stack, stack_bytes, &t->start, &t->id))
 		goto err_stack;
 	*out = t;
 	return 0;

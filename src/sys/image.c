@@ -13,6 +13,10 @@
 #define IMAGE_MAX	(1UL << 20)
 #define DYNAMIC_MAX	256	/* entries */
 
+#ifndef DT_RELR
+#define DT_RELR		36
+#endif
+
 #if defined(__x86_64__)
 #define MACHINE		EM_X86_64
 #define RELATIVE	R_X86_64_RELATIVE

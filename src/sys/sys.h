@@ -276,6 +276,12 @@ int sys_membarrier(void);
  */
 int sys_for_each_tcb(void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx);
 
+/* [*low, *high): what belongs to the control block that lies around such an address. */
+void sys_tcb_around(uintptr_t addr, uintptr_t *low, uintptr_t *high);
+
+/* Have the above find the calling thread, whatever its libc. */
+void sys_tell_tcb(void);
+
 /*
  * Stays the same while the process has the same threads, *nr of them; 0: could not
  * tell. A fifth of the cost of the above. Ids come again when all have been used.

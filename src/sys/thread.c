@@ -6,7 +6,9 @@
 #include <linux/futex.h>
 #include <linux/membarrier.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -184,6 +186,79 @@ static long parse_tid(const char *name)
 	for (; *name >= '0' && *name <= '9'; name++)
 		tid = tid * 10 + (*name - '0');
 	return tid;
+}
+
+/* ---------------------------------------------------------------- control blocks */
+
+#ifdef __GLIBC__
+
+/* Each thread has told the kernel where its robust list is, which lies in the block. */
+void sys_tell_tcb(void)
+{
+}
+
+static ptrdiff_t tcb_behind_list(void)
+{
+	return 0;
+}
+
+#else
+
+/*
+ * musl tells the kernel of a list only when the thread first locks a robust mutex, and
+ * then of one in the block. Until then the kernel has an empty one of ours, in the
+ * thread's static TLS, which is next to the block.
+ */
+static __thread struct robust_list_head own_list;
+static pthread_once_t untell_once = PTHREAD_ONCE_INIT;
+static pthread_key_t untell_key;
+
+/* The thread ends: by the time that the kernel looks the memory may be another's. */
+static void untell(void *list)
+{
+	uintptr_t head = 0;
+	size_t len;
+
+	if (!syscall(SYS_get_robust_list, 0, &head, &len) && head == (uintptr_t)list)
+		syscall(SYS_set_robust_list, NULL, sizeof(own_list));
+}
+
+static void untell_begin(void)
+{
+	if (pthread_key_create(&untell_key, untell))
+		abort();
+}
+
+void sys_tell_tcb(void)
+{
+	uintptr_t head = 0;
+	size_t len;
+
+	pthread_once(&untell_once, untell_begin);
+	if (syscall(SYS_get_robust_list, 0, &head, &len) || head)
+		return;
+	own_list.list.next = &own_list.list;
+	if (!syscall(SYS_set_robust_list, &own_list, sizeof(own_list)))
+		pthread_setspecific(untell_key, &own_list);
+}
+
+/* Other libraries' TLS can lie between; it is the same way in each thread. */
+static ptrdiff_t tcb_behind_list(void)
+{
+	return (ptrdiff_t)(thread_pointer() - (uintptr_t)&own_list);
+}
+
+#endif
+
+/* What of a control block lies beyond the robust list's head. */
+#define TCB_REST	2048u
+
+void sys_tcb_around(uintptr_t addr, uintptr_t *low, uintptr_t *high)
+{
+	const ptrdiff_t block = tcb_behind_list();
+
+	*low = addr + (uintptr_t)(block < 0 ? block : 0);
+	*high = addr + (uintptr_t)(block > 0 ? block : 0) + TCB_REST;
 }
 
 /* It may have ended meanwhile, or never have told the kernel of a list. */

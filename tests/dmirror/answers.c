@@ -44,6 +44,10 @@
 
 #define PAGES	256u	/* of the place where all of it happens */
 #define MOST	24u	/* of one step: within one piece of both drivers */
+/* Linux's numbers, which not every libc has. */
+#define POPULATE_READ	22
+#define POPULATE_WRITE	23
+
 #define UNITS	2u	/* coherent devices the kernel's driver has only on special machines */
 
 enum what { GAP, ANON, SHARED, FILE_COPY };
@@ -300,7 +304,7 @@ static void advise(struct span s)
 		int advice;
 	} advices[] = {
 		{ "dontneed", MADV_DONTNEED }, { "dontneed", MADV_DONTNEED },
-		{ "populate-read", MADV_POPULATE_READ }, { "populate-write", MADV_POPULATE_WRITE },
+		{ "populate-read", POPULATE_READ }, { "populate-write", POPULATE_WRITE },
 		{ "willneed", MADV_WILLNEED }, { "dontfork", MADV_DONTFORK },
 		{ "dofork", MADV_DOFORK },
 	};

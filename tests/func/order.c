@@ -31,9 +31,16 @@ static bool covers(const struct uffdio_range *range, uintptr_t addr)
 	return range->start <= addr && addr - range->start < range->len;
 }
 
+/* As libc declares it: with an int in musl. */
+#ifdef __GLIBC__
+typedef unsigned long request_t;
+#else
+typedef int request_t;
+#endif
+
 /* The library's: the program's symbols come first. */
 __attribute__((visibility("default")))
-int ioctl(int fd, unsigned long request, ...)
+int ioctl(int fd, request_t request, ...)
 {
 	bool registers, unregisters;
 	va_list args;
@@ -43,8 +50,8 @@ int ioctl(int fd, unsigned long request, ...)
 	va_start(args, request);
 	arg = va_arg(args, void *);
 	va_end(args);
-	registers = request == UFFDIO_REGISTER && covers(arg, (uintptr_t)place);
-	unregisters = request == UFFDIO_UNREGISTER && covers(arg, (uintptr_t)place);
+	registers = (unsigned int)request == UFFDIO_REGISTER && covers(arg, (uintptr_t)place);
+	unregisters = (unsigned int)request == UFFDIO_UNREGISTER && covers(arg, (uintptr_t)place);
 	if (registers && before)
 		before();
 	if (unregisters && before_end)

@@ -111,7 +111,11 @@ static void static_program_takes_part(void **state)
 /* A dynamic linker started by hand loads the agent itself. */
 static void dynamic_linker_is_no_static_program(void **state)
 {
+#ifdef __GLIBC__
 	static const char linker[] = "/lib64/ld-linux-x86-64.so.2";
+#else
+	static const char linker[] = "/lib/ld-musl-x86_64.so.1";
+#endif
 	struct spawned run;
 
 	(void)state;

@@ -606,7 +606,9 @@ struct testdev *testdev_open(struct hmm_mm *mm, uint64_t nr_pages, unsigned int 
 	pthread_mutex_init(&dev->exclusive_lock, NULL);
 	/* Or readers that come and go would keep the writer out for good. */
 	pthread_rwlockattr_init(&attr);
+#ifdef __GLIBC__
 	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+#endif
 	pthread_rwlock_init(&dev->handle_lock, &attr);
 	pthread_rwlockattr_destroy(&attr);
 	stress_check(hmm_notifier_insert(mm, start, end, &notifier_ops, dev, &dev->notifier) == 0);

@@ -568,6 +568,13 @@ static void heap_step(struct tormentor *t, struct heap_block *own)
 
 /* ---------------------------------------------------------------- the break */
 
+/* musl's is its own. */
+#ifdef __GLIBC__
+#define HAS_BREAK	true
+#else
+#define HAS_BREAK	false
+#endif
+
 /*
  * The only user of brk: the main thread only waits, other threads' malloc has arenas
  * elsewhere and takes what is large by mmap.
@@ -649,7 +656,7 @@ static void *torment(void *arg)
 	unsigned int i;
 
 	for (i = 0; i < ROUND_STEPS; i++, t->nr_ops++) {
-		if (t->id == 0 && i % 4 == 0)
+		if (HAS_BREAK && t->id == 0 && i % 4 == 0)
 			break_step(t);
 		else if (t->id % 2 == 0)
 			slot_step(t);
@@ -717,11 +724,13 @@ int main(int argc, char **argv)
 
 	stress_begin(&opts, argc, argv);
 	page_size = hmm_page_size();
+#ifdef __GLIBC__
 	/* None for the heap threads that would use the break, see break_step(). */
 	stress_check(mallopt(M_ARENA_MAX, 2 * STRESS_MAX_THREADS));
 	/* Fixed: each block a mapping. Else glibc soon takes them from arenas. */
 	if (opts.seed & 1)
 		stress_check(mallopt(M_MMAP_THRESHOLD, MIN_BLOCK));
+#endif
 	area = stress_area(SLOTS * SLOT_PAGES * page_size);
 	if (!opts.alone) {
 		mm = stress_mm_create(&opts);

@@ -7,16 +7,29 @@
  */
 #include "kit.h"
 
+#include <dlfcn.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #define EXPORTED __attribute__((visibility("default")))
 
+/* libc's own, which in glibc have names; elsewhere they are the next ones after ours. */
+#ifdef __GLIBC__
 void *__libc_malloc(size_t bytes);
 void *__libc_calloc(size_t nr, size_t bytes);
 void *__libc_realloc(void *p, size_t bytes);
 void __libc_free(void *p);
+#define LIBC(name)	__libc_##name
+#else
+#define LIBC(name) ({						\
+	static __typeof__(&(name)) found_;			\
+								\
+	if (!found_)						\
+		found_ = (__typeof__(&(name)))dlsym(RTLD_NEXT, #name);	\
+	found_;							\
+})
+#endif
 
 static void check(const char *what)
 {
@@ -29,26 +42,26 @@ static void check(const char *what)
 EXPORTED void *malloc(size_t bytes)
 {
 	check("malloc");
-	return __libc_malloc(bytes);
+	return LIBC(malloc)(bytes);
 }
 
 EXPORTED void *calloc(size_t nr, size_t bytes)
 {
 	check("calloc");
-	return __libc_calloc(nr, bytes);
+	return LIBC(calloc)(nr, bytes);
 }
 
 EXPORTED void *realloc(void *p, size_t bytes)
 {
 	check("realloc");
-	return __libc_realloc(p, bytes);
+	return LIBC(realloc)(p, bytes);
 }
 
 EXPORTED void free(void *p)
 {
 	if (p)
 		check("free");
-	__libc_free(p);
+	LIBC(free)(p);
 }
 
 /*
