@@ -25,6 +25,17 @@
 #define HUGE		((size_t)2 << 20)
 #define CALLS_MAX	600
 
+#ifndef USERFAULTFD_IOC_NEW
+#define USERFAULTFD_IOC_NEW	_IO(0xAA, 0x00)
+#endif
+
+/* What libc's fork() calls. */
+#if defined(__GLIBC__) || !defined(SYS_fork)
+#define FORK_NR		SYS_clone
+#else
+#define FORK_NR		SYS_fork
+#endif
+
 /* One program's, in memory that test and program share at the same address. */
 struct prog_area {
 	_Atomic uint32_t in_use;
@@ -106,8 +117,13 @@ static void *agent_main(void *arg)
 static int open_uffd(struct prog_area *a)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = hmm_remote_features() };
-	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK), device;
 
+	if (fd < 0) {
+		device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+		fd = device < 0 ? -1 : ioctl(device, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
+		close(device);
+	}
 	if (fd < 0)
 		return -errno;
 	if (ioctl(fd, UFFDIO_API, &api))
@@ -446,7 +462,7 @@ struct prog *prog_fork(struct prog *p, bool attach)
 
 	assert_int_equal(hmm_remote_fork_begin(p->mm, tid), 0);
 	prog_go_fork(p, child->area);
-	assert_int_equal(hmm_remote_fork_end(p->mm, tid, SYS_clone, &child->mm), 0);
+	assert_int_equal(hmm_remote_fork_end(p->mm, tid, FORK_NR, &child->mm), 0);
 	pid = prog_wait(p);
 	assert_true(pid > 0);
 	child->pid = (pid_t)pid;
