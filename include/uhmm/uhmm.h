@@ -149,8 +149,8 @@ struct hmm_mm_opts {
  *   -EINVAL      @out NULL, an unknown flag, more than 1 GiB of staging, size not set
  *   -E2BIG       a non-zero field that this library does not know
  *   -EPERM       no full userfaultfd for this user; the log names `uhmm doctor`
- *   -EOPNOTSUPP  the kernel has no userfaultfd, or STRICT and no seccomp
- *                notification (5.5)
+ *   -EOPNOTSUPP  the kernel has no userfaultfd, /proc is not mounted, or STRICT and no
+ *                seccomp notification (5.5)
  *   -EBUSY       the process has an mm already, or STRICT and an ancestor listens
  *   -ENOMEM      address space, threads or memory exhausted
  */

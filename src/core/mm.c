@@ -553,7 +553,10 @@ err_maps:
 	sys_close(mm->maps_fd);
 err_uffd:
 	sys_close(mm->uffd);
-	return ret;
+	if (ret == -ENOENT || ret == -EACCES)
+		core_log(mm, HMM_LOG_WARN,
+			 "HMM-043 /proc/self/maps and pagemap cannot be read: is /proc mounted?");
+	return ret == -ENOENT ? -EOPNOTSUPP : ret;
 }
 
 static void close_files(struct hmm_mm *mm)
@@ -698,10 +701,10 @@ int hmm_mm_create(const struct hmm_mm_opts *user, struct hmm_mm **out)
 	if (!mm)
 		return -ENOMEM;
 	fill_in(mm, &opts, process);
+	sys_tell_tcb();		/* again: the kernel knows nothing of a raw clone's child */
 	if (sys_caps_unknown())
 		core_log(mm, HMM_LOG_WARN, "HMM-010 UHMM_CAPS: no capability is called \"%s\"",
 			 sys_caps_unknown());
-	sys_tell_tcb();		/* again: the kernel knows nothing of a raw clone's child */
 	ret = fork_watch();
 	if (!ret)
 		ret = claim_process(mm);

@@ -71,11 +71,16 @@ static bool agent_is_one(const struct guest *guest, pid_t agent)
 	       who.tgid == agent && sys_same_memory(agent, guest->pid) == 1;
 }
 
+/* If it is the first, and for want of a privilege, then none of the tree will have any. */
 static void say_plain(const struct guest *guest, const struct agent_ready *ready)
 {
-	tree_declined(guest->door->tree, guest->process);
-	say(SAY_DETAIL, "%s (%d) runs without device memory: %s%s", guest->process->name,
-	    (int)guest->pid, strerror(ready->error),
+	struct door *door = guest->door;
+	const bool all = ready->error == EPERM && !door->answered && door->pool->manages;
+
+	door->answered = true;
+	tree_declined(door->tree, guest->process);
+	say(all ? SAY_WARNING : SAY_DETAIL, "%s (%d) runs without device memory: %s%s",
+	    guest->process->name, (int)guest->pid, strerror(ready->error),
 	    ready->error == EPERM ? "; uhmm doctor says what would help" : "");
 }
 
@@ -100,6 +105,7 @@ static int welcome(struct guest *guest, const struct agent_ready *ready, pid_t a
 	ret = pool_join(door->pool, link, guest->pid, guest->space, &space);
 	if (ret)
 		return ret;
+	door->answered = true;
 	tree_attach(door->tree, guest->process, space);
 	return 0;
 }

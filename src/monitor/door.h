@@ -7,6 +7,7 @@
 #ifndef UHMM_MONITOR_DOOR_H
 #define UHMM_MONITOR_DOOR_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -22,6 +23,7 @@ struct door {
 	struct pool *pool;
 	pid_t warden;			/* 0: not yet known, nobody comes in */
 	struct agent_config config;	/* what agents are told */
+	bool answered;			/* one has come, or said why there is none */
 	int error;			/* negative: an agent came, and could not be served */
 	struct guest *guests;		/* those at the door */
 	int spare;			/* a descriptor to turn people away with when there is no other */

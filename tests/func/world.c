@@ -28,6 +28,14 @@ bool strict(void)
 	return s && *s == '1';
 }
 
+uint64_t world_flags(void)
+{
+	const char *user = getenv("UHMM_TEST_USER_FAULTS");
+
+	return (strict() ? HMM_MM_STRICT : 0) |
+	       (user && *user == '1' ? HMM_MM_USER_FAULTS_ONLY : 0);
+}
+
 bool masked(const char *cap)
 {
 	const char *caps = getenv("UHMM_CAPS");
@@ -48,7 +56,7 @@ void skip_program(const char *why)
 
 static int try_mm(void *arg)
 {
-	HMM_OPTS(hmm_mm_opts, opts, .flags = strict() ? HMM_MM_STRICT : 0);
+	HMM_OPTS(hmm_mm_opts, opts, .flags = world_flags());
 	struct hmm_mm *mm;
 	int ret = hmm_mm_create(&opts, &mm);
 
@@ -343,7 +351,7 @@ int testdev_remove(struct testdev *dev)
 
 int world_begin(void **state)
 {
-	HMM_OPTS(hmm_mm_opts, opts, .flags = strict() ? HMM_MM_STRICT : 0);
+	HMM_OPTS(hmm_mm_opts, opts, .flags = world_flags());
 	struct world *w = calloc(1, sizeof(*w));
 	int ret;
 

@@ -14,7 +14,8 @@
  * the mm counts no device and no exclusive page.
  *
  * UHMM_TEST_STRICT=1 in the environment makes the mm STRICT: programs whose claims
- * hold in both modes are run once in each.
+ * hold in both modes are run once in each. UHMM_TEST_USER_FAULTS=1 makes it one of
+ * USER_FAULTS_ONLY: for claims that no system call of the program's is part of.
  */
 #ifndef UHMM_TEST_WORLD_H
 #define UHMM_TEST_WORLD_H
@@ -106,6 +107,7 @@ int world_test_end(void **state);
 #define world_test(f)	cmocka_unit_test_setup_teardown(f, world_test_begin, world_test_end)
 
 bool strict(void);
+uint64_t world_flags(void);	/* HMM_MM_* of the mm that the environment asks for */
 /* UHMM_CAPS masks this capability. */
 bool masked(const char *cap);
 /* Ends the program with 77 and the reason; before any group runs. */

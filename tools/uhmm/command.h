@@ -54,8 +54,8 @@ struct trial {
 	char said[256];		/* the first line that the library logged, or empty */
 };
 
-/* Make an mm, and give it back. */
-void trial_mm(struct trial *trial);
+/* Make an mm of that kind (HMM_MM_*), and give it back. */
+void trial_mm(struct trial *trial, uint64_t flags);
 
 /* Make an mm and a device in it, and give both back. */
 void trial_device(struct trial *trial, const struct hmm_plugin *plugin, const char *options);

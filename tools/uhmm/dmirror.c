@@ -47,7 +47,7 @@ static int check_machine(void)
 {
 	struct trial trial;
 
-	trial_mm(&trial);
+	trial_mm(&trial, 0);
 	if (!trial.err)
 		return 0;
 	fprintf(stderr, "uhmm dmirror: %s; `uhmm doctor` says more\n",

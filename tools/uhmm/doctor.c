@@ -3,6 +3,7 @@
  * uhmm doctor: what this kernel and this user can do, what is lost without the
  * rest, and the one line that fixes what can be fixed.
  */
+#include <errno.h>	/* the names only */
 #include <string.h>
 
 #include "command.h"
@@ -76,9 +77,27 @@ static void print_table(void)
 	}
 }
 
+/* What is left where no fault of a system call can be served. False: nothing. */
+static bool print_user_faults_only(void)
+{
+	struct trial trial;
+
+	trial_mm(&trial, HMM_MM_USER_FAULTS_ONLY);
+	if (trial.err)
+		return false;
+	puts("this user's userfaultfd serves a program's own touches, not those of its system calls:\n"
+	     "  uhmm run      runs programs, with nothing of theirs on a device\n"
+	     "  uhmm dmirror  refuses\n"
+	     "  libuhmm       an mm with HMM_MM_USER_FAULTS_ONLY, whose system calls fail with\n"
+	     "                EFAULT on memory that is away");
+	return true;
+}
+
 static void print_verdict(const struct trial *trial)
 {
-	if (!trial->err) {
+	bool some = trial->err == -EPERM && print_user_faults_only();
+
+	if (!trial->err || some) {
 		printf("migration path: %s\n", migration_path());
 		return;
 	}
@@ -104,7 +123,7 @@ int doctor_main(int argc, char **argv)
 		return EXIT_USAGE;
 	}
 
-	trial_mm(&trial);
+	trial_mm(&trial, 0);
 	if (json) {
 		print_json();
 	} else {

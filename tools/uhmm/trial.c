@@ -17,19 +17,19 @@ static void keep_line(void *ctx, enum hmm_log_level level, const char *line)
 		trial->said[i] = line[i];
 }
 
-static int make_mm(struct trial *trial, struct hmm_mm **mm)
+static int make_mm(struct trial *trial, uint64_t flags, struct hmm_mm **mm)
 {
-	HMM_OPTS(hmm_mm_opts, opts, .log = keep_line, .log_ctx = trial);
+	HMM_OPTS(hmm_mm_opts, opts, .flags = flags, .log = keep_line, .log_ctx = trial);
 
 	memset(trial, 0, sizeof(*trial));
 	return hmm_mm_create(&opts, mm);
 }
 
-void trial_mm(struct trial *trial)
+void trial_mm(struct trial *trial, uint64_t flags)
 {
 	struct hmm_mm *mm;
 
-	trial->err = make_mm(trial, &mm);
+	trial->err = make_mm(trial, flags, &mm);
 	if (!trial->err)
 		trial->err = hmm_mm_destroy(mm);
 }
@@ -40,7 +40,7 @@ void trial_device(struct trial *trial, const struct hmm_plugin *plugin, const ch
 	struct hmm_mm *mm;
 	int err;
 
-	trial->err = make_mm(trial, &mm);
+	trial->err = make_mm(trial, 0, &mm);
 	if (trial->err)
 		return;
 
