@@ -429,7 +429,7 @@ bool sys_keys_used(void)
 
 	if (!has_keys())
 		return false;
-	key = sys_ret(syscall(SYS_pkey_alloc, 0, PKEY_DISABLE_ACCESS));
+	key = sys_ret(syscall(SYS_pkey_alloc, 0, UHMM_PKEY_DISABLE_ACCESS));
 	if (key > 0)
 		(void)syscall(SYS_pkey_free, key);
 	return key != 1;

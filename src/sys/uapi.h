@@ -83,6 +83,9 @@ struct uhmm_procmap_query {
 #define UHMM_MADV_GUARD_INSTALL		102	/* 6.13 */
 #define UHMM_MADV_GUARD_REMOVE		103
 
+/* pkey_alloc, 4.9 */
+#define UHMM_PKEY_DISABLE_ACCESS	1
+
 /* mremap, 5.7 */
 #define UHMM_MREMAP_DONTUNMAP		4
 

@@ -506,6 +506,7 @@ static void files_and_memfds_in_place(void **state)
 	}
 }
 
+#ifdef __GLIBC__	/* others have no keys */
 /*
  * A protection key is for the threads of the CPU: the device obeys the mapping, as in
  * the kernel, whatever its lanes' own rights would say.
@@ -532,6 +533,7 @@ static void protection_keys_do_not_bind_the_device(void **state)
 	unmap_blocks(p, 1);
 	pkey_free(key);
 }
+#endif
 
 /*
  * A file that shrinks under its mapping, which nothing announces: where the CPU would
@@ -787,7 +789,9 @@ int main(void)
 		world_test(close_ends_exclusive_access),
 		world_test(shared_memory_in_place),
 		world_test(files_and_memfds_in_place),
+#ifdef __GLIBC__
 		world_test(protection_keys_do_not_bind_the_device),
+#endif
 		world_test(truncated_file_ends_the_kernel),
 		world_test(span_leaves_what_others_write),
 		world_test(eviction_waits_for_the_access),
