@@ -17,6 +17,9 @@
 /* Below that a look costs more than it saves. */
 #define IN_PLACE_BYTES	(64UL << 10)
 
+/* Of a copy, less than a core's own cache holds. */
+#define BLOCK_BYTES	(64UL << 10)
+
 /* May all of the pages be written in place, for as long as nobody says otherwise? */
 static bool in_place(const uint64_t *pfns, size_t nr)
 {
@@ -27,6 +30,18 @@ static bool in_place(const uint64_t *pfns, size_t nr)
 		if ((pfns[i] & ask) != must)
 			return false;
 	return true;
+}
+
+/*
+ * The frames were written from the front just now: the caches have their end. And their
+ * front is what they have when the pages come home at once.
+ */
+static void copy_backwards(struct dmirror_device *d, char *to, const char *from, size_t len)
+{
+	for (size_t n; len; len -= n) {
+		n = len < BLOCK_BYTES ? len : BLOCK_BYTES;
+		device_copy(d, to + len - n, from + len - n, n);
+	}
 }
 
 /*
@@ -52,7 +67,7 @@ static bool put_in_place(struct dmirror *m, uintptr_t to, const void *from, size
 	pthread_mutex_lock(&m->lock);
 	good = !hmm_notifier_read_retry(m->notifier, range.seq);
 	if (good)
-		device_copy(m->device, (void *)to, from, len);
+		copy_backwards(m->device, (char *)to, from, len);
 	pthread_mutex_unlock(&m->lock);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return good;

@@ -474,7 +474,10 @@ static void races_with_munmap(void **state)
 	close(fd[1]);
 }
 
-/* The buffer goes away under the request: the data was there, or EFAULT. */
+/*
+ * The buffer goes away under the request: the data was there, or an error is told. Where
+ * calls are not announced the pages beside it may be busy meanwhile, and stay (ENOENT).
+ */
 static void races_with_the_end_of_the_buffer(void **state)
 {
 	int fd = device(0);
@@ -494,12 +497,12 @@ static void races_with_the_end_of_the_buffer(void **state)
 		ret = request(fd, DMIRROR_MIGRATE_TO_DEV, p, NR, to);
 		while (atomic_load(&race.p))
 			;
-		assert_true(!ret || ret == -EFAULT);
+		assert_true(!ret || ret == -EFAULT || ret == -ENOENT);
 		if (!ret)
 			assert_holds(to, NR / 2, 10);
 		assert_int_equal(request(fd, DMIRROR_MIGRATE_TO_SYS, p, NR, buffer), 0);
 		assert_holds(p, NR, 10);
-		munmap(to, NR * page);
+		munmap(to, NR / 2 * page);	/* the rest is the other thread's */
 	}
 	atomic_store(&race.done, 1);
 	pthread_join(thread, NULL);
