@@ -103,9 +103,12 @@ static void *keeper_main(void *arg)
 		if (!fds[0].revents)
 			continue;
 		eventfd_read(k->wake_fd, &count);
-		atomic_store(&k->woken, false);
-		/* Or until stopping, or the link's end. */
+		/*
+		 * Or until stopping, or the link's end; what is freed meanwhile does not wake
+		 * us, or each page that a fault brings home would have a trim of its own.
+		 */
 		poll(fds, 2, SETTLE_MS);
+		atomic_store(&k->woken, false);
 		trim_all(dev, UINT64_MAX);
 	}
 	trim_all(dev, now_ms() + LAST_MS);

@@ -186,6 +186,29 @@ static void freed_pages_are_trimmed(void **state)
 	assert_true(counted(n, "read", "ops") <= 4);
 }
 
+/*
+ * Pages that faults bring home one by one are trimmed together. How many come together
+ * depends on how long they take: a run or two each time the driver looks.
+ */
+static void pages_that_fault_are_trimmed_together(void **state)
+{
+	struct nbd_world *n = *state;
+	struct server *s = counting_server(n, 0);
+	uint64_t start_ms, ms;
+	unsigned char *p;
+
+	nbd_open(n, "uri=%s,fault_around=1", s->uri);
+	p = map_filled(4 * NR, 7);
+	nbd_move_in(n, p, 4 * NR);
+	start_ms = clock_ms();
+	assert_holds(p, 4 * NR, 7, 0);
+	ms = clock_ms() - start_ms;
+	munmap(p, 4 * NR * page);
+	assert_int_equal(nbd_close_device(n), 0);
+	server_end(s);
+	assert_true(counted(n, "trim", "ops") <= 4 * NR / 64 + 2 * (ms / 100 + 2));
+}
+
 /* A page that was freed and taken again holds its new bytes, however the trims fall. */
 static void trims_lose_nothing(void **state)
 {
@@ -435,6 +458,7 @@ int main(void)
 		nbd_test(threads_fault_together),
 		nbd_test(zeros_cost_no_traffic),
 		nbd_test(freed_pages_are_trimmed),
+		nbd_test(pages_that_fault_are_trimmed_together),
 		nbd_test(trims_lose_nothing),
 		nbd_test(a_full_device_refuses),
 		nbd_test(stripes_over_three_servers),
