@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Servers that are lost, come back, answer with errors, late, in part, or with nonsense,
- * under running programs. Never a wrong byte, never a wait beyond the timeout.
+ * under running programs. Never a wrong byte, never a wait beyond the timeout: none is
+ * measured, but as many are made as would take longer than a test may.
  */
 #define _GNU_SOURCE
 #include "liar.h"
@@ -16,7 +17,7 @@
 #include <unistd.h>
 
 #define NR		256
-#define SLACK_MS	6000	/* for a machine that is busy with something else */
+#define NEVER		"timeout=3600"	/* no test waits that long */
 
 static unsigned char *mirrored(struct nbd_world *n, uint32_t seed)
 {
@@ -148,28 +149,27 @@ static void a_lost_server_costs_its_pages(void **state)
 	struct nbd_world *n = *state;
 	struct server *s = server_run(n, 0, "memory 16M");
 	unsigned char *p, *q = map_filled(NR, 8);
-	uint64_t ms;
+	uint64_t killed_ms;
 
 	n->w->may_lose = true;
 	nbd_open(n, "uri=%s,timeout=1,fault_around=1", s->uri);
 	p = map_filled(NR, 7);
 	nbd_move_in(n, p, NR);
+	killed_ms = clock_ms();
 	server_kill(s);
-	assert_int_equal(timed_read(p + page, &ms), SIGBUS);
-	assert_in_range(ms, 500, 1000 + SLACK_MS);
+	assert_int_equal(touch_read(p + page), SIGBUS);
+	assert_true(clock_ms() - killed_ms >= 900);
 	assert_true(nbd_said(n, "lost"));
 	assert_true(moved(n->w, lost_pages) == 1);
-	/* The next one knows already. */
-	assert_int_equal(timed_read(p + 2 * page, &ms), SIGBUS);
-	assert_true(ms < 1000);
+	/* The next ones know already: a second for each would be more than there is. */
+	for (size_t i = 2; i < NR / 2; i++)
+		assert_int_equal(touch_read(p + i * page), SIGBUS);
 	assert_holds(q, NR, 8, 0);
 	/* To a server that is away nothing is given. */
 	assert_int_equal(nbd_try_move_in(n, q, NR), 0);
 	assert_holds(q, NR, 8, 0);
-	/* Closing does not wait for each page. */
-	ms = clock_ms();
+	/* Nor does closing wait for each page. */
 	assert_int_equal(nbd_close_device(n), -EIO);
-	assert_true(clock_ms() - ms < SLACK_MS);
 	munmap(p, NR * page);
 	munmap(q, NR * page);
 }
@@ -214,7 +214,6 @@ static void an_empty_server_gives_no_zeros(void **state)
 	struct nbd_world *n = *state;
 	struct server *s = server_run(n, 0, "memory 16M");
 	unsigned char *p;
-	uint64_t ms;
 
 	n->w->may_lose = true;
 	nbd_open(n, "uri=%s,timeout=20", s->uri);
@@ -223,7 +222,7 @@ static void an_empty_server_gives_no_zeros(void **state)
 	server_kill(s);
 	server_again(s);
 	for (size_t i = 0; i < 4; i++)
-		assert_int_equal(timed_read(p + i * page, &ms), SIGBUS);
+		assert_int_equal(touch_read(p + i * page), SIGBUS);
 	assert_true(eventually(nbd_said(n, "are lost")));
 	/* The device goes on with what the server has now. */
 	munmap(p, NR * page);
@@ -290,7 +289,7 @@ static void a_liar_alone(void **state)
 		struct liar *liar;
 		struct server *s = liar_run(n, 0, 16 << 20, &liar);
 		unsigned char *p;
-		uint64_t ms;
+		size_t i = 64;
 		int sig;
 
 		nbd_open(n, "uri=%s,timeout=1,fault_around=1", s->uri);
@@ -298,19 +297,17 @@ static void a_liar_alone(void **state)
 		nbd_move_in(n, p, NR);
 		atomic_store(&liar->late_ms, 50);
 		atomic_store(&liar->lie, (uint32_t)lie);
-		sig = timed_read(p, &ms);
+		sig = touch_read(p);
 		if (lie == LATE && !sig)
 			assert_holds(p, 1, (uint32_t)lie, 0);
 		else if (sig != SIGBUS)
 			fail_msg("%s: signal %d", lie_names[lie], sig);
-		if (ms > 1000 + SLACK_MS)
-			fail_msg("%s: took %llu ms", lie_names[lie], (unsigned long long)ms);
 		atomic_store(&liar->lie, HONEST);
 		/* Once it is honest and connected again the rest is as it was. */
-		assert_true(eventually(touch_read(p + 64 * page) == 0 ||
-				       touch_read(p + 65 * page) == 0 ||
-				       touch_read(p + 66 * page) == 0));
-		for (size_t i = 67; i < NR; i++)
+		while (i < NR && touch_read(p + i * page))
+			i++;
+		assert_true(i < NR);
+		for (; i < NR; i++)
 			if (!touch_read(p + i * page))
 				assert_holds(p + i * page, 1, (uint32_t)lie, i);
 		munmap(p, NR * page);
@@ -371,24 +368,27 @@ static pid_t link_of(pid_t program)
 	return found;
 }
 
+static void send_link(int sig)
+{
+	pid_t pid = link_of(getpid());
+
+	assert_true(pid > 0);
+	kill(pid, sig);
+}
+
 /* The link dies: pages that were on servers are lost and say so, and nothing hangs. */
 static void the_link_is_killed(void **state)
 {
 	struct nbd_world *n = *state;
 	struct server *s = server_run(n, 0, "memory 16M");
 	unsigned char *p;
-	uint64_t ms;
-	pid_t pid;
 
 	n->w->may_lose = true;
-	nbd_open(n, "uri=%s,timeout=20", s->uri);
+	nbd_open(n, "uri=%s," NEVER, s->uri);
 	p = map_filled(NR, 15);
 	nbd_move_in(n, p, NR);
-	pid = link_of(getpid());
-	assert_true(pid > 0);
-	kill(pid, SIGKILL);
-	assert_int_equal(timed_read(p, &ms), SIGBUS);
-	assert_true(ms < SLACK_MS);
+	send_link(SIGKILL);
+	assert_int_equal(touch_read(p), SIGBUS);
 	assert_true(nbd_said(n, "has ended"));
 	assert_int_equal(nbd_close_device(n), -EIO);
 	munmap(p, NR * page);
@@ -400,19 +400,24 @@ static void the_link_is_killed(void **state)
 	munmap(p, NR * page);
 }
 
+static _Atomic pid_t *left_behind;
+
 static int open_and_leave(void *arg)
 {
 	struct nbd_world *n = arg;
 	HMM_OPTS(hmm_mm_opts, opts, .flags = strict() ? HMM_MM_STRICT : 0);
 
-	return hmm_mm_create(&opts, &n->w->mm) ||
-	       nbd_try_open(n, "uri=%s", n->server[0].uri) || !link_of(getpid()) ? 1 : 0;
+	if (hmm_mm_create(&opts, &n->w->mm) || nbd_try_open(n, "uri=%s", n->server[0].uri))
+		return 1;
+	*left_behind = link_of(getpid());
+	return *left_behind ? 0 : 1;
 }
 
 /* A program that ends without a word takes its link along. */
 static void the_link_ends_with_its_program(void **state)
 {
 	struct nbd_world *n = *state, *child;
+	char path[32], target[8];
 
 	if (strict())
 		skip();
@@ -421,8 +426,12 @@ static void the_link_ends_with_its_program(void **state)
 	*child = *n;
 	child->w = calloc(1, sizeof(*child->w));
 	child->open = false;
+	left_behind = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	assert_ptr_not_equal(left_behind, MAP_FAILED);
 	assert_int_equal(in_child(open_and_leave, child), 0);
-	assert_true(eventually(link_of(0) == 0 && link_of(-1) == 0));
+	snprintf(path, sizeof(path), "/proc/%d/exe", (int)*left_behind);
+	assert_true(eventually(readlink(path, target, sizeof(target)) < 0));
+	munmap((void *)left_behind, page);
 	free(child->w);
 	free(child);
 }

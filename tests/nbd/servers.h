@@ -73,8 +73,6 @@ int64_t nbd_try_move_in(struct nbd_world *n, void *p, size_t nr);
 /* What the driver's process said on standard error since the test began. */
 bool nbd_said(struct nbd_world *n, const char *text);
 
-/* The signal that reading the page raises, and how long that took. */
-int timed_read(const void *addr, uint64_t *ms);
 uint64_t clock_ms(void);
 
 #endif
