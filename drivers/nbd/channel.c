@@ -13,11 +13,13 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 
 #include <uhmm/plugin.h>
 
 #define LINK_NAME	"uhmm-nbd-link"
+#define LINK_FDS	(3 + LINK_WORKERS)
 #define FD_ABOVE	32	/* while descriptors are put in their places */
 #define GIVE_UP_MS	1000	/* between looks at whether the link lives */
 #define END_MS		3000	/* for the link to end when it is told to */
@@ -110,16 +112,17 @@ static int spawn(const char *path, const int *from, unsigned int nr, pid_t *pid)
  * Out of the way of the places that they will have. The link's first process leaves its
  * child's id in the shared memory and ends, so that the program has no child.
  */
-static int link_spawn(struct nbd_channel *ch, int memory_fd)
+static int link_spawn(struct nbd_channel *ch, int memory_fd, int lane_fd)
 {
-	int from[2 + LINK_WORKERS] = { memory_fd, pidfd_of(getpid()) };
-	int high[2 + LINK_WORKERS], ret = 0;
+	int from[LINK_FDS] = { memory_fd, pidfd_of(getpid()) };
+	int high[LINK_FDS], ret = 0;
 	char path[PATH_MAX];
 	pid_t pid;
 
 	for (uint32_t i = 0; i < LINK_WORKERS; i++)
 		from[2 + i] = ch->wake_fd[i];
-	for (size_t i = 0; i < sizeof(from) / sizeof(from[0]); i++) {
+	from[2 + LINK_WORKERS] = lane_fd;
+	for (size_t i = 0; i < LINK_FDS; i++) {
 		high[i] = from[i] < 0 ? -1 : fcntl(from[i], F_DUPFD_CLOEXEC, FD_ABOVE);
 		if (high[i] < 0)
 			ret = -EMFILE;
@@ -127,8 +130,8 @@ static int link_spawn(struct nbd_channel *ch, int memory_fd)
 	if (!ret && !link_path(path, sizeof(path)))
 		ret = -ENOENT;
 	if (!ret)
-		ret = spawn(path, high, sizeof(from) / sizeof(from[0]), &pid);
-	for (size_t i = 0; i < sizeof(from) / sizeof(from[0]); i++)
+		ret = spawn(path, high, LINK_FDS, &pid);
+	for (size_t i = 0; i < LINK_FDS; i++)
 		if (high[i] >= 0)
 			close(high[i]);
 	if (from[1] >= 0)
@@ -173,7 +176,7 @@ static int link_settle(struct nbd_channel *ch, char *said, size_t said_bytes)
 int nbd_channel_open(struct nbd_channel *ch, const struct link_config *config, char *said,
 		     size_t said_bytes)
 {
-	int fd, ret = 0;
+	int fd, lane[2] = { -1, -1 }, ret = 0;
 
 	ch->page = config->page_bytes;
 	ch->chunk_pages = (uint32_t)(LINK_CHUNK_BYTES / ch->page);
@@ -187,10 +190,15 @@ int nbd_channel_open(struct nbd_channel *ch, const struct link_config *config, c
 	fd = memory_make(ch, config);
 	if (fd < 0)
 		ret = fd;
+	else if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, lane))
+		ret = -EMFILE;
+	ch->lane_fd = lane[0];
 	if (!ret)
-		ret = link_spawn(ch, fd);
+		ret = link_spawn(ch, fd, lane[1]);
 	if (fd >= 0)
 		close(fd);
+	if (lane[1] >= 0)
+		close(lane[1]);
 	if (ret)
 		snprintf(said, said_bytes, "nbd: cannot start %s: %s", LINK_NAME, strerror(-ret));
 	else
@@ -209,6 +217,8 @@ void nbd_channel_close(struct nbd_channel *ch)
 			syscall(SYS_pidfd_send_signal, ch->link_fd, SIGKILL, NULL, 0);
 		close(ch->link_fd);
 	}
+	if (ch->lane_fd >= 0)
+		close(ch->lane_fd);
 	for (uint32_t i = 0; i < LINK_WORKERS; i++) {
 		if (ch->wake_fd[i] >= 0)
 			close(ch->wake_fd[i]);
@@ -293,7 +303,7 @@ static void fail_slot(struct nbd_channel *ch, struct link_slot *s)
 }
 
 void nbd_channel_post(struct nbd_channel *ch, uint32_t slot, enum link_op op, uint64_t index,
-		      uint32_t nr, uint32_t avoid)
+		      uint32_t nr, struct nbd_past past)
 {
 	uint32_t w = link_worker_of(index / ch->chunk_pages, ch->nr_groups, ch->nr_workers);
 	struct link_slot *s = &ch->mem->slot[slot];
@@ -303,7 +313,9 @@ void nbd_channel_post(struct nbd_channel *ch, uint32_t slot, enum link_op op, ui
 	s->op = op;
 	s->index = index;
 	s->nr = nr;
-	s->avoid = avoid;
+	s->avoid = past.avoid;
+	s->shun = past.shun;
+	s->waited_ms = past.waited_ms;
 	s->error = 0;
 	atomic_store_explicit(&s->waiters, 0, memory_order_relaxed);
 	atomic_store(&s->state, LINK_POSTED);
@@ -342,4 +354,35 @@ void nbd_channel_break(struct nbd_channel *ch)
 	atomic_store(&ch->dead, true);
 	for (uint32_t i = 0; i < LINK_SLOTS; i++)
 		fail_slot(ch, &ch->mem->slot[i]);
+}
+
+/* ---------------------------------------------------------------- lanes */
+
+int nbd_channel_lane(struct nbd_channel *ch, uint32_t *server)
+{
+	struct link_lane lane;
+	union {
+		struct cmsghdr header;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control;
+	struct iovec iov = { &lane, sizeof(lane) };
+	struct msghdr message = {
+		.msg_iov = &iov, .msg_iovlen = 1,
+		.msg_control = &control, .msg_controllen = sizeof(control),
+	};
+	ssize_t n = recvmsg(ch->lane_fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	struct cmsghdr *c = n == (ssize_t)sizeof(lane) ? CMSG_FIRSTHDR(&message) : NULL;
+	int fd;
+
+	/* Without room for a descriptor it is dropped: then there is a lane less. */
+	if (!c || c->cmsg_type != SCM_RIGHTS)
+		return -1;
+	memcpy(&fd, CMSG_DATA(c), sizeof(fd));
+	*server = lane.server;
+	return fd;
+}
+
+void nbd_channel_lane_lost(struct nbd_channel *ch, uint32_t server)
+{
+	atomic_fetch_add_explicit(&ch->mem->lanes_lost[server], 1, memory_order_relaxed);
 }

@@ -29,6 +29,7 @@ struct nbd_channel {
 	uint64_t nr_pages;
 	int wake_fd[LINK_WORKERS];	/* -1: not open, as all of them */
 	int link_fd;			/* pidfd of the link */
+	int lane_fd;			/* where lanes come from */
 	_Atomic bool dead;		/* the link has ended by itself */
 	pthread_mutex_t post_lock[LINK_WORKERS];	/* a leaf: order of a ring's entries */
 	_Atomic uint64_t free_single, free_bulk;	/* slots nobody holds */
@@ -46,13 +47,23 @@ uint32_t nbd_channel_get_bulk(struct nbd_channel *ch);
 uint32_t nbd_channel_wait_bulk(struct nbd_channel *ch);	/* holding no other */
 void nbd_channel_put(struct nbd_channel *ch, uint32_t slot);
 
-/* Hand a slot to the link. @avoid: servers (bits) that gave wrong bytes before. */
+/* Of a read: servers (bits) that gave wrong bytes, or none, and how long it has been wanted. */
+struct nbd_past {
+	uint32_t avoid, shun, waited_ms;
+};
+
+/* Hand a slot to the link. */
 void nbd_channel_post(struct nbd_channel *ch, uint32_t slot, enum link_op op, uint64_t index,
-		      uint32_t nr, uint32_t avoid);
+		      uint32_t nr, struct nbd_past past);
 bool nbd_channel_done(const struct nbd_channel *ch, uint32_t slot);
 
 /* Wait for a posted slot: 0 or its error. The caller holds it still. */
 int nbd_channel_wait(struct nbd_channel *ch, uint32_t slot);
+
+/* A lane that the link has made, the caller's from now on; -1: there is none. */
+int nbd_channel_lane(struct nbd_channel *ch, uint32_t *server);
+/* One that it had made is closed. */
+void nbd_channel_lane_lost(struct nbd_channel *ch, uint32_t server);
 
 /* The link has died: whatever waits for it fails. */
 void nbd_channel_break(struct nbd_channel *ch);

@@ -3,6 +3,8 @@
  * Memory on NBD servers, as the program's side of the driver sees it.
  *
  *	channel		the link, a process that holds the connections	(any thread)
+ *	lanes		connections that we read from ourselves		(any thread)
+ *	reader		a thread: what came of single pages over lanes
  *	pages		which page is whose, and its checksum		(pages.lock, a leaf)
  *	copy		what the core asks to be moved
  *	faults		CPU faults that wait for the network
@@ -24,7 +26,9 @@
 #include "channel.h"
 #include "faults.h"
 #include "keeper.h"
+#include "lane.h"
 #include "pages.h"
+#include "reader.h"
 
 #define NBD_MAGIC	0x7672642d64626eULL
 
@@ -33,6 +37,8 @@ struct nbd_device {
 	struct hmm_mm *mm;
 	struct hmm_devmem *devmem;
 	struct nbd_channel channel;
+	struct nbd_lanes lanes;
+	struct nbd_reader reader;
 	struct nbd_pages pages;
 	struct nbd_faults faults;
 	struct nbd_keeper keeper;

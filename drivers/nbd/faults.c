@@ -6,7 +6,7 @@
 
 #include "device.h"
 
-#define AHEAD_PAGES	256u	/* a stream of this pace has the next range fetched early */
+#define AHEAD_PAGES	256u	/* a stream of this pace has the next block fetched early */
 #define GROWTH		4u
 #define LOOK_MS		1000u
 
@@ -21,8 +21,17 @@ static struct nbd_stream *stream_of(struct nbd_faults *f, uintptr_t addr)
 	return NULL;
 }
 
-/* Pages from @addr on. Lock held. */
-static uint32_t pace(struct nbd_faults *f, uintptr_t addr)
+/* Up to @pages from @addr on: the core moves no more than a block at once. */
+static uintptr_t range_end(const struct nbd_faults *f, uintptr_t addr, uint32_t pages)
+{
+	uintptr_t end = addr + pages * f->page;
+	uintptr_t whole = end & ~(FAULT_PAGES * f->page - 1);
+
+	return whole > addr ? whole : end;
+}
+
+/* The end of what to bring from @addr on. Lock held. */
+static uintptr_t pace(struct nbd_faults *f, uintptr_t addr)
 {
 	struct nbd_stream *s = stream_of(f, addr);
 
@@ -32,8 +41,8 @@ static uint32_t pace(struct nbd_faults *f, uintptr_t addr)
 		s = &f->stream[f->oldest++ % FAULT_STREAMS];
 		s->pages = 1;
 	}
-	s->next = addr + s->pages * f->page;
-	return s->pages;
+	s->next = range_end(f, addr, s->pages);
+	return s->next;
 }
 
 /* The range that a fault on @addr brings home. Lock held. */
@@ -44,44 +53,65 @@ static void range_of(struct nbd_faults *f, uintptr_t addr, uintptr_t *start, uin
 		*end = *start + f->around * f->page;
 	} else {
 		*start = addr;
-		*end = addr + pace(f, addr) * f->page;
+		*end = pace(f, addr);
 	}
 }
 
 /* ---------------------------------------------------------------- many pages */
 
 /* Lock held. false: all movers are busy. */
-static bool mover_assign(struct nbd_faults *f, const struct hmm_fault *fault, uintptr_t start,
-			 uintptr_t end, uintptr_t ahead)
+static bool mover_assign(struct nbd_faults *f, struct nbd_job *job, uintptr_t start, uintptr_t end)
 {
 	for (uint32_t i = 0; i < FAULT_MOVERS; i++) {
 		struct nbd_mover *m = &f->mover[i];
 
-		if (!m->idle)
+		if (m->job || !m->there)
 			continue;
-		m->idle = false;
-		m->fault = *fault;
+		m->job = job;
 		m->start = start;
 		m->end = end;
-		m->ahead = ahead;
+		job->movers++;
 		pthread_cond_signal(&m->work);
 		return true;
 	}
 	return false;
 }
 
+/* One for a fault, for its first mover; there are as many as movers. Lock held. */
+static struct nbd_job *job_begin(struct nbd_faults *f, const struct hmm_fault *fault,
+				 uintptr_t start, uintptr_t end)
+{
+	struct nbd_job *job = f->job;
+
+	while (job < f->job + FAULT_MOVERS - 1 && job->movers)
+		job++;
+	if (job->movers)
+		return NULL;
+	job->fault = *fault;
+	return mover_assign(f, job, start, end) ? job : NULL;
+}
+
 /*
- * The CPU goes on as soon as its page is home. The fault is ended last, because it keeps
- * the address space in existence. Pages that cannot be had are the core's to report.
+ * The CPU goes on as soon as its page is home. The fault is ended by whoever is last,
+ * because it keeps the address space in existence. Pages that cannot be had are the
+ * core's to report. Lock held, but for the work.
  */
 static void mover_run(struct nbd_mover *m)
 {
-	struct hmm_mm *mm = m->fault.mm;
-	int64_t pages = hmm_evict(mm, m->start, m->end);
+	struct nbd_faults *f = &m->dev->faults;
+	struct hmm_fault fault = m->job->fault;
+	int64_t pages;
 
-	if (pages >= 0 && m->ahead > m->end)
-		pages = hmm_evict(mm, m->end, m->ahead);
-	hmm_fault_done(m->dev->devmem, &m->fault);
+	pthread_mutex_unlock(&f->lock);
+	pages = hmm_evict(fault.mm, m->start, m->end);
+	(void)pages;
+	pthread_mutex_lock(&f->lock);
+	if (--m->job->movers == 0) {
+		pthread_mutex_unlock(&f->lock);
+		hmm_fault_done(m->dev->devmem, &fault);
+		pthread_mutex_lock(&f->lock);
+	}
+	m->job = NULL;
 }
 
 static void *mover_main(void *arg)
@@ -90,17 +120,14 @@ static void *mover_main(void *arg)
 	struct nbd_faults *f = &m->dev->faults;
 
 	pthread_mutex_lock(&f->lock);
-	for (;;) {
-		m->idle = true;
-		while (m->idle && !atomic_load_explicit(&f->stopping, memory_order_relaxed))
+	m->there = true;
+	while (m->job || !atomic_load_explicit(&f->stopping, memory_order_relaxed)) {
+		if (m->job)
+			mover_run(m);
+		else
 			pthread_cond_wait(&m->work, &f->lock);
-		if (m->idle)
-			break;
-		pthread_mutex_unlock(&f->lock);
-		mover_run(m);
-		pthread_mutex_lock(&f->lock);
 	}
-	m->idle = false;
+	m->there = false;
 	pthread_mutex_unlock(&f->lock);
 	return NULL;
 }
@@ -111,6 +138,17 @@ static void single_put(struct nbd_device *dev, uint32_t slot)
 {
 	atomic_fetch_and_explicit(&dev->faults.active, ~(1ULL << slot), memory_order_relaxed);
 	nbd_channel_put(&dev->channel, slot);
+}
+
+static void single_by_link(struct nbd_device *dev, uint32_t slot)
+{
+	const struct nbd_fault *s = &dev->faults.fault[slot];
+	struct nbd_past past = {
+		.avoid = s->avoid, .shun = s->shun,
+		.waited_ms = nbd_waited_ms(dev, s->asked_ms),
+	};
+
+	nbd_channel_post(&dev->channel, slot, LINK_READ, s->fault.index, 1, past);
 }
 
 static int single_post(struct nbd_device *dev, const struct hmm_fault *fault)
@@ -124,8 +162,9 @@ static int single_post(struct nbd_device *dev, const struct hmm_fault *fault)
 		return -EAGAIN;
 	s = &dev->faults.fault[slot];
 	s->fault = *fault;
-	s->tries = s->avoid = 0;
+	s->tries = s->avoid = s->shun = 0;
 	s->error = 0;
+	s->asked_ms = nbd_now_ms();
 	atomic_store_explicit(&s->gone, false, memory_order_relaxed);
 	/*
 	 * From here on nbd_faults_forget() finds us. If the page was freed before, its
@@ -136,7 +175,8 @@ static int single_post(struct nbd_device *dev, const struct hmm_fault *fault)
 		single_put(dev, slot);
 		return -EAGAIN;
 	}
-	nbd_channel_post(ch, slot, LINK_READ, fault->index, 1, 0);
+	if (!nbd_reader_ask(dev, slot, fault->index))
+		single_by_link(dev, slot);
 	return -EINPROGRESS;
 }
 
@@ -144,14 +184,14 @@ static int single_post(struct nbd_device *dev, const struct hmm_fault *fault)
 static bool single_again(struct nbd_device *dev, uint32_t slot)
 {
 	struct nbd_fault *s = &dev->faults.fault[slot];
-	struct nbd_channel *ch = &dev->channel;
+	const struct nbd_channel *ch = &dev->channel;
 
 	if (s->tries++ == 2)
 		return false;
 	/* The first time from anywhere: it may have gone wrong on the way. */
 	if (s->tries == 2)
 		s->avoid |= 1u << (ch->mem->slot[slot].served % LINK_SERVERS);
-	nbd_channel_post(ch, slot, LINK_READ, s->fault.index, 1, s->avoid);
+	single_by_link(dev, slot);
 	return true;
 }
 
@@ -160,26 +200,53 @@ static bool single_gone(const struct nbd_fault *s)
 	return atomic_load_explicit(&s->gone, memory_order_acquire);
 }
 
-static void single_end(struct nbd_device *dev, uint32_t slot)
+/* What a thread of ours has at hand while it ends a fault. */
+struct ending {
+	const struct nbd_device *dev;
+	struct nbd_fault *fault;
+	const char *bytes;
+};
+static _Thread_local const struct ending *ending;
+
+static void single_end(struct nbd_device *dev, uint32_t slot, const char *bytes)
 {
 	struct nbd_fault *s = &dev->faults.fault[slot];
-	uint64_t index = s->fault.index;
+	struct ending e = { dev, s, bytes };
+
+	ending = &e;
+	hmm_fault_done(dev->devmem, &s->fault);
+	ending = NULL;
+	single_put(dev, slot);
+}
+
+static void single_done(struct nbd_device *dev, uint32_t slot)
+{
+	const char *bytes = nbd_channel_buffer(&dev->channel, slot);
+	struct nbd_fault *s = &dev->faults.fault[slot];
 
 	s->error = nbd_channel_wait(&dev->channel, slot);	/* it is done */
-	if (!s->error && !single_gone(s) &&
-	    !nbd_page_intact(dev, index, nbd_channel_buffer(&dev->channel, slot))) {
+	if (!s->error && !single_gone(s) && !nbd_page_intact(dev, s->fault.index, bytes)) {
 		if (single_again(dev, slot))
 			return;
 		s->error = -EIO;
 	}
-	dev->faults.ending = slot;
-	hmm_fault_done(dev->devmem, &s->fault);
-	dev->faults.ending = NO_SLOT;
-	single_put(dev, slot);
+	single_end(dev, slot, bytes);
 }
 
-/* The device whose completer this thread is. */
-static _Thread_local const struct nbd_device *completer_of;
+bool nbd_faults_answer(struct nbd_device *dev, uint32_t slot, uint32_t server, const char *bytes)
+{
+	struct nbd_fault *s = &dev->faults.fault[slot];
+
+	if (bytes && (single_gone(s) || nbd_page_intact(dev, s->fault.index, bytes))) {
+		single_end(dev, slot, bytes);
+		return true;
+	}
+	if (bytes)
+		s->tries++;
+	s->shun = 1u << server;
+	single_by_link(dev, slot);
+	return !bytes;
+}
 
 static void *completer_main(void *arg)
 {
@@ -187,7 +254,6 @@ static void *completer_main(void *arg)
 	struct nbd_faults *f = &dev->faults;
 	struct link_memory *mem = dev->channel.mem;
 
-	completer_of = dev;
 	for (;;) {
 		uint32_t seen = atomic_load(&mem->completions);
 		uint64_t active = atomic_load_explicit(&f->active, memory_order_acquire);
@@ -200,7 +266,7 @@ static void *completer_main(void *arg)
 
 			if (!nbd_channel_done(&dev->channel, slot))
 				continue;
-			single_end(dev, slot);
+			single_done(dev, slot);
 			some = true;
 		}
 		if (!some)
@@ -210,19 +276,14 @@ static void *completer_main(void *arg)
 
 bool nbd_faults_take(struct nbd_device *dev, uint64_t index, void *cpu, int *ret)
 {
-	struct nbd_fault *s;
-	uint32_t slot;
+	const struct ending *e = ending;
 
-	if (completer_of != dev || dev->faults.ending == NO_SLOT)
+	if (!e || e->dev != dev || e->fault->fault.index != index || single_gone(e->fault))
 		return false;
-	slot = dev->faults.ending;
-	s = &dev->faults.fault[slot];
-	if (s->fault.index != index || single_gone(s))
-		return false;
-	*ret = s->error;
-	if (s->error)
+	*ret = e->fault->error;
+	if (*ret)
 		return true;
-	memcpy(cpu, nbd_channel_buffer(&dev->channel, slot), dev->channel.page);
+	memcpy(cpu, e->bytes, dev->channel.page);
 	return nbd_page_intact(dev, index, cpu);
 }
 
@@ -240,26 +301,31 @@ void nbd_faults_forget(struct nbd_device *dev, uint64_t index, uint64_t nr)
 
 /* ---------------------------------------------------------------- both */
 
+/* What a stream that has come to @end will want next. Lock held. */
+static void bring_next(struct nbd_faults *f, struct nbd_job *job, uintptr_t end)
+{
+	struct nbd_stream *s = stream_of(f, end);
+	uintptr_t ahead = range_end(f, end, FAULT_PAGES);
+
+	if (s && s->pages >= AHEAD_PAGES && mover_assign(f, job, end, ahead))
+		s->next = ahead;
+}
+
 int nbd_migrate_to_ram(struct hmm_devmem *devmem, const struct hmm_fault *fault)
 {
 	struct nbd_device *dev = hmm_devmem_ctx(devmem);
 	struct nbd_faults *f = &dev->faults;
+	struct nbd_job *job = NULL;
 	uintptr_t start, end;
-	bool moved = false;
 
 	pthread_mutex_lock(&f->lock);
 	range_of(f, fault->addr, &start, &end);
-	if (end - start > f->page) {
-		struct nbd_stream *s = f->around ? NULL : stream_of(f, end);
-		bool early = s && s->pages >= AHEAD_PAGES;
-		uintptr_t ahead = early ? end + (end - start) : end;
-
-		moved = mover_assign(f, fault, start, end, ahead);
-		if (moved && early)
-			s->next = ahead;
-	}
+	if (end - start > f->page)
+		job = job_begin(f, fault, start, end);
+	if (job && !f->around)
+		bring_next(f, job, end);
 	pthread_mutex_unlock(&f->lock);
-	if (moved)
+	if (job)
 		return -EINPROGRESS;
 	/* Nothing to fetch, or nothing to fetch it with: the core does it at once. */
 	if (!dev->pages.sum[fault->index] ||
@@ -275,7 +341,6 @@ int nbd_faults_start(struct nbd_device *dev, uint32_t around)
 
 	f->around = around;
 	f->page = dev->channel.page;
-	f->ending = NO_SLOT;
 	pthread_mutex_init(&f->lock, NULL);
 	for (uint32_t i = 0; i < FAULT_MOVERS; i++) {
 		f->mover[i].dev = dev;

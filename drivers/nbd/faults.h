@@ -2,16 +2,18 @@
 /*
  * CPU faults. None keeps the thread that serves them waiting for the network:
  *
- *	a page alone	its read is posted at once, by the handler; when the bytes are here
- *			`completer` ends the fault, and the core's copy finds them. Until then
- *			the page is not even in flight, and there may be as many such faults
- *			as there are single slots.
+ *	a page alone	its read is asked for at once, by the handler, over a lane or of the
+ *			link; when the bytes are here the reader or `completer` ends the
+ *			fault, and the core's copy finds them. Until then the page is not
+ *			even in flight, and there may be as many such faults as there are
+ *			single slots.
  *	many pages	a job for one of the `movers`, which brings the range home; where
  *			none is idle, the page alone.
  *
- * How many pages: as long as faults follow each other, four times as many with each, and
- * at the end the next range ahead of its fault, so that the link works while the program
- * reads what the last one brought. A fault elsewhere brings its page only.
+ * How many pages: as long as faults follow each other, four times as many with each, then
+ * to the end of a block, and the next block ahead of its fault by a second mover: one has
+ * the network while the other gives the program what has come. A fault elsewhere brings
+ * its page only.
  */
 #ifndef NBD_FAULTS_H
 #define NBD_FAULTS_H
@@ -34,7 +36,8 @@ struct nbd_device;
 /* Of a single slot, while its bit in `active` is set. */
 struct nbd_fault {
 	struct hmm_fault fault;
-	uint32_t tries, avoid;
+	uint32_t tries, avoid, shun;
+	uint64_t asked_ms;
 	int error;
 	_Atomic bool gone;	/* the page was freed: the bytes are those of its old life */
 };
@@ -44,14 +47,20 @@ struct nbd_stream {
 	uint32_t pages;		/* that the last one brought */
 };
 
+/* A fault that movers are at. */
+struct nbd_job {
+	struct hmm_fault fault;
+	uint32_t movers;	/* 0: the place is free */
+};
+
 struct nbd_mover {
 	struct nbd_device *dev;
 	struct hmm_safe_thread *thread;
 	pthread_cond_t work;
 	/* faults.lock: */
-	bool idle;
-	struct hmm_fault fault;
-	uintptr_t start, end, ahead;	/* [start, end), then [end, ahead) */
+	struct nbd_job *job;	/* NULL: idle */
+	bool there;		/* the thread is, and takes jobs */
+	uintptr_t start, end;
 };
 
 struct nbd_faults {
@@ -61,10 +70,10 @@ struct nbd_faults {
 	_Atomic uint64_t active;
 	_Atomic bool stopping;
 	struct hmm_safe_thread *completer;
-	uint32_t ending;	/* the completer's: the slot whose fault it ends; or NO_SLOT */
 	struct nbd_mover mover[FAULT_MOVERS];
 
 	pthread_mutex_t lock;	/* a leaf: */
+	struct nbd_job job[FAULT_MOVERS];
 	struct nbd_stream stream[FAULT_STREAMS];
 	uint32_t oldest;
 };
@@ -74,6 +83,13 @@ void nbd_faults_stop(struct nbd_device *dev);
 
 /* The devmem operation. */
 int nbd_migrate_to_ram(struct hmm_devmem *devmem, const struct hmm_fault *fault);
+
+/*
+ * What came over a lane of @server for a slot; NULL: nothing, the link is to read it. false:
+ * they are not the page's bytes, and the link is to read it, too.
+ */
+bool nbd_faults_answer(struct nbd_device *dev, uint32_t slot, uint32_t server,
+		       const char *bytes);
 
 /* A copy of one page: is it of the fault that this thread ends? Then @ret is its outcome. */
 bool nbd_faults_take(struct nbd_device *dev, uint64_t index, void *cpu, int *ret);

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <poll.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "device.h"
@@ -17,14 +16,6 @@ struct trim {
 	uint32_t slot;
 	uint64_t first, nr;
 };
-
-static uint64_t now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
 
 /* Answers count for nothing: what a server does not trim is overwritten one day. */
 static void trim_end(struct nbd_device *dev, const struct trim *t)
@@ -56,7 +47,8 @@ static bool trim_some(struct nbd_device *dev)
 			nbd_channel_put(ch, t->slot);
 			break;
 		}
-		nbd_channel_post(ch, t->slot, LINK_TRIM, t->first, (uint32_t)t->nr, 0);
+		nbd_channel_post(ch, t->slot, LINK_TRIM, t->first, (uint32_t)t->nr,
+				 (struct nbd_past){ 0 });
 		n++;
 	}
 	for (uint32_t i = 0; i < n; i++)
@@ -66,15 +58,15 @@ static bool trim_some(struct nbd_device *dev)
 
 static void trim_all(struct nbd_device *dev, uint64_t until)
 {
-	while (!atomic_load(&dev->channel.dead) && now_ms() < until && trim_some(dev))
+	while (!atomic_load(&dev->channel.dead) && nbd_now_ms() < until && trim_some(dev))
 		;
 }
 
 static void say_dead(void)
 {
 	static const char line[] =
-		"uhmm nbd: the process that holds the connections has ended; the pages on the "
-		"servers are lost, their readers get SIGBUS\n";
+		"uhmm nbd: the process that holds the connections has ended; pages that cannot be "
+		"read over one that is left are lost, their readers get SIGBUS\n";
 
 	/* Nobody is there to tell where this fails. */
 	if (write(STDERR_FILENO, line, sizeof(line) - 1) < 0)
@@ -85,16 +77,21 @@ static void *keeper_main(void *arg)
 {
 	struct nbd_device *dev = arg;
 	struct nbd_keeper *k = &dev->keeper;
-	struct pollfd fds[2] = {
+	struct pollfd fds[3] = {
 		{ .fd = k->wake_fd, .events = POLLIN },
 		{ .fd = dev->channel.link_fd, .events = POLLIN },
+		{ .fd = dev->channel.lane_fd, .events = POLLIN },
 	};
 
 	while (!atomic_load(&k->stopping)) {
 		eventfd_t count;
 
-		if (poll(fds, 2, -1) < 0)
+		if (poll(fds, 3, -1) < 0)
 			continue;
+		if (fds[2].revents)
+			nbd_lanes_adopt(dev);
+		if (fds[2].revents & POLLHUP)
+			fds[2].fd = -1;
 		if (fds[1].revents) {
 			say_dead();
 			nbd_channel_break(&dev->channel);
@@ -111,7 +108,7 @@ static void *keeper_main(void *arg)
 		atomic_store(&k->woken, false);
 		trim_all(dev, UINT64_MAX);
 	}
-	trim_all(dev, now_ms() + LAST_MS);
+	trim_all(dev, nbd_now_ms() + LAST_MS);
 	return NULL;
 }
 

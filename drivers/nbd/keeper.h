@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A thread for what nobody waits for: pages that were freed and are on a server still are
- * trimmed in runs, a moment after the last was freed; and if the link ends by itself,
- * whoever waits for it is told.
+ * trimmed in runs, a moment after the last was freed; lanes are taken in; and if the link
+ * ends by itself, whoever waits for it is told.
  */
 #ifndef NBD_KEEPER_H
 #define NBD_KEEPER_H

@@ -16,6 +16,10 @@
  *
  * Neither side trusts a number in here to be in bounds: a stray store of the program
  * must not make the link write elsewhere, nor the other way round.
+ *
+ * Lanes: connections that the link has made and the driver reads from by itself. Each is
+ * sent over LINK_FD_LANES, as a struct link_lane with the descriptor; where one was of no
+ * more use, the driver counts it in lanes_lost and has another in a while.
  */
 #ifndef NBD_LINK_H
 #define NBD_LINK_H
@@ -37,12 +41,15 @@
 #define LINK_WORKERS		4u
 #define LINK_SERVERS		8u
 #define LINK_CONNECTIONS	16u		/* most to one server */
+#define LINK_LANES		4u		/* most of them that are lanes */
+#define LINK_STALL_MS		5000u		/* most that a server may be silent when asked */
 #define LINK_TEXT		512u
 
 /* Descriptors that the link is started with; one event of LINK_FD_WAKE per worker. */
 #define LINK_FD_MEMORY		3
 #define LINK_FD_PROGRAM		4		/* pidfd: the link ends with its program */
 #define LINK_FD_WAKE		5
+#define LINK_FD_LANES		(LINK_FD_WAKE + (int)LINK_WORKERS)
 
 enum link_op {
 	LINK_READ,
@@ -63,9 +70,11 @@ struct link_slot {
 	uint32_t nr;			/* pages */
 	uint64_t index;			/* first page of the device */
 	uint32_t avoid;			/* READ: servers (bits) whose copy was wrong */
+	uint32_t shun;			/* READ: servers (bits) to ask after the others */
+	uint32_t waited_ms;		/* READ: for how long it has been wanted */
 	uint32_t served;		/* out: the server that it came from */
 	int32_t error;			/* out: negative errno */
-	uint32_t pad[5];
+	uint32_t pad[3];
 };
 
 struct link_ring {
@@ -89,6 +98,11 @@ struct link_config {
 	char tls_certs[LINK_TEXT], tls_psk[LINK_TEXT];
 };
 
+/* What a lane's descriptor is sent with. */
+struct link_lane {
+	uint32_t server;
+};
+
 enum link_phase {
 	LINK_STARTING,
 	LINK_READY,
@@ -109,6 +123,7 @@ struct link_memory {
 
 	_Atomic uint32_t closing;	/* the driver's: end now */
 	_Atomic uint32_t completions;	/* futex: single slots that were done */
+	_Atomic uint32_t lanes_lost[LINK_SERVERS];	/* since the link last looked */
 	struct link_ring ring[LINK_WORKERS];
 	struct link_slot slot[LINK_SLOTS];
 };
@@ -150,6 +165,31 @@ static inline char *link_buffer(struct link_memory *mem, uint32_t slot, size_t p
 static inline uint32_t link_room(uint32_t slot, size_t page)
 {
 	return slot < LINK_SINGLE ? 1 : (uint32_t)(LINK_CHUNK_BYTES / page);
+}
+
+/* The server that has copy @replica of a chunk, and where in its export a page of it lies. */
+static inline uint32_t link_server_of(uint64_t chunk, uint32_t nr_groups, uint32_t mirror,
+				      uint32_t replica)
+{
+	return (uint32_t)(chunk % nr_groups) * mirror + replica;
+}
+
+static inline uint64_t link_offset_of(uint64_t chunk, uint32_t nr_groups, uint32_t within,
+				      size_t page)
+{
+	return chunk / nr_groups * LINK_CHUNK_BYTES + within * page;
+}
+
+/* Copies take turns in being read. */
+static inline uint32_t link_turn_of(uint64_t chunk, uint32_t nr_groups, uint32_t mirror,
+				    uint32_t try)
+{
+	return (uint32_t)(chunk / nr_groups + try) % mirror;
+}
+
+static inline uint32_t link_stall_ms(uint32_t timeout_ms)
+{
+	return timeout_ms / 4 < LINK_STALL_MS ? timeout_ms / 4 : LINK_STALL_MS;
 }
 
 static inline uint32_t link_worker_of(uint64_t chunk, uint32_t nr_groups, uint32_t nr_workers)

@@ -145,15 +145,23 @@ static int parts_start(struct nbd_device *dev, const struct link_config *config,
 	ret = nbd_pages_init(&dev->pages, dev->channel.nr_pages);
 	if (ret)
 		goto err_channel;
+	nbd_lanes_init(dev, config);
+	ret = nbd_reader_start(dev);
+	if (ret)
+		goto err_lanes;
 	ret = nbd_faults_start(dev, around);
 	if (ret)
-		goto err_pages;
+		goto err_reader;
+	nbd_lanes_adopt(dev);
 	ret = nbd_keeper_start(dev);
 	if (!ret)
 		return 0;
 
 	nbd_faults_stop(dev);
-err_pages:
+err_reader:
+	nbd_reader_stop(dev);
+err_lanes:
+	nbd_lanes_destroy(dev);
 	nbd_pages_destroy(&dev->pages);
 err_channel:
 	nbd_channel_close(&dev->channel);
@@ -162,8 +170,10 @@ err_channel:
 
 static void parts_stop(struct nbd_device *dev)
 {
-	nbd_faults_stop(dev);
 	nbd_keeper_stop(dev);
+	nbd_reader_stop(dev);
+	nbd_faults_stop(dev);
+	nbd_lanes_destroy(dev);
 	nbd_channel_close(&dev->channel);
 	nbd_pages_destroy(&dev->pages);
 }

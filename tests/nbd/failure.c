@@ -368,6 +368,24 @@ static pid_t link_of(pid_t program)
 	return found;
 }
 
+/* Descriptors of ours that are sockets: of those that the driver reads from, and one more. */
+static int sockets(void)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	struct dirent *entry;
+	int nr = 0;
+
+	while ((entry = readdir(dir))) {
+		char path[300], target[64] = "";
+
+		snprintf(path, sizeof(path), "/proc/self/fd/%s", entry->d_name);
+		if (readlink(path, target, sizeof(target) - 1) > 0)
+			nr += !strncmp(target, "socket:", 7);
+	}
+	closedir(dir);
+	return nr;
+}
+
 static void send_link(int sig)
 {
 	pid_t pid = link_of(getpid());
@@ -376,7 +394,79 @@ static void send_link(int sig)
 	kill(pid, sig);
 }
 
-/* The link dies: pages that were on servers are lost and say so, and nothing hangs. */
+/* Where it is plain, pages come home without the link; to it falls what goes wrong. */
+static void pages_come_home_by_lanes(void **state)
+{
+	struct nbd_world *n = *state;
+	struct server *s = server_run(n, 0, "memory 16M");
+
+	for (int around = 0; around < 2; around++) {
+		int before = sockets();
+		unsigned char *p;
+
+		/* One for pages alone, and more than there are movers at work. */
+		nbd_open(n, "uri=%s,connections=8," NEVER ",fault_around=%d", s->uri, around);
+		assert_true(eventually(sockets() == before + 5));
+		p = map_filled(NR, 17);
+		nbd_move_in(n, p, NR);
+		send_link(SIGSTOP);
+		assert_holds(p, NR, 17, 0);
+		send_link(SIGCONT);
+		munmap(p, NR * page);
+		assert_int_equal(nbd_close_device(n), 0);
+	}
+}
+
+/* A server that comes back has lanes again, and no page has missed them. */
+static void lanes_are_made_again(void **state)
+{
+	struct nbd_world *n = *state;
+	struct server *s = on_disk(n, 0);
+	unsigned char *p;
+	int before = sockets();
+
+	nbd_open(n, "uri=%s,timeout=20,fault_around=1", s->uri);
+	assert_true(eventually(sockets() == before + 4));
+	p = map_filled(NR, 18);
+	nbd_move_in(n, p, NR);
+	for (int round = 0; round < 3; round++) {
+		server_kill(s);
+		server_again(s);
+		assert_holds(p, NR, 18, 0);
+		assert_true(eventually(sockets() == before + 4));
+		nbd_move_in(n, p, NR);
+	}
+	munmap(p, NR * page);
+}
+
+/* A program that was stopped for longer than the timeout has not waited for its server. */
+static void a_stopped_program_has_not_waited(void **state)
+{
+	struct nbd_world *n = *state;
+	struct server *s = server_run(n, 0, "memory 16M");
+	pthread_t thread;
+	char words[128];
+	unsigned char *p;
+	void *sig;
+
+	/* Whoever wakes us would be answered by us. */
+	if (strict())
+		skip();
+	nbd_open(n, "uri=%s,timeout=4,fault_around=1", s->uri);
+	p = map_filled(NR, 19);
+	nbd_move_in(n, p, NR);
+	server_stop(s);
+	assert_int_equal(pthread_create(&thread, NULL, read_page, p), 0);
+	snprintf(words, sizeof(words), "kill -STOP %d; sleep 5; kill -CONT %d %d", (int)getpid(),
+		 (int)s->pid, (int)getpid());
+	assert_int_equal(system(words), 0);
+	pthread_join(thread, &sig);
+	assert_null(sig);
+	assert_holds(p, NR, 19, 0);
+	munmap(p, NR * page);
+}
+
+/* The link dies: what only it could read is lost and says so, and nothing hangs. */
 static void the_link_is_killed(void **state)
 {
 	struct nbd_world *n = *state;
@@ -384,7 +474,7 @@ static void the_link_is_killed(void **state)
 	unsigned char *p;
 
 	n->w->may_lose = true;
-	nbd_open(n, "uri=%s," NEVER, s->uri);
+	nbd_open(n, "uri=%s,encrypt=on," NEVER, s->uri);
 	p = map_filled(NR, 15);
 	nbd_move_in(n, p, NR);
 	send_link(SIGKILL);
@@ -451,6 +541,9 @@ int main(int argc, char **argv)
 		nbd_test(a_mirror_beside_a_liar),
 		nbd_test(a_liar_alone),
 		nbd_test(an_encrypted_page_cannot_be_changed),
+		nbd_test(pages_come_home_by_lanes),
+		nbd_test(lanes_are_made_again),
+		nbd_test(a_stopped_program_has_not_waited),
 		nbd_test(the_link_is_killed),
 		nbd_test(the_link_ends_with_its_program),
 	};

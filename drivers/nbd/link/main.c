@@ -25,7 +25,6 @@
 #include "worker.h"
 
 #define COMPLETE_MS	3000u	/* to wait for the last connections before we say READY */
-#define STALL_MAX_MS	5000u
 #define LOOK_MS		250u	/* how soon the end of the program is seen */
 
 static struct volume volume;
@@ -76,7 +75,7 @@ static void volume_init(struct volume *v, struct link_memory *mem)
 	v->nr_servers = v->cfg.nr_uris;
 	v->nr_groups = v->nr_servers / v->cfg.mirror;
 	v->timeout_ms = v->cfg.timeout_ms;
-	v->stall_ms = v->timeout_ms / 4 < STALL_MAX_MS ? v->timeout_ms / 4 : STALL_MAX_MS;
+	v->stall_ms = link_stall_ms(v->timeout_ms);
 }
 
 static uint32_t cpus(void)
@@ -101,9 +100,19 @@ static void share_out(struct volume *v)
 	v->nr_workers = v->cfg.seal ? cpus() : (cpus() + 1) / 2;
 	if (v->nr_workers > LINK_WORKERS)
 		v->nr_workers = LINK_WORKERS;
-	if (v->nr_workers > connections)
-		v->nr_workers = connections;
-	v->conns = connections / v->nr_workers;
+	/*
+	 * Most of them are lanes, where the driver can do without TLS and our encryption: one
+	 * for pages alone, and of the others as many as there are movers at work.
+	 */
+	v->lanes = v->cfg.seal ? 0 : connections * 3 / 4;
+	if (v->lanes > LINK_LANES)
+		v->lanes = LINK_LANES;
+	for (uint32_t i = 0; i < v->nr_servers; i++)
+		if (v->server[i].tls)
+			v->lanes = 0;
+	if (v->nr_workers > connections - v->lanes)
+		v->nr_workers = connections - v->lanes;
+	v->conns = (connections - v->lanes) / v->nr_workers;
 }
 
 static int open_servers(struct volume *v)
@@ -143,7 +152,7 @@ static int start(struct volume *v)
 		return fail(v->mem, ret, "", why);
 	share_out(v);
 	for (uint32_t i = 0; i < v->nr_servers && !ret; i++)
-		ret = server_start(&v->server[i], v->nr_workers, v->conns);
+		ret = server_start(&v->server[i], v->nr_workers, v->conns, v->lanes);
 	for (uint32_t w = 0; w < v->nr_workers && !ret; w++)
 		ret = worker_start(v, w, &v->worker[w]);
 	if (ret)
@@ -157,12 +166,17 @@ static int start(struct volume *v)
 }
 
 /* Until the program ends or has no more use for us. */
-static void stay(struct link_memory *mem)
+static void stay(struct volume *v)
 {
 	struct pollfd fd = { .fd = LINK_FD_PROGRAM, .events = POLLIN };
+	struct link_memory *mem = v->mem;
 
-	while (!atomic_load_explicit(&mem->closing, memory_order_acquire) && poll(&fd, 1, 0) <= 0)
+	while (!atomic_load_explicit(&mem->closing, memory_order_acquire) && poll(&fd, 1, 0) <= 0) {
+		for (uint32_t i = 0; i < v->nr_servers; i++)
+			server_lanes_lost(&v->server[i],
+					  atomic_exchange(&mem->lanes_lost[i], 0));
 		link_futex_wait(&mem->closing, 0, LOOK_MS);
+	}
 }
 
 /* The program must neither have us as a child to wait for nor get our signals. */
@@ -176,7 +190,7 @@ static bool leave_program(struct link_memory *mem)
 		_exit(pid < 0);
 	signal(SIGPIPE, SIG_IGN);
 	/* Best effort (5.9): what the program has left open for its children. */
-	(void)close_range(LINK_FD_WAKE + LINK_WORKERS, ~0u, 0);
+	(void)close_range(LINK_FD_LANES + 1, ~0u, 0);
 	return setsid() >= 0 && !chdir("/");
 }
 
@@ -201,7 +215,7 @@ int main(void)
 	ret = start(&volume);
 	if (ret)
 		return ret;
-	stay(mem);
+	stay(&volume);
 	/* Threads may be in the middle of anything; the servers see the connections close. */
 	_exit(0);
 }

@@ -114,7 +114,7 @@ static int read_choose(const struct worker *w, const struct command *c, bool *an
 
 	*any = false;
 	for (uint32_t r = 0; r < v->cfg.mirror; r++) {
-		uint32_t turn = (uint32_t)(c->op->chunk / v->nr_groups + r) % v->cfg.mirror;
+		uint32_t turn = link_turn_of(c->op->chunk, v->nr_groups, v->cfg.mirror, r);
 		uint32_t s = volume_server(v, c->op->chunk, turn);
 
 		if (!candidate(w, c, s))
@@ -310,9 +310,9 @@ static void read_start(struct worker *w, struct op *op)
 {
 	struct command *c = command_new(w);
 
-	/* Who asks to avoid a server has had wrong bytes of it. */
+	/* Who asks to avoid a server has had wrong bytes of it; to shun it, no answer. */
 	for (uint32_t s = 0; s < w->volume->nr_servers; s++)
-		if (op->avoid >> s & 1)
+		if ((op->avoid | op->shun) >> s & 1)
 			view_shun(w, s);
 	c->op = op;
 	c->kind = LINK_READ;
@@ -355,8 +355,8 @@ void op_start(struct worker *w, uint32_t slot)
 	struct op *op = &w->op[slot];
 
 	*op = (struct op){
-		.slot = slot, .kind = s->op, .index = s->index, .nr = s->nr, .avoid = s->avoid,
-		.bytes = link_buffer(v->mem, slot, v->page), .start_ms = w->now_ms,
+		.slot = slot, .kind = s->op, .index = s->index, .nr = s->nr, .avoid = s->avoid, .shun = s->shun,
+		.bytes = link_buffer(v->mem, slot, v->page), .start_ms = w->now_ms - s->waited_ms,
 	};
 	op->chunk = op->index / v->chunk_pages;
 	op->first = (uint32_t)(op->index % v->chunk_pages);

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -65,7 +66,18 @@ static bool succeeded(struct nbd_handle *nbd, int64_t cookie, uint64_t until)
 	return ret > 0;
 }
 
-static struct nbd_handle *handle_make(const struct link_config *cfg)
+/* Replies of the one kind that the driver knows. */
+static int handle_make_plain(struct nbd_handle *nbd)
+{
+#ifdef LIBNBD_HAVE_NBD_SET_REQUEST_EXTENDED_HEADERS
+	if (nbd_set_request_extended_headers(nbd, false) < 0)
+		return -1;
+#endif
+	return nbd_set_request_structured_replies(nbd, false);
+}
+
+/* @lane: the driver will read from it. */
+static struct nbd_handle *handle_make(const struct link_config *cfg, bool lane)
 {
 	struct nbd_handle *nbd = nbd_create();
 
@@ -74,6 +86,7 @@ static struct nbd_handle *handle_make(const struct link_config *cfg)
 	if (nbd_set_uri_allow_local_file(nbd, true) < 0 ||
 	    /* Every byte that is read is checked by whoever asked for it. */
 	    nbd_set_pread_initialize(nbd, false) < 0 ||
+	    (lane && handle_make_plain(nbd) < 0) ||
 	    (cfg->tls_certs[0] && nbd_set_tls_certificates(nbd, cfg->tls_certs) < 0) ||
 	    (cfg->tls_psk[0] && nbd_set_tls_psk_file(nbd, cfg->tls_psk) < 0)) {
 		nbd_close(nbd);
@@ -89,11 +102,11 @@ static void say_why(char *why, size_t why_bytes, const char *fallback)
 	snprintf(why, why_bytes, "%s", error && *error ? error : fallback);
 }
 
-static struct nbd_handle *dial(struct server *server, char *why, size_t why_bytes)
+static struct nbd_handle *dial(struct server *server, bool lane, char *why, size_t why_bytes)
 {
 	const struct volume *v = server->volume;
 	uint64_t patience = v->timeout_ms < DIAL_MS ? v->timeout_ms : DIAL_MS;
-	struct nbd_handle *nbd = handle_make(&v->cfg);
+	struct nbd_handle *nbd = handle_make(&v->cfg, lane);
 
 	if (nbd && nbd_aio_connect_uri(nbd, server->uri) >= 0 &&
 	    connected(nbd, now_ms() + patience))
@@ -163,7 +176,7 @@ static const char *export_check(struct server *server, struct nbd_handle *nbd)
 int server_open(struct server *server, char *why, size_t why_bytes)
 {
 	struct volume *v = server->volume;
-	struct nbd_handle *nbd = dial(server, why, why_bytes);
+	struct nbd_handle *nbd = dial(server, false, why, why_bytes);
 	const char *unfit;
 
 	if (!nbd)
@@ -178,6 +191,7 @@ int server_open(struct server *server, char *why, size_t why_bytes)
 	server->can_trim = nbd_can_trim(nbd) > 0;
 	server->can_zero = nbd_can_zero(nbd) > 0;
 	server->multi_conn = nbd_can_multi_conn(nbd) > 0;
+	server->tls = nbd_get_tls_negotiated(nbd) != 0;
 	if (getrandom(server->identity, sizeof(server->identity), 0) < 0 ||
 	    identity_write(server, nbd) || identity_read(server, nbd) != 1) {
 		say_why(why, why_bytes, "what was written cannot be read back");
@@ -199,13 +213,15 @@ static void pause_ms(uint32_t ms)
 	nanosleep(&ts, NULL);
 }
 
-/* A worker that lacks a connection. Lock held. */
+#define FOR_DRIVER	((int)LINK_WORKERS)
+
+/* A worker that lacks a connection, or else FOR_DRIVER, a lane; -1: none. Lock held. */
 static int next_wanted(const struct server *server)
 {
 	for (uint32_t w = 0; w < LINK_WORKERS; w++)
 		if (server->wanted[w])
 			return (int)w;
-	return -1;
+	return server->lanes_wanted ? FOR_DRIVER : -1;
 }
 
 /* Is it the server that it was? Its generation with the lock held, 0: of no use. */
@@ -234,6 +250,37 @@ static void hand_over(struct server *server, uint32_t worker, struct connection 
 	eventfd_write((int)(LINK_FD_WAKE + worker), 1);
 }
 
+/*
+ * The descriptor goes to the driver, and the handle is of no use any more: closing it
+ * says nothing to the server. A connection that is not as plain as the driver needs it
+ * is none, and the next would not be either. Lock held.
+ */
+static void lane_give(struct server *server, struct nbd_handle *nbd)
+{
+	struct link_lane lane = { .server = server->nr };
+	union {
+		struct cmsghdr header;
+		char bytes[CMSG_SPACE(sizeof(int))];
+	} control = { .header = {
+		.cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int)),
+	} };
+	struct iovec iov = { &lane, sizeof(lane) };
+	struct msghdr message = {
+		.msg_iov = &iov, .msg_iovlen = 1,
+		.msg_control = &control, .msg_controllen = sizeof(control),
+	};
+	int fd = nbd_aio_get_fd(nbd);
+	bool plain = fd >= 0 && !nbd_get_tls_negotiated(nbd) &&
+		     !nbd_get_structured_replies_negotiated(nbd);
+
+	memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+	if (!plain || sendmsg(LINK_FD_LANES, &message, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+		server->lanes = server->lanes_wanted = 0;
+	else
+		server->lanes_wanted--;
+	nbd_close(nbd);
+}
+
 static void *server_main(void *arg)
 {
 	struct server *server = arg;
@@ -254,7 +301,7 @@ static void *server_main(void *arg)
 		/* One that takes connections and breaks them must not keep us busy. */
 		if (lost)
 			pause_ms(PAUSE_MS);
-		made.nbd = dial(server, why, sizeof(why));
+		made.nbd = dial(server, worker == FOR_DRIVER, why, sizeof(why));
 		made.generation = made.nbd ? recognise(server, made.nbd) : 0;
 		if (!made.generation) {
 			nbd_close(made.nbd);
@@ -262,19 +309,37 @@ static void *server_main(void *arg)
 			pause = pause * 2 < PAUSE_MAX_MS ? pause * 2 : PAUSE_MAX_MS;
 			continue;
 		}
-		hand_over(server, (uint32_t)worker, made);
+		if (worker == FOR_DRIVER)
+			lane_give(server, made.nbd);
+		else
+			hand_over(server, (uint32_t)worker, made);
 		pthread_mutex_unlock(&server->lock);
 		pause = PAUSE_MS;
 	}
 	return NULL;
 }
 
-int server_start(struct server *server, uint32_t nr_workers, uint32_t wanted)
+int server_start(struct server *server, uint32_t nr_workers, uint32_t wanted, uint32_t lanes)
 {
 	for (uint32_t w = 0; w < nr_workers; w++)
 		server->wanted[w] = wanted;
 	server->wanted[0]--;
+	server->lanes = server->lanes_wanted = lanes;
 	return -pthread_create(&server->thread, NULL, server_main, server);
+}
+
+void server_lanes_lost(struct server *server, uint32_t nr)
+{
+	if (!nr)
+		return;
+	pthread_mutex_lock(&server->lock);
+	/* The number is the program's: never more than there were. */
+	server->lanes_wanted += nr < server->lanes ? nr : server->lanes;
+	if (server->lanes_wanted > server->lanes)
+		server->lanes_wanted = server->lanes;
+	server->lost = true;
+	pthread_cond_signal(&server->work);
+	pthread_mutex_unlock(&server->lock);
 }
 
 bool server_take(struct server *server, uint32_t worker, struct connection *out)

@@ -4,7 +4,7 @@
  *
  * The thread alone resolves names, connects and shakes hands, with a deadline, so that a
  * server that does none of it holds up nobody else. A connection that is ready goes to
- * the worker that lacks one.
+ * the worker that lacks one, or as a lane to the driver.
  *
  * In the page after the last that is used stands an identity, written when the device
  * was opened. A server that comes back without it has lost its memory: its generation
@@ -33,7 +33,7 @@ struct server {
 	uint32_t nr;
 	const char *uri;
 	uint64_t nr_chunks;		/* whole ones in the export, but for the identity's page */
-	bool can_trim, can_zero, multi_conn;
+	bool can_trim, can_zero, multi_conn, tls;
 	uint8_t identity[16];
 	_Atomic uint32_t live;		/* connections that workers have */
 	_Atomic uint64_t told_ms;	/* when its loss was last reported */
@@ -46,6 +46,7 @@ struct server {
 	uint32_t generation;
 	bool lost;			/* connections, since the thread last looked */
 	uint32_t wanted[LINK_WORKERS];
+	uint32_t lanes, lanes_wanted;	/* all that there may be, and those that are missing */
 	uint32_t nr_ready[LINK_WORKERS];
 	struct connection ready[LINK_WORKERS][LINK_CONNECTIONS];
 };
@@ -59,7 +60,10 @@ void server_init(struct server *server, struct volume *volume, uint32_t nr);
 int server_open(struct server *server, char *why, size_t why_bytes);
 
 /* Start the thread. @wanted: connections for each worker, the first one counted. */
-int server_start(struct server *server, uint32_t nr_workers, uint32_t wanted);
+int server_start(struct server *server, uint32_t nr_workers, uint32_t wanted, uint32_t lanes);
+
+/* The driver has closed @nr lanes. */
+void server_lanes_lost(struct server *server, uint32_t nr);
 
 /* A worker's: take what is ready for it; false: nothing is. */
 bool server_take(struct server *server, uint32_t worker, struct connection *out);

@@ -33,6 +33,7 @@ struct volume {
 	uint32_t chunk_pages;
 	uint32_t nr_servers, nr_groups, nr_workers;
 	uint32_t conns;			/* of one worker to one server */
+	uint32_t lanes;			/* to one server, besides */
 	uint64_t nr_chunks, nr_pages;
 	uint32_t timeout_ms, stall_ms;
 	uint64_t *present;
@@ -48,12 +49,12 @@ int volume_lay_out(struct volume *v, const char **why);
 /* Offset in a server's export of a page of a chunk. */
 static inline uint64_t volume_offset(const struct volume *v, uint64_t chunk, uint32_t within)
 {
-	return (chunk / v->nr_groups * v->chunk_pages + within) * v->page;
+	return link_offset_of(chunk, v->nr_groups, within, v->page);
 }
 
 static inline uint32_t volume_server(const struct volume *v, uint64_t chunk, uint32_t replica)
 {
-	return (uint32_t)(chunk % v->nr_groups) * v->cfg.mirror + replica;
+	return link_server_of(chunk, v->nr_groups, v->cfg.mirror, replica);
 }
 
 static inline uint64_t mask_of(uint32_t first, uint32_t nr)

@@ -33,7 +33,7 @@ struct op {
 	uint32_t slot;
 	enum link_op kind;
 	uint32_t first, nr;		/* pages within the chunk */
-	uint32_t avoid;
+	uint32_t avoid, shun;
 	uint32_t served;
 	uint64_t chunk, index;
 	char *bytes;
