@@ -136,8 +136,8 @@ static void refill_report(struct worker *w, uint32_t server)
 	struct view *view = &w->view[server];
 
 	view->refilling = false;
-	if (view->refilled)
-		report("%s: refilled %" PRIu64 " pages", w->volume->cfg.uri[server], view->refilled);
+	/* None is news, too: from now on the other server may go. */
+	report("%s: refilled %" PRIu64 " pages", w->volume->cfg.uri[server], view->refilled);
 	view->refilled = 0;
 }
 
