@@ -8,6 +8,8 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
+#include <sched.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -182,6 +184,273 @@ static int hoard(void)
 		check_words(p, salt);
 	}
 	free(p);
+	return 0;
+}
+
+struct outliver {
+	uint64_t *words;
+	int ends[2];		/* a pipe, whose writer its maker keeps until it is gone */
+};
+
+/* In its maker's memory, and nobody else's any more when the pipe is closed. */
+static int outliver_main(void *arg)
+{
+	const struct outliver *o = arg;
+	char end;
+
+	close(o->ends[1]);
+	while (read(o->ends[0], &end, 1) < 0)
+		;
+	for (uint64_t salt = 7; salt < 12; salt++) {
+		check_words(o->words, salt);
+		write_words(o->words, salt + 1);
+	}
+	free(malloc(1 << 22));
+	dprintf(1, "outlived\n");
+	syscall(SYS_exit_group, 0);
+	return 0;
+}
+
+/* A process shares its memory and ends, or becomes another program. */
+static int outlive_by(int (*leave)(void))
+{
+	const size_t room = 1 << 18;
+	struct outliver o = { .words = malloc(HOARD) };
+	char *stack = malloc(room);
+
+	write_words(o.words, 7);
+	if (pipe2(o.ends, O_CLOEXEC) ||
+	    clone(outliver_main, stack + room, CLONE_VM | SIGCHLD, &o) < 0)
+		return 1;
+	return leave();
+}
+
+static int leave_by_end(void)
+{
+	syscall(SYS_exit_group, 33);
+	return 1;
+}
+
+static int leave_by_exec(void)
+{
+	execl(self, self, "34", NULL);
+	return 1;
+}
+
+static int outlived(void)
+{
+	return outlive_by(leave_by_end);
+}
+
+static int outlived_by_exec(void)
+{
+	return outlive_by(leave_by_exec);
+}
+
+static sigjmp_buf over;
+
+static void on_bus(int sig)
+{
+	(void)sig;
+	siglongjmp(over, 1);
+}
+
+/*
+ * Its memory may lose pages: it says how many it has found so, and takes what is in the
+ * others for granted. Nothing but that memory is on the heap.
+ */
+static int survive(void)
+{
+	const size_t words = 4096 / sizeof(uint64_t);
+	volatile size_t lost = 0, i;
+	volatile uint64_t salt;
+	uint64_t *p = mmap(NULL, HOARD, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	signal(SIGBUS, on_bus);
+	write_words(p, 0);
+	for (salt = 0; salt < 3; salt++) {
+		lost = 0;
+		for (i = 0; i < HOARD / sizeof(*p); i += words) {
+			if (sigsetjmp(over, 1)) {
+				lost++;
+				continue;
+			}
+			for (size_t j = i; j < i + words; j++)
+				if (p[j] != word(j, salt))
+					abort();
+			for (size_t j = i; j < i + words; j++)
+				p[j] = word(j, salt + 1);
+		}
+	}
+	dprintf(1, "%zu\n", lost);
+	return 0;
+}
+
+static unsigned long vm_bytes(void)
+{
+	unsigned long pages = 0;
+	FILE *statm = fopen("/proc/self/statm", "r");
+
+	if (!statm || fscanf(statm, "%lu", &pages) != 1)
+		abort();
+	fclose(statm);
+	return pages * 4096;
+}
+
+static const char *got(const void *p)
+{
+	return p == MAP_FAILED ? strerror(errno) : "memory";
+}
+
+static int who_am_i(void)
+{
+	printf("user %d, effectively %d\n", (int)getuid(), (int)geteuid());
+	return 0;
+}
+
+/* What it may have it limits itself, for a while. */
+static int limits(void)
+{
+	const int prot = PROT_READ | PROT_WRITE, flags = MAP_PRIVATE | MAP_ANONYMOUS;
+	char *p = mmap(NULL, 1 << 20, prot, flags, -1, 0);
+	struct rlimit all, few;
+
+	getrlimit(RLIMIT_AS, &all);
+	few = all;
+	few.rlim_cur = vm_bytes() + (64UL << 20);
+	setrlimit(RLIMIT_AS, &few);
+	printf("mmap: %s\n", got(mmap(NULL, 256UL << 20, prot, flags, -1, 0)));
+	printf("mmap at: %s\n", got(mmap(p + (1 << 19), 256UL << 20, prot, flags | MAP_FIXED, -1, 0)));
+	printf("mremap: %s\n", got(mremap(p, 1 << 19, 256UL << 20, MREMAP_MAYMOVE)));
+	setrlimit(RLIMIT_AS, &all);
+	printf("mmap: %s\n", got(mmap(NULL, 256UL << 20, prot, flags, -1, 0)));
+	return 0;
+}
+
+/* ---------------------------------------------------------------- at full speed */
+
+#define PIECES_MAX	(1u << 15)
+
+struct allocator {
+	const struct way {
+		const char *name;
+		size_t piece;		/* 0: all in one */
+		char *(*get)(size_t len);
+		void *(*fill)(void *arg);
+	} *way;
+	size_t bytes, piece;
+	char *pieces[PIECES_MAX];
+	size_t nr;
+};
+
+static char *by_malloc(size_t len)
+{
+	return malloc(len);
+}
+
+static char *by_populating(size_t len)
+{
+	return mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE,
+		    -1, 0);
+}
+
+/* Nothing is as fast as a word for each page. */
+static void mark(char *p, size_t len, size_t nr)
+{
+	for (size_t i = 0; i < len; i += 4096)
+		memcpy(p + i, &(size_t){ nr + 1 }, sizeof(nr));
+}
+
+static void *allocate_pieces(void *arg)
+{
+	struct allocator *a = arg;
+
+	for (a->nr = 0; a->nr * a->piece < a->bytes; a->nr++) {
+		a->pieces[a->nr] = a->way->get(a->piece);
+		mark(a->pieces[a->nr], a->piece, a->nr);
+	}
+	return NULL;
+}
+
+static void *check_pieces(void *arg)
+{
+	const struct allocator *a = arg;
+
+	for (size_t nr = 0; nr < a->nr; nr++)
+		for (size_t i = 0; i < a->piece; i += 4096)
+			if (memcmp(a->pieces[nr] + i, &(size_t){ nr + 1 }, sizeof(nr)))
+				abort();
+	return NULL;
+}
+
+/* One block that grows by halves. */
+static void *allocate_growing(void *arg)
+{
+	struct allocator *a = arg;
+
+	for (size_t len = 0, next = a->piece; len < a->bytes; next = (len + len / 2) & ~4095UL) {
+		a->pieces[0] = realloc(a->pieces[0], next);
+		mark(a->pieces[0] + len, next - len, 0);
+		len = next;
+	}
+	a->piece = a->bytes;
+	a->nr = 1;
+	return NULL;
+}
+
+static long peak_kib(void)
+{
+	char line[128];
+	long kib = -1;
+	FILE *status = fopen("/proc/self/status", "r");
+
+	while (status && fgets(line, sizeof(line), status))
+		if (sscanf(line, "VmHWM: %ld", &kib) == 1)
+			break;
+	if (status)
+		fclose(status);
+	return kib;
+}
+
+static void with_threads(void *(*fn)(void *), struct allocator *all, size_t nr)
+{
+	pthread_t threads[THREADS];
+
+	for (size_t i = 0; i < nr; i++)
+		pthread_create(&threads[i], NULL, fn, &all[i]);
+	for (size_t i = 0; i < nr; i++)
+		pthread_join(threads[i], NULL);
+}
+
+static const struct way ways[] = {
+	{ "one", 0, by_malloc, allocate_pieces },
+	{ "large", 3 << 20, by_malloc, allocate_pieces },
+	{ "pieces", 200 << 10, by_malloc, allocate_pieces },
+	{ "small", 8000, by_malloc, allocate_pieces },
+	{ "populate", 8 << 20, by_populating, allocate_pieces },
+	{ "grow", 1 << 20, NULL, allocate_growing },
+};
+
+/* allocate HOW MIB THREADS: says by how much it has grown at most, in KiB. */
+static int allocate(char **argv)
+{
+	static struct allocator all[THREADS];
+	const size_t threads = strtoul(argv[2], NULL, 0);
+	const size_t bytes = (strtoul(argv[1], NULL, 0) << 20) / threads;
+	const long before = peak_kib();
+	const struct way *way = ways;
+
+	while (strcmp(way->name, argv[0]))
+		way++;
+	for (size_t i = 0; i < threads; i++) {
+		all[i].way = way;
+		all[i].bytes = bytes;
+		all[i].piece = way->piece ? way->piece : bytes;
+	}
+	with_threads(way->fill, all, threads);
+	printf("%ld\n", peak_kib() - before);
+	with_threads(check_pieces, all, threads);
+	printf("%ld\n", peak_kib() - before);
 	return 0;
 }
 
@@ -360,7 +629,8 @@ int main(int argc, char **argv)
 		{ "manners", manners }, { "life", life }, { "daemonise", daemonise },
 		{ "sandbox", sandbox }, { "low-limits", low_limits }, { "linger", linger },
 		{ "busy", busy }, { "hang-up", hang_up }, { "hoard", hoard },
-		{ "inherit", inherit },
+		{ "inherit", inherit }, { "survive", survive }, { "limits", limits }, { "whoami", who_am_i },
+		{ "outlived", outlived }, { "outlived-by-exec", outlived_by_exec },
 	};
 
 	self = argv[0];
@@ -370,6 +640,8 @@ int main(int argc, char **argv)
 		return debug(argv + 2);
 	if (argc > 3 && strcmp(argv[1], "exec-from-thread") == 0)
 		return exec_from_thread(argv + 2);
+	if (argc == 5 && strcmp(argv[1], "allocate") == 0)
+		return allocate(argv + 2);
 	for (size_t i = 0; argc > 1 && i < sizeof(acts) / sizeof(acts[0]); i++)
 		if (strcmp(argv[1], acts[i].word) == 0)
 			return acts[i].act();
