@@ -226,25 +226,43 @@ static void hear(struct listeners *l, const struct sys_notif *n)
 
 	if (n->nr == SYS_execve || n->nr == SYS_execveat)
 		exec(l, process, n);
-	else if (l->pool->manages)
-		answer(l, process, n);
 	else
-		sys_seccomp_continue(l->fd, n->id);
+		answer(l, process, n);
 	process_put(process);
+}
+
+/* With nothing managed only an exec is anybody's business, and nothing is to be waited for. */
+static bool hear_at_once(struct listeners *l, const struct sys_notif *n)
+{
+	if (l->pool->manages || n->nr == SYS_execve || n->nr == SYS_execveat)
+		return false;
+	process_put(tree_find(l->tree, (pid_t)n->tid));	/* known from now on */
+	sys_seccomp_continue(l->fd, n->id);
+	return true;
+}
+
+/* The next call that may take its time. -ECANCELED: no filter is left. */
+static int receive(struct listeners *l, struct sys_notif *n)
+{
+	int ret;
+
+	pthread_mutex_lock(&l->receiving);
+	do {
+		ret = sys_seccomp_recv(l->fd, n);
+		if (!ret)
+			atomic_fetch_add_explicit(&l->nr_calls, 1, memory_order_relaxed);
+	} while (ret != -ECANCELED && (ret || hear_at_once(l, n)));
+	pthread_mutex_unlock(&l->receiving);
+	return ret;
 }
 
 static void *listen_main(void *arg)
 {
 	struct listeners *l = arg;
 	struct sys_notif n;
-	int ret;
 
-	while ((ret = sys_seccomp_recv(l->fd, &n)) != -ECANCELED) {
-		if (ret)
-			continue;
-		atomic_fetch_add_explicit(&l->nr_calls, 1, memory_order_relaxed);
+	while (receive(l, &n) != -ECANCELED)
 		hear(l, &n);
-	}
 	return NULL;
 }
 
@@ -261,6 +279,7 @@ int listeners_start(struct listeners *l, int fd, int exec_fd, struct tree *tree,
 	l->pool = pool;
 	l->injector = injector;
 	injector->listener = fd;
+	pthread_mutex_init(&l->receiving, NULL);
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_cond_init(&l->some_go, NULL);
 	sys_seccomp_sync_wake(fd);

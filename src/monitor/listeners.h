@@ -39,6 +39,12 @@ struct listeners {
 	struct injector *injector;
 	_Atomic uint64_t nr_calls;
 
+	/*
+	 * Who holds it waits for the next call. The kernel wakes all that do, at every call,
+	 * and on the caller's CPU: the caller would wait for each of them.
+	 */
+	pthread_mutex_t receiving;
+
 	pthread_mutex_t lock;
 	pthread_cond_t some_go;
 	struct going *going;
