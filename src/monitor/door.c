@@ -237,15 +237,25 @@ static void door_ready(struct watch *watch)
 
 /* ---------------------------------------------------------------- life */
 
-int door_open(struct door *door, const char *preload)
+int door_name(struct door *door)
 {
-	int ret;
+	int ret = sys_private_dir_name(door->dir, sizeof(door->dir));
 
-	ret = sys_private_dir(door->dir, sizeof(door->dir));
+	door->watch.fd = door->spare = -1;
 	if (ret)
 		return ret;
 	snprintf(door->path, sizeof(door->path), "%s/monitor", door->dir);
 	snprintf(door->preload, sizeof(door->preload), "%s/libuhmm-preload.so", door->dir);
+	return 0;
+}
+
+int door_open(struct door *door, const char *preload)
+{
+	int ret;
+
+	ret = sys_private_dir(door->dir);
+	if (ret)
+		return ret;
 	ret = sys_link_to(preload, door->preload);
 	if (ret)
 		goto err_dir;

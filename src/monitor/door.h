@@ -32,7 +32,10 @@ struct door {
 	char preload[128];		/* of a link to the agent's library: no blank or colon in it */
 };
 
-/* A directory, and in it a socket and a link to @preload. */
+/* What its files will be called. */
+int door_name(struct door *door);
+
+/* Those files: a directory, and in it a socket and a link to @preload. */
 int door_open(struct door *door, const char *preload);
 
 /* From now on agents may come in. */

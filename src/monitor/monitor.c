@@ -334,6 +334,12 @@ static int launch(struct monitor *m)
 
 	m->start_ns = sys_now_ns();
 	ret = warden_start(&launch, &m->warden);
+	if (!ret)
+		ret = door_open(&m->door, m->opts->preload);
+	if (!ret)
+		ret = window_open(&m->window);
+	if (!ret)
+		ret = warden_go(&m->warden);
 	if (ret)
 		return ret;
 	let_go(m);
@@ -424,12 +430,11 @@ int monitor_run(const struct monitor_opts *opts, struct monitor_result *result)
 	if (!ret)
 		ret = injector_open(&m.injector, opts->preload, m.door.path, &m.door.config);
 	if (!ret)
-		ret = door_open(&m.door, opts->preload);
+		ret = door_name(&m.door);
 	if (ret)
 		return ret;
-	ret = window_open(&m.window, m.door.dir);
-	if (!ret)
-		ret = launch(&m);
+	window_name(&m.window, m.door.dir);
+	ret = launch(&m);
 	if (!ret && m.pool.trace)
 		ret = trace_start(m.pool.trace);
 	if (!ret)

@@ -138,16 +138,22 @@ static bool reap(const struct ward *ward)
 	return pid != -ECHILD;
 }
 
+/* Whichever of them there are. */
+static void remove_files(const struct launch *launch)
+{
+	sys_unlink(launch->socket);
+	sys_unlink(launch->window);
+	sys_unlink(launch->preload);
+	sys_private_dir_remove(launch->dir);
+}
+
 static void fail_stop(const struct launch *launch)
 {
 	unsigned int nr;
 
 	/* First the deed: its reader may be slow. */
 	nr = sys_kill_descendants(AGENT_NAME);
-	sys_unlink(launch->socket);
-	sys_unlink(launch->window);
-	sys_unlink(launch->preload);
-	sys_private_dir_remove(launch->dir);
+	remove_files(launch);
 	if (nr)
 		say(SAY_ERROR, "the monitor is gone: the program and all that it started were ended");
 }
@@ -163,7 +169,7 @@ static void watch(const struct ward *ward, const struct launch *launch)
 			continue;
 		while (signalled && sys_signal_read(ward->signals, &signal))
 			;
-		/* It sends nothing: readable is closed. */
+		/* It sends nothing more: readable is closed. */
 		if (gone) {
 			fail_stop(launch);
 			return;
@@ -186,6 +192,15 @@ static void keep_own(struct ward *ward)
 		say(SAY_WARNING, "warden: cannot leave its directory");
 }
 
+/* False: the monitor was ended while it made its files, or could not make them. */
+static bool told_to_go(int monitor)
+{
+	struct warden_message msg;
+	int fd;
+
+	return receive_event(monitor, &msg, &fd) == 0 && msg.event == WARDEN_GO;
+}
+
 static void warden_main(const struct launch *launch, int monitor)
 {
 	struct ward ward = { .monitor = monitor, .listener = -1 };
@@ -194,6 +209,10 @@ static void warden_main(const struct launch *launch, int monitor)
 
 	sys_name_process("uhmm-warden");
 	sys_subreaper();
+	if (!told_to_go(monitor)) {
+		remove_files(launch);
+		_exit(1);
+	}
 	if (sys_socket_pair(socks))
 		_exit(1);
 	ward.program = sys_fork(0);
@@ -238,6 +257,11 @@ int warden_start(const struct launch *launch, struct warden *out)
 	}
 	out->sock = socks[0];
 	return 0;
+}
+
+int warden_go(const struct warden *warden)
+{
+	return send_event(warden->sock, WARDEN_GO, 0, -1);
 }
 
 int warden_receive(const struct warden *warden, struct warden_message *msg, int *fd)

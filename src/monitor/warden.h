@@ -21,6 +21,7 @@
 #include <sys/types.h>
 
 enum warden_event {
+	WARDEN_GO,		/* from the monitor, once: its files are there */
 	WARDEN_FILTER,		/* value: 0 and a descriptor, the listener; or why there is none */
 	WARDEN_STARTED,		/* value: the program's pid; it has become the program */
 	WARDEN_FAILED,		/* value: negative errno, why it could not */
@@ -50,10 +51,13 @@ struct warden {
 };
 
 /*
- * Start it, and it the program. Called while the process has one thread. Inherited
- * descriptors are the program's and are closed here; standard input and output too.
+ * Start it; told to go, it starts the program. From the start it removes the files that
+ * are named, whether or not they are there yet, when the monitor is gone. Called while
+ * the process has one thread. Inherited descriptors are the program's and are closed
+ * here; standard input and output too.
  */
 int warden_start(const struct launch *launch, struct warden *out);
+int warden_go(const struct warden *warden);
 
 /* The next of its messages; *@fd is -1 or the listener. -EPIPE: the warden is gone. */
 int warden_receive(const struct warden *warden, struct warden_message *msg, int *fd);

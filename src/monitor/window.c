@@ -133,9 +133,14 @@ static void window_ready(struct watch *watch)
 		sys_epoll_remove(window->epoll, watch->fd);
 }
 
-int window_open(struct window *window, const char *dir)
+void window_name(struct window *window, const char *dir)
 {
+	window->watch.fd = -1;
 	snprintf(window->path, sizeof(window->path), "%s/" WINDOW_NAME, dir);
+}
+
+int window_open(struct window *window)
+{
 	window->watch.ready = window_ready;
 	window->watch.fd = sys_socket_listen(window->path);
 	return window->watch.fd < 0 ? window->watch.fd : 0;

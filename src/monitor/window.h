@@ -110,7 +110,8 @@ struct window {
 size_t window_bytes(const struct window_view *view);
 size_t window_map_bytes(const struct window_map *map);
 
-int window_open(struct window *window, const char *dir);
+void window_name(struct window *window, const char *dir);	/* of its socket */
+int window_open(struct window *window);
 
 /* From now on @look and @map fill in what viewers are sent, in the main thread. */
 int window_serve(struct window *window, int epoll,

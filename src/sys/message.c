@@ -27,24 +27,32 @@ int sys_socket_pair(int socks[2])
 
 /* ---------------------------------------------------------------- listening */
 
-static int dir_in(const char *parent, char *path, size_t size)
+static int name_in(const char *parent, uint64_t number, char *path, size_t size)
 {
 	int len;
 
-	if (!parent || parent[0] != '/')
+	if (!parent || parent[0] != '/' || access(parent, W_OK | X_OK))
 		return -ENOENT;
-	len = snprintf(path, size, "%s/uhmm-XXXXXX", parent);
-	if (len < 0 || (size_t)len >= size)
-		return -ENAMETOOLONG;
-	return mkdtemp(path) ? 0 : -errno;
+	len = snprintf(path, size, "%s/uhmm-%016llx", parent, (unsigned long long)number);
+	return len < 0 || (size_t)len >= size ? -ENAMETOOLONG : 0;
 }
 
-int sys_private_dir(char *path, size_t size)
+int sys_private_dir_name(char *path, size_t size)
 {
-	if (!dir_in(getenv("XDG_RUNTIME_DIR"), path, size) ||
-	    !dir_in(getenv("TMPDIR"), path, size))
+	uint64_t number;
+	int ret = sys_random(&number, sizeof(number));
+
+	if (ret)
+		return ret;
+	if (!name_in(getenv("XDG_RUNTIME_DIR"), number, path, size) ||
+	    !name_in(getenv("TMPDIR"), number, path, size))
 		return 0;
-	return dir_in("/tmp", path, size);
+	return name_in("/tmp", number, path, size);
+}
+
+int sys_private_dir(const char *path)
+{
+	return (int)sys_ret(mkdir(path, 0700));
 }
 
 static void dirs_in(const char *parent, void (*fn)(void *ctx, const char *path), void *ctx)

@@ -23,8 +23,9 @@ struct sys_message {
 
 int sys_socket_pair(int socks[2]);
 
-/* A new directory of ours alone, in XDG_RUNTIME_DIR, TMPDIR or /tmp. */
-int sys_private_dir(char *path, size_t size);
+/* A name that nobody has, or can guess, in XDG_RUNTIME_DIR, TMPDIR or /tmp; and its directory. */
+int sys_private_dir_name(char *path, size_t size);
+int sys_private_dir(const char *path);
 int sys_private_dir_remove(const char *path);
 
 /* Those that other processes of this user have made, wherever we would make one. */

@@ -224,13 +224,9 @@ static void anyone_killed_while_starting(void **state)
 				       round % 3 ? guest_static : guest, "life", NULL };
 
 		spawn_start(&tree.run, argv);
-		/* Before there is a warden nobody would remove the monitor's files. */
-		do {
-			pause.tv_nsec = (long)(rand_r(&seed) % 40000) * 1000;
-			nanosleep(&pause, NULL);
-			tree.nr = spawn_descendants(tree.run.pid, tree.pids, PIDS);
-		} while (!spawn_named(tree.pids, tree.nr, "uhmm-warden") &&
-			 spawn_alive(tree.run.pid));
+		pause.tv_nsec = (long)(rand_r(&seed) % 40000) * 1000;
+		nanosleep(&pause, NULL);
+		tree.nr = spawn_descendants(tree.run.pid, tree.pids, PIDS);
 		kill(tree.nr && rand_r(&seed) % 4 ? tree.pids[(size_t)rand_r(&seed) % tree.nr] :
 						    tree.run.pid, SIGKILL);
 		nanosleep(&pause, NULL);
