@@ -11,7 +11,10 @@
 
 #define LINK_US_MAX	1000000
 
-enum { MEM, LANES, QUEUES, LINK_US, LINK_MBPS, MEM_MBPS, MIGRATE, NTH, PREFETCH, FAULT_AROUND };
+enum {
+	MEM, LANES, QUEUES, LINK_US, LINK_MBPS, MEM_MBPS, MIGRATE, NTH, PREFETCH, FAULT_AROUND,
+	ALLOC_FAIL, DMA_ERROR, ECC_ERROR, RESET,
+};
 
 static const struct hmm_plugin_option options[] = {
 	[MEM] = { "mem", HMM_PLUGIN_SIZE, 1ULL << 30, 4096, 1ULL << 40, NULL,
@@ -33,6 +36,14 @@ static const struct hmm_plugin_option options[] = {
 		       "percent of a block here from which on all is fetched; 101: never" },
 	[FAULT_AROUND] = { "fault_around", HMM_PLUGIN_NUMBER, 0, 0, 512, NULL,
 			   "most pages brought home by a CPU fault, a power of two; 0: adaptive" },
+	[ALLOC_FAIL] = { "alloc_fail", HMM_PLUGIN_NUMBER, 0, 0, INT64_MAX, NULL,
+			 "for tests: the nth allocation of device memory fails" },
+	[DMA_ERROR] = { "dma_error", HMM_PLUGIN_NUMBER, 0, 0, INT64_MAX, NULL,
+			"for tests: the nth transfer fails, once" },
+	[ECC_ERROR] = { "ecc_error", HMM_PLUGIN_NUMBER, 0, 0, INT64_MAX, NULL,
+			"for tests: the nth page read from the device is lost" },
+	[RESET] = { "reset", HMM_PLUGIN_NUMBER, 0, 0, INT64_MAX, NULL,
+		    "for tests: the device loses all its memory at the nth transfer" },
 };
 
 /* Devices opened by name copy among themselves. */
@@ -51,6 +62,9 @@ static int plugin_open(struct hmm_device *device, const struct hmm_plugin_value 
 		 .link_ns = values[LINK_US].number * 1000,
 		 .link_mbps = values[LINK_MBPS].number, .mem_mbps = values[MEM_MBPS].number,
 		 .peer_group = &peers);
+	HMM_OPTS(hmm_soft_inject, inject,
+		 .alloc_fail = values[ALLOC_FAIL].number, .dma_error = values[DMA_ERROR].number,
+		 .ecc_error = values[ECC_ERROR].number, .reset = values[RESET].number);
 	struct hmm_soft *soft;
 	int ret;
 
@@ -62,6 +76,11 @@ static int plugin_open(struct hmm_device *device, const struct hmm_plugin_value 
 	ret = hmm_soft_open(device->mm, &opts, &soft);
 	if (ret)
 		return ret;
+	ret = hmm_soft_inject(soft, &inject);
+	if (ret) {
+		(void)hmm_soft_close(soft);
+		return ret;
+	}
 	device->devmem = soft->devmem;
 	device->ctx = soft;
 	return 0;

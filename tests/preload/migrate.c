@@ -169,6 +169,52 @@ static void full_device_is_no_failure(void **state)
 	assert_non_null(strstr(run.complained, "the device is full"));
 }
 
+static void loses(const char *device, uint64_t *found, uint64_t *told)
+{
+	struct spawned run;
+
+	spawn_run(&run, uhmm, "run", "--dram", "24M", "--device", device, "--report", "-", guest,
+		  "survive", NULL);
+	if (run.status)
+		fail_msg("%s: status %d\n%s", device, run.status, run.complained);
+	*found = strtoull(run.said, NULL, 10);
+	*told = spawn_number(&run, "lost_pages");
+	assert_int_equal(spawn_number(&run, "poisoned_pages"), *told);
+	assert_int_equal(spawn_number(&run, "device_bytes_end"), 0);
+}
+
+/* A page that the device has lost costs its reader a signal, and nothing else. */
+static void ecc_error_costs_its_page(void **state)
+{
+	uint64_t found, told;
+
+	(void)state;
+	loses("soft:mem=256M,ecc_error=2000", &found, &told);
+	assert_int_equal(found, 1);
+	assert_int_equal(told, 1);
+}
+
+/* ... and a reset what was there; what was in RAM, and what goes there afterwards, is whole. */
+static void reset_costs_what_was_away(void **state)
+{
+	uint64_t found, told;
+
+	(void)state;
+	loses("soft:mem=256M,reset=200", &found, &told);
+	assert_in_range(found, 1, told);
+}
+
+/* A transfer that fails costs nothing, nor does a page that finds no room. */
+static void failed_transfers_cost_nothing(void **state)
+{
+	uint64_t found, told;
+
+	(void)state;
+	loses("soft:mem=256M,dma_error=100,alloc_fail=50", &found, &told);
+	assert_int_equal(found, 0);
+	assert_int_equal(told, 0);
+}
+
 /* A device that cannot be had is said before the program runs. */
 static void no_device_no_run(void **state)
 {
@@ -256,6 +302,9 @@ int main(void)
 		cmocka_unit_test(forks_have_their_own),
 		cmocka_unit_test(tier_sends_what_is_too_much),
 		cmocka_unit_test(full_device_is_no_failure),
+		cmocka_unit_test(ecc_error_costs_its_page),
+		cmocka_unit_test(reset_costs_what_was_away),
+		cmocka_unit_test(failed_transfers_cost_nothing),
 		cmocka_unit_test(no_device_no_run),
 		cmocka_unit_test(programs_under_stress),
 		cmocka_unit_test(programs_under_tier),
