@@ -633,10 +633,18 @@ static ssize_t remote_copy_to(struct hmm_mm *mm, uintptr_t addr, const void *src
 	return ret < 0 ? -EFAULT : ret;
 }
 
+/* Does the kernel look at how much the caller may have? */
+static bool is_limited(int nr)
+{
+	return nr == SYS_mmap || nr == SYS_mremap || nr == SYS_brk || nr == SYS_mprotect;
+}
+
 static int64_t remote_perform(struct hmm_mm *mm, const struct sys_notif *n)
 {
 	struct hmm_agent_call call = { (uint64_t)n->nr, { 0 }, 0 };
 
+	if (is_limited(n->nr))
+		sys_vm_limits_follow(mm->remote->pid, mm->remote->vm_pid);
 	memcpy(call.args, n->args, sizeof(call.args));
 	return agent_call(mm, &call);
 }

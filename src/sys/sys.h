@@ -192,6 +192,9 @@ int sys_vm_kill_thread(int pid, uint32_t tid, int sig);
 
 /* As sys_thread_cpu(), by /proc: where it runs or ran last. */
 int sys_vm_thread_cpu(int pid, uint32_t tid);
+
+/* What @to may have of memory, by its limits (setrlimit), is from now on what @from may. */
+void sys_vm_limits_follow(int from, int to);
 bool sys_pidfd_dead(int pidfd);
 int sys_random(void *dst, size_t len);
 

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 
 #include "sys/internal.h"
 #include "sys/sys.h"
@@ -156,6 +157,19 @@ int sys_vm_thread_cpu(int pid, uint32_t tid)
 		return got < 0 ? (int)got : -ESRCH;
 	text[got] = '\0';
 	return number_at(text, 39);
+}
+
+void sys_vm_limits_follow(int from, int to)
+{
+	static const int limits[] = { RLIMIT_AS, RLIMIT_DATA, RLIMIT_MEMLOCK };
+
+	for (size_t i = 0; i < ARRAY_SIZE(limits); i++) {
+		struct rlimit ours, theirs;
+
+		if (!prlimit(from, limits[i], NULL, &ours) && !prlimit(to, limits[i], NULL, &theirs) &&
+		    (ours.rlim_cur != theirs.rlim_cur || ours.rlim_max != theirs.rlim_max))
+			(void)prlimit(to, limits[i], &ours, NULL);
+	}
 }
 
 bool sys_pidfd_dead(int pidfd)

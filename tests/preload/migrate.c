@@ -134,6 +134,14 @@ static void forks_have_their_own(void **state)
 	guest_under("--dram", "24M", "inherit");
 }
 
+/* What a program may not have by limits of its own it does not get from an agent either. */
+static void limits_are_the_programs(void **state)
+{
+	(void)state;
+	guest_under("--policy", stress(), "limits");
+	guest_under("--dram", "24M", "limits");
+}
+
 static void tier_sends(const char *program)
 {
 	struct spawned run;
@@ -300,6 +308,7 @@ int main(void)
 		cmocka_unit_test(lives_under_stress),
 		cmocka_unit_test(static_programs_live_under_stress),
 		cmocka_unit_test(forks_have_their_own),
+		cmocka_unit_test(limits_are_the_programs),
 		cmocka_unit_test(tier_sends_what_is_too_much),
 		cmocka_unit_test(full_device_is_no_failure),
 		cmocka_unit_test(ecc_error_costs_its_page),
