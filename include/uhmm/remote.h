@@ -199,6 +199,17 @@ int hmm_remote_attach(struct hmm_mm *mm, const struct hmm_remote_opts *opts) HMM
 int hmm_remote_pace(struct hmm_mm *mm, uint32_t us);
 
 /**
+ * hmm_remote_inherit() - the address space is another process's now, which shares it
+ * @pidfd: the library's from success on
+ *
+ * When the process that it was known by has ended, or left it by exec, and one made by
+ * clone(CLONE_VM) has not. The agent stays the same. Any thread, not from a callback.
+ *
+ * Return: 0; -ESRCH: it is gone already; -EINVAL; -ECHILD; -EDEADLK.
+ */
+int hmm_remote_inherit(struct hmm_mm *mm, int32_t pid, int32_t pidfd);
+
+/**
  * hmm_remote_gone() - the address space is no more: exec, exit, a kill
  *
  * Drops and frees everything it had. Calls that are running with it end, and later ones

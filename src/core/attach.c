@@ -312,6 +312,34 @@ int hmm_remote_pace(struct hmm_mm *mm, uint32_t us)
 	return 0;
 }
 
+static int enter_remote(const struct hmm_mm *mm)
+{
+	int ret = mm_enter(mm);
+
+	return ret ? ret : mm->remote ? 0 : -EINVAL;
+}
+
+int hmm_remote_inherit(struct hmm_mm *mm, int32_t pid, int32_t pidfd)
+{
+	int ret = pid > 0 && pidfd >= 0 ? enter_remote(mm) : -EINVAL;
+	struct remote *r;
+
+	if (ret)
+		return ret;
+	r = mm->remote;
+	if (sys_pidfd_dead(pidfd))
+		return -ESRCH;
+	lock_acquire(&mm->lock);
+	atomic_store_explicit(&r->pid, pid, memory_order_relaxed);
+	sys_close(r->pidfd);
+	r->pidfd = pidfd;
+	mm->tcbs.valid = false;
+	mm->tcbs.mark = 0;
+	memset(&mm->vma_cache, 0, sizeof(mm->vma_cache));
+	lock_release(&mm->lock);
+	return 0;
+}
+
 void hmm_remote_gone(struct hmm_mm *mm)
 {
 	const struct timespec tick = { .tv_nsec = 1000 * 1000 };

@@ -37,7 +37,7 @@ struct gate {
 struct remote {
 	/* Written once, by open or attach, under the mm's lock. */
 	bool attached;			/* there is an agent */
-	int pid, pidfd, agent_uffd;
+	int agent_uffd;
 	int vm_pid;			/* for process_vm_*(): the agent, or the process; 0: nobody yet */
 	int mem_fd;			/* -1: not yet */
 	uint64_t features;
@@ -53,6 +53,8 @@ struct remote {
 	_Atomic uint32_t calling;	/* threads in call() */
 
 	/* The mm's lock: */
+	_Atomic int pid;		/* who has it; another's after hmm_remote_inherit(); read by anybody */
+	int pidfd;
 	uintptr_t sentinel;		/* a registered page that every child inherits, empty */
 	bool marked;			/* ... and holds the nonce */
 	uint64_t nonce[2];

@@ -334,6 +334,7 @@ static int launch(struct monitor *m)
 
 	m->start_ns = sys_now_ns();
 	ret = warden_start(&launch, &m->warden);
+	m->tree.warden = m->warden.pid;
 	if (!ret)
 		ret = door_open(&m->door, m->opts->preload);
 	if (!ret)

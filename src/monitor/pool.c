@@ -2,8 +2,10 @@
 #include "monitor/pool.h"
 
 #include <errno.h>
+#include <linux/sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 
 #include <uhmm/driver.h>
 #include <uhmm/remote.h>
@@ -128,6 +130,31 @@ static struct link *space_link(struct space *space)
 	link = space->link;
 	pthread_mutex_unlock(&space->pool->lock);
 	return link;
+}
+
+/* The kernel refuses to unshare from others what others have, and does nothing else. */
+bool space_is_shared(struct space *space)
+{
+	struct agent_call unshare = { .nr = SYS_unshare, .args = { CLONE_VM } };
+	struct link *link = space_link(space);
+
+	return link && link_call(link, &unshare, 1) == 0 && unshare.ret != 0;
+}
+
+int space_inherit(struct space *space, pid_t pid)
+{
+	int pidfd = sys_pidfd_open(pid);
+	int ret = pidfd < 0 ? pidfd : 0;
+
+	if (!ret && space->mm)
+		ret = hmm_remote_inherit(space->mm, pid, pidfd);
+	if (ret || !space->mm)
+		sys_close(pidfd);
+	pthread_mutex_lock(&space->pool->lock);
+	if (!ret)
+		space->pid = pid;
+	pthread_mutex_unlock(&space->pool->lock);
+	return ret;
 }
 
 bool space_lost(struct space *space)

@@ -94,6 +94,12 @@ void space_put(struct space *space);		/* NULL is fine */
 /* The address space is no more. Any thread, not under the pool's or the tree's lock. */
 void space_end(struct space *space);
 
+/* Has anybody its memory besides its agent? Asks the agent. */
+bool space_is_shared(struct space *space);
+
+/* It is process @pid's from now on, which shares it. 0, or a negative errno. */
+int space_inherit(struct space *space, pid_t pid);
+
 /* Is its agent gone, though nobody ended it? */
 bool space_lost(struct space *space);
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "monitor/log.h"
+#include "monitor/protocol.h"
 #include "monitor/trace.h"
 #include "sys/message.h"
 #include "sys/process.h"
@@ -13,6 +14,11 @@
 /* An exec that has not happened by then has failed. */
 #define EXEC_PATIENCE_NS	(2 * 1000000000ULL)
 #define LEFT_AT_ONCE	32u
+
+/* Who has memory that its process has left is looked for that often. */
+#define HEIR_TRIES	20
+#define HEIR_LOOK_US	500u
+#define HEIRS_MAX	4096u
 
 void tree_init(struct tree *tree, int epoll, struct pool *pool,
 	       void (*ended)(struct watch *watch))
@@ -122,35 +128,6 @@ static void forget_tasks(struct tree *tree, const struct process *process)
 			memset(&tree->tasks[i], 0, sizeof(tree->tasks[i]));
 }
 
-void tree_remove(struct tree *tree, struct process *process)
-{
-	struct process **at;
-	bool plain;
-
-	tree_attach(tree, process, NULL);
-	pthread_mutex_lock(&tree->lock);
-	for (at = bucket(tree, process->pid); *at != process; at = &(*at)->next)
-		;
-	*at = process->next;
-	forget_tasks(tree, process);
-	plain = !process->joined;
-	tree->nr_plain += plain;
-	pthread_mutex_unlock(&tree->lock);
-	if (plain)
-		say(SAY_DETAIL, "%s (%d) ran without device memory: no agent came (a program of "
-		    "a foreign kind, or one started without LD_PRELOAD)", process->name, (int)process->pid);
-	sys_epoll_remove(tree->epoll, process->watch.fd);
-	process_put(process);
-}
-
-void tree_destroy(struct tree *tree)
-{
-	for (unsigned int i = 0; i < TREE_BUCKETS; i++)
-		while (tree->buckets[i])
-			tree_remove(tree, tree->buckets[i]);
-	pthread_mutex_destroy(&tree->lock);
-}
-
 static void learn_name(struct process *process)
 {
 	struct sys_process who;
@@ -178,6 +155,79 @@ void tree_attach(struct tree *tree, struct process *process, struct space *space
 	if (old)
 		space_end(old);
 	space_put(old);
+}
+
+/*
+ * @process has left the memory that it had, by its end or by an exec. Another can have
+ * it still, whom it made by clone(CLONE_VM), or by a vfork from which it was killed:
+ * then it is that one's from now on. Takes the reference.
+ */
+static void leave(struct tree *tree, struct space *space)
+{
+	pid_t pids[HEIRS_MAX];
+
+	/* The one seen sharing it may be making another and ending itself. */
+	for (int i = 0; i < HEIR_TRIES && space_is_shared(space); i++) {
+		unsigned int nr = sys_descendants(tree->warden, AGENT_NAME, pids, HEIRS_MAX);
+		struct process *heir = NULL;
+
+		while (nr-- && !heir)
+			if (space_has(space, pids[nr]))
+				heir = tree_find(tree, pids[nr]);
+		if (heir && space_inherit(space, heir->pid) == 0) {
+			tree_attach(tree, heir, space);
+			process_put(heir);
+			return;
+		}
+		process_put(heir);
+		sys_rest(HEIR_LOOK_US);
+	}
+	space_end(space);
+	space_put(space);
+}
+
+/* With its reference, or NULL. */
+static struct space *take_space(struct tree *tree, struct process *process)
+{
+	struct space *space;
+
+	pthread_mutex_lock(&tree->lock);
+	space = process->space;
+	process->space = NULL;
+	pthread_mutex_unlock(&tree->lock);
+	return space;
+}
+
+void tree_remove(struct tree *tree, struct process *process)
+{
+	struct space *space = take_space(tree, process);
+	struct process **at;
+	bool plain;
+
+	if (space)
+		leave(tree, space);
+	pthread_mutex_lock(&tree->lock);
+	for (at = bucket(tree, process->pid); *at != process; at = &(*at)->next)
+		;
+	*at = process->next;
+	forget_tasks(tree, process);
+	plain = !process->joined;
+	tree->nr_plain += plain;
+	pthread_mutex_unlock(&tree->lock);
+	if (plain)
+		say(SAY_DETAIL, "%s (%d) ran without device memory: no agent came (a setuid program, "
+		    "one of a foreign kind, or one started without LD_PRELOAD)", process->name,
+		    (int)process->pid);
+	sys_epoll_remove(tree->epoll, process->watch.fd);
+	process_put(process);
+}
+
+void tree_destroy(struct tree *tree)
+{
+	for (unsigned int i = 0; i < TREE_BUCKETS; i++)
+		while (tree->buckets[i])
+			tree_remove(tree, tree->buckets[i]);
+	pthread_mutex_destroy(&tree->lock);
 }
 
 void tree_declined(struct tree *tree, struct process *process)
@@ -293,10 +343,8 @@ bool tree_look_for_execs(struct tree *tree)
 		}
 	}
 	pthread_mutex_unlock(&tree->lock);
-	while (nr--) {
-		space_end(left[nr]);
-		space_put(left[nr]);
-	}
+	while (nr--)
+		leave(tree, left[nr]);
 	return again;
 }
 

@@ -43,6 +43,7 @@ struct tree {
 	int epoll;			/* immutable; where pidfds are watched */
 	struct pool *pool;		/* immutable */
 	void (*ended)(struct watch *watch);	/* immutable; of each process */
+	pid_t warden;			/* all of them are below it; 0: it has not started */
 
 	pthread_mutex_t lock;		/* all that follows */
 	struct process *buckets[TREE_BUCKETS];

@@ -142,6 +142,16 @@ static void limits_are_the_programs(void **state)
 	guest_under("--dram", "24M", "limits");
 }
 
+/* Memory that its process has left goes on to be served, for who shares it. */
+static void memory_outlives_its_process(void **state)
+{
+	(void)state;
+	guest_under("--policy", stress(), "outlived");
+	guest_under("--policy", stress(), "outlived-by-exec");
+	guest_under("--dram", "24M", "outlived");
+	program_under(guest_static, "--policy", stress(), "outlived-by-exec");
+}
+
 static void tier_sends(const char *program)
 {
 	struct spawned run;
@@ -309,6 +319,7 @@ int main(void)
 		cmocka_unit_test(static_programs_live_under_stress),
 		cmocka_unit_test(forks_have_their_own),
 		cmocka_unit_test(limits_are_the_programs),
+		cmocka_unit_test(memory_outlives_its_process),
 		cmocka_unit_test(tier_sends_what_is_too_much),
 		cmocka_unit_test(full_device_is_no_failure),
 		cmocka_unit_test(ecc_error_costs_its_page),
