@@ -200,14 +200,41 @@ static void no_userfaultfd_runs_plain(void **state)
 	assert_non_null(strstr(run.complained, "runs without device memory"));
 }
 
-/* A program whose environment was cleared is left alone, with its filter. */
+/* A program whose environment was cleared is left alone, with its filter, and -v says so. */
 static void cleared_environment_runs(void **state)
 {
 	struct spawned run;
 
 	(void)state;
-	spawn_run(&run, uhmm, "run", "env", "-i", guest, "life", NULL);
+	spawn_run(&run, uhmm, "run", "-v", "env", "-i", guest, "life", NULL);
 	assert_int_equal(run.status, 0);
+	assert_non_null(strstr(run.complained, "ran without device memory: no agent came"));
+}
+
+/* A static setuid program is whom it is to be; no tracer looks into it, and -v says so. */
+static void setuid_program_keeps_its_privilege(void **state)
+{
+	char copy[] = "/tmp/uhmm-setuid-XXXXXX", command[256];
+	struct spawned plain, run;
+	int fd = mkstemp(copy);
+
+	(void)state;
+	assert_true(fd >= 0);
+	close(fd);
+	snprintf(command, sizeof(command), "cp %s %s && chown 65534 %s && chmod 4755 %s", guest_static,
+		 copy, copy, copy);
+	spawn_run(&run, "sh", "-c", command, NULL);
+	if (run.status) {
+		unlink(copy);
+		printf("only root gives a file away\n");
+		skip();
+	}
+	spawn_run(&plain, copy, "whoami", NULL);
+	spawn_run(&run, uhmm, "run", "-v", copy, "whoami", NULL);
+	unlink(copy);
+	assert_int_equal(run.status, plain.status);
+	assert_string_equal(run.said, plain.said);
+	assert_non_null(strstr(run.complained, "no agent came (a setuid program"));
 }
 
 /* Who signals uhmm run means the program. */
@@ -269,6 +296,7 @@ int main(void)
 		cmocka_unit_test(nested_runs_plain),
 		cmocka_unit_test(no_userfaultfd_runs_plain),
 		cmocka_unit_test(cleared_environment_runs),
+		cmocka_unit_test(setuid_program_keeps_its_privilege),
 		cmocka_unit_test(signals_reach_the_program),
 		cmocka_unit_test(pipes_are_the_programs),
 	};
