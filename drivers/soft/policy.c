@@ -87,6 +87,14 @@ static void window_of(struct hmm_soft *soft, uintptr_t va, uint32_t pages, uintp
 		*end = soft->user_end;
 }
 
+/* A power of two, not above @most. */
+static uint32_t round_down(uint64_t most)
+{
+	while (most & (most - 1))
+		most &= most - 1;
+	return (uint32_t)most;
+}
+
 /* At most a block, and at least the page that faulted. */
 static uint32_t block_pages(const struct hmm_soft *soft)
 {
@@ -228,6 +236,8 @@ int soft_migrate_to_ram(struct hmm_devmem *devmem, const struct hmm_fault *fault
 	int64_t ret;
 
 	soft_count(&soft->count.cpu_faults, 1);
+	if (fault->most < most)
+		most = round_down(fault->most);
 	if (!pages) {
 		pthread_mutex_lock(&soft->policy.lock);
 		pages = hmm_streams_pages(&soft->policy.cpu, fault->addr, 1,
@@ -245,7 +255,7 @@ int soft_migrate_to_ram(struct hmm_devmem *devmem, const struct hmm_fault *fault
 	 * The CPU goes on with these; what follows comes meanwhile. Not for another mm of
 	 * the family, which could be gone before the thread gets to it.
 	 */
-	if (ahead && pages >= READAHEAD_MIN && fault->mm == soft->mm &&
+	if (ahead && pages >= READAHEAD_MIN && 2 * pages <= fault->most && fault->mm == soft->mm &&
 	    end + (end - start) <= soft->user_end)
 		soft_readahead_post(&soft->readahead, end, end + (end - start));
 	return ret < 0 ? (int)ret : 0;

@@ -115,6 +115,8 @@ struct hmm_fault {
 	uint32_t write;		/* 1: the CPU wants to write */
 	uint32_t thread;	/* its thread id, 0 where the kernel does not say */
 	uint64_t read_ns;	/* when the fault was read; CLOCK_MONOTONIC */
+	uint64_t most;		/* pages to bring at most, this one among them, or a limit that
+				   somebody has set is exceeded: hmm_remote_allow() */
 };
 
 /**

@@ -114,21 +114,24 @@ uint64_t hmm_remote_features(void);
  */
 int hmm_mm_open_remote(const struct hmm_remote_opts *opts, struct hmm_mm **out) HMM_MUST_CHECK;
 
-/* Answer of hmm_remote_change(): the kernel is to make the call itself. */
+/* Answers of hmm_remote_change(): the kernel is to make the call itself ... */
 #define HMM_CHANGE_CONTINUE	INT64_MIN
+/* ... and its end is nothing to us. */
+#define HMM_CHANGE_IGNORE	(INT64_MIN + 1)
 
 /**
  * hmm_remote_change() - the program is about to change its mappings
  * @tid:    the thread that waits for an answer
  * @nr:     system call number: munmap, mremap, mprotect, pkey_mprotect, brk, madvise,
- *          mmap with MAP_FIXED, shmat, shmdt, mlock and the like. Not clone, not execve.
+ *          mmap, shmat, shmdt, mlock and the like, ioctl(UFFDIO_REGISTER). Not clone, not
+ *          execve.
  * @args:   of it
- * @result: out: what the call returned, or HMM_CHANGE_CONTINUE
+ * @result: out: what the call returned, HMM_CHANGE_CONTINUE or HMM_CHANGE_IGNORE
  *
  * The call is made by the agent, as one transaction with invalidations and tables,
  * where that can be; else what it concerns is brought home and stays there, and the
- * thread is told to go on. Then hmm_remote_change_end() must follow once the thread was
- * seen out of the call. Waits while the program forks.
+ * thread is told to go on. Then (HMM_CHANGE_CONTINUE) hmm_remote_change_end() must follow
+ * once the thread was seen out of the call. Waits while the program forks.
  *
  * Context: any thread, not from a callback; blocks.
  *
@@ -187,16 +190,50 @@ int hmm_remote_uffd(const struct hmm_mm *mm);
 int hmm_remote_attach(struct hmm_mm *mm, const struct hmm_remote_opts *opts) HMM_MUST_CHECK;
 
 /**
- * hmm_remote_pace() - slow the faults of the family down
- * @us: how long a handler rests before each round of faults, at most 100,000; 0: not
+ * hmm_remote_count() - pages of the family's, since there is one
+ * @brought: out: that have come to RAM: by first touches that were served, and home
+ * @mapped:  out: that programs have mapped, or made writable, as far as announced
  *
- * For policies whose program outruns what they can bring away. A round serves what is
- * there, first touches and device pages alike, with as much around it as is served
- * anyway; nothing is locked meanwhile. Any thread; does not block.
+ * Any thread; does not block.
  *
  * Return: 0; -EINVAL; -ECHILD; -EDEADLK.
  */
-int hmm_remote_pace(struct hmm_mm *mm, uint32_t us);
+int hmm_remote_count(struct hmm_mm *mm, uint64_t *brought, uint64_t *mapped);
+
+/**
+ * hmm_remote_allow() - bound what the family may have of RAM until the next call
+ * @brought: faults may bring pages until that many have been, by hmm_remote_count()
+ * @mapped:  the first touches of what is mapped when that many have been are served
+ *           like faults, and bounded with them; before, by the kernel alone
+ *
+ * For policies that keep memory under a limit, whether or not they run in time: who
+ * counts before it looks at what is there, and allows what is left on top of that, has
+ * it not exceeded by what happens meanwhile. UINT64_MAX: no bound, as it is at first.
+ *
+ * When no more may be brought, faults wait for the next call, in rounds of at most 20 ms;
+ * one that has waited for a whole round is served, a first touch with one page alone: a
+ * program is slowed down, never stopped.
+ *
+ * First touches are served in mappings of 1 MiB or more, neighbours taken together. Plain
+ * mmap() has to be announced for that: hmm_remote_change() takes it.
+ *
+ * Any thread; does not block.
+ *
+ * Return: 0; -EINVAL; -ECHILD; -EDEADLK.
+ */
+int hmm_remote_allow(struct hmm_mm *mm, uint64_t brought, uint64_t mapped);
+
+/**
+ * hmm_remote_watch() - take a mapping for one that is new
+ * @addr: in it
+ *
+ * So that its first touches are served, too, where as much has been mapped as is allowed:
+ * of mappings that nobody announced, and those that were there before. What cannot be
+ * watched is not. Any thread, not from a callback; blocks.
+ *
+ * Return: 0; -EINVAL; -ECHILD; -EDEADLK.
+ */
+int hmm_remote_watch(struct hmm_mm *mm, uintptr_t addr);
 
 /**
  * hmm_remote_inherit() - the address space is another process's now, which shares it

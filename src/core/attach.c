@@ -18,8 +18,6 @@
 #include "core/opts.h"
 #include "core/trace.h"
 
-#define PACE_MAX_US	100000u
-
 #define OPTS_OLDEST	sizeof(struct hmm_remote_opts)
 #define SHM_MIN		4096u
 #define STAGING_MAX	((uint64_t)1 << 30)
@@ -298,19 +296,7 @@ int hmm_mm_open_remote(const struct hmm_remote_opts *opts, struct hmm_mm **out)
 	return ret;
 }
 
-/* ---------------------------------------------------------------- the end */
-
-int hmm_remote_pace(struct hmm_mm *mm, uint32_t us)
-{
-	int ret = mm_enter(mm);
-
-	if (ret)
-		return ret;
-	if (!mm->remote || us > PACE_MAX_US)
-		return -EINVAL;
-	atomic_store_explicit(&mm->family->pace_us, us, memory_order_relaxed);
-	return 0;
-}
+/* ---------------------------------------------------------------- the allowance */
 
 static int enter_remote(const struct hmm_mm *mm)
 {
@@ -318,6 +304,43 @@ static int enter_remote(const struct hmm_mm *mm)
 
 	return ret ? ret : mm->remote ? 0 : -EINVAL;
 }
+
+int hmm_remote_count(struct hmm_mm *mm, uint64_t *brought, uint64_t *mapped)
+{
+	const struct allowance *a;
+	int ret = brought && mapped ? enter_remote(mm) : -EINVAL;
+
+	if (ret)
+		return ret;
+	a = &mm->family->allowance;
+	*brought = atomic_load_explicit(&a->brought, memory_order_relaxed);
+	*mapped = atomic_load_explicit(&a->mapped, memory_order_relaxed);
+	return 0;
+}
+
+int hmm_remote_allow(struct hmm_mm *mm, uint64_t brought, uint64_t mapped)
+{
+	int ret = enter_remote(mm);
+
+	if (!ret)
+		family_allow(mm->family, brought, mapped);
+	return ret;
+}
+
+int hmm_remote_watch(struct hmm_mm *mm, uintptr_t addr)
+{
+	int ret = enter_remote(mm);
+
+	if (ret)
+		return ret;
+	lock_acquire(&mm->lock);
+	if (mm->remote->attached && !remote_gone(mm->remote))
+		mm_vma_join(mm, addr);
+	lock_release(&mm->lock);
+	return 0;
+}
+
+/* ---------------------------------------------------------------- the end */
 
 int hmm_remote_inherit(struct hmm_mm *mm, int32_t pid, int32_t pidfd)
 {

@@ -221,7 +221,9 @@ static void finish(struct hmm_mm *mm, const struct fault *f)
  */
 static void serve(struct hmm_devmem *d, struct hmm_mm *mm, const struct fault *f)
 {
-	struct hmm_fault fault = { mm, f->addr, 0, f->write, f->tid, f->read_ns };
+	/* Not all of it: other faults are served meanwhile. */
+	const uint32_t share = family_room(mm->family) / 4;
+	struct hmm_fault fault = { mm, f->addr, 0, f->write, f->tid, f->read_ns, share ? share : 1 };
 	uint64_t e = 0;
 
 	if (d->ops.migrate_to_ram) {

@@ -115,7 +115,7 @@ static uint64_t evict_run(struct hmm_mm *mm, uintptr_t start, uintptr_t end, str
 		.device = entry_devmem(directory_get(&mm->dir, start)),
 	};
 	struct isolation *iso;
-	uint32_t failed, first = (uint32_t)((start - block_base(start)) / mm->page);
+	uint32_t begun, failed, first = (uint32_t)((start - block_base(start)) / mm->page);
 	uint64_t pages;
 
 	iso = isolation_get(mm, start, true);
@@ -124,6 +124,8 @@ static uint64_t evict_run(struct hmm_mm *mm, uintptr_t start, uintptr_t end, str
 	for (uintptr_t a = start; a < end; a += mm->page)
 		if (entry_state(directory_get(&mm->dir, a)) == PAGE_DEVICE)
 			isolation_take_device(mm, iso, a);
+	begun = iso->nr;
+	family_bring(mm->family, begun);
 	iso->chunk = chunk;
 	iso->buffer = chunk ? chunk->addr : (uintptr_t)iso->bounce - first * mm->page;
 	iso->huge = chunk && chunk->huge;
@@ -138,6 +140,7 @@ static uint64_t evict_run(struct hmm_mm *mm, uintptr_t start, uintptr_t end, str
 	isolation_give(mm, iso);
 	/* Not by the mm's counter: giving may have dropped the lock, and others gave too. */
 	pages = iso->home;
+	family_brought(mm->family, begun, pages);
 	isolation_put(mm, iso);
 	event.pages = (int64_t)pages;
 	if (tracing(mm) && pages)

@@ -2,6 +2,7 @@
 #include "core/family.h"
 
 #include <errno.h>
+#include <limits.h>
 
 #include "core/mm.h"
 #include "core/trace.h"
@@ -52,6 +53,7 @@ int family_make(struct process *process, struct hmm_mm *only, uint64_t staging_b
 		goto err_free;
 	f->process = process;
 	f->only = only;
+	family_allow(f, UINT64_MAX, UINT64_MAX);
 	lock_init(&f->lock, RANK_FAMILY);
 	ret = open_files(f);
 	if (ret)
@@ -197,5 +199,81 @@ void family_barrier(struct family *f)
 		lock_acquire(&mm->lock);
 		lock_release(&mm->lock);
 		mm_put(mm);
+	}
+}
+
+/* ---------------------------------------------------------------- the allowance */
+
+/*
+ * How long a round of faults waits for it. Whoever sets it may need one of them served, a
+ * little later, and a program must not stop for good.
+ */
+#define PATIENCE_NS	(20 * 1000000L)
+
+void family_allow(struct family *f, uint64_t may_bring, uint64_t may_map)
+{
+	struct allowance *a = &f->allowance;
+
+	atomic_store_explicit(&a->may_bring, may_bring, memory_order_relaxed);
+	atomic_store_explicit(&a->may_map, may_map, memory_order_relaxed);
+	/* release: pairs with family_await() */
+	atomic_fetch_add_explicit(&a->set, 1, memory_order_release);
+	sys_futex_wake(&a->set, INT_MAX);
+}
+
+/*
+ * What is on its way counts against the bound, so that it is not brought twice over; and
+ * not yet among what has come, which a policy adds its bound to: it finds that, and not
+ * the former, when it looks at what is there.
+ */
+void family_bring(struct family *f, uint64_t pages)
+{
+	atomic_fetch_add_explicit(&f->allowance.begun, pages, memory_order_relaxed);
+}
+
+void family_brought(struct family *f, uint64_t begun, uint64_t pages)
+{
+	atomic_fetch_sub_explicit(&f->allowance.begun, begun - pages, memory_order_relaxed);
+	atomic_fetch_add_explicit(&f->allowance.brought, pages, memory_order_relaxed);
+}
+
+uint32_t family_room(const struct family *f)
+{
+	const struct allowance *a = &f->allowance;
+	const uint64_t bound = atomic_load_explicit(&a->may_bring, memory_order_relaxed);
+	const uint64_t begun = atomic_load_explicit(&a->begun, memory_order_relaxed);
+
+	return begun >= bound ? 0 : bound - begun < UINT32_MAX ? (uint32_t)(bound - begun) :
+								 UINT32_MAX;
+}
+
+void family_mapped(struct family *f, uint64_t pages)
+{
+	atomic_fetch_add_explicit(&f->allowance.mapped, pages, memory_order_relaxed);
+}
+
+bool family_may_map(const struct family *f)
+{
+	const struct allowance *a = &f->allowance;
+	const uint64_t bound = atomic_load_explicit(&a->may_map, memory_order_relaxed);
+
+	return bound == UINT64_MAX ||
+	       atomic_load_explicit(&a->mapped, memory_order_relaxed) < bound;
+}
+
+void family_await(struct family *f)
+{
+	const uint64_t start = sys_now_ns();
+	uint64_t waited = 0;
+
+	while (waited < PATIENCE_NS) {
+		/* acquire: the bounds are as new as the number */
+		const uint32_t seen = atomic_load_explicit(&f->allowance.set, memory_order_acquire);
+		const struct timespec left = { .tv_nsec = PATIENCE_NS - (long)waited };
+
+		if (family_room(f))
+			return;
+		sys_futex_wait(&f->allowance.set, seen, &left);
+		waited = sys_now_ns() - start;
 	}
 }

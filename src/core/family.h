@@ -32,6 +32,14 @@
 
 struct handler_thread;
 
+/* In pages, since the family is there; hmm_remote_allow() sets the bounds. */
+struct allowance {
+	_Atomic uint64_t begun, may_bring;	/* by faults; UINT64_MAX: as many as they like */
+	_Atomic uint64_t brought;		/* ... of those begun, what has come */
+	_Atomic uint64_t mapped, may_map;	/* writable, without its first touches being trapped */
+	_Atomic uint32_t set;			/* futex: bumped when the bounds were set */
+};
+
 struct mm_slot {
 	struct hmm_mm *mm;		/* NULL: free */
 	uint32_t generation;		/* of mms in this slot */
@@ -47,7 +55,7 @@ struct family {
 	uint32_t nr_handlers;
 	struct roster roster;		/* of the handlers; has a lock of its own */
 	_Atomic bool stopping;		/* release in handlers_stop(): handlers end */
-	_Atomic uint32_t pace_us;	/* handlers rest that long before a round of faults */
+	struct allowance allowance;
 	struct tracer *_Atomic tracer;	/* trace.h; NULL: nobody listens */
 	_Atomic uint64_t last_tracer;	/* its number */
 	struct staging staging;		/* has a lock of its own */
@@ -68,6 +76,17 @@ struct family {
 int family_make(struct process *process, struct hmm_mm *only, uint64_t staging_bytes,
 		struct family **out);
 void family_free(struct family *family);
+
+/* What faults may bring, and programs map: set it, count it, ask. */
+void family_allow(struct family *family, uint64_t may_bring, uint64_t may_map);
+void family_bring(struct family *family, uint64_t pages);
+void family_brought(struct family *family, uint64_t begun, uint64_t pages);
+uint32_t family_room(const struct family *family);	/* pages; UINT32_MAX: or more */
+void family_mapped(struct family *family, uint64_t pages);
+bool family_may_map(const struct family *family);
+
+/* Until something may be brought, but not for ever. No lock held. */
+void family_await(struct family *family);
 
 /* The mm can be found from now on, and its faults are served. -ENOSPC. */
 int family_add(struct family *family, struct hmm_mm *mm);

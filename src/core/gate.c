@@ -12,7 +12,11 @@
  *	  made by the kernel		(sees the thread out of it)	.
  *	.				drop what is unmapped		.
  *	.				open the gate			.
+ *
+ * Memory where nothing was concerns nobody, but for who shall serve its first touches:
+ * that is decided before it is mapped, and where we shall, it is trapped when it is there.
  */
+#include <linux/userfaultfd.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/shm.h>
@@ -79,6 +83,7 @@ static void span_of_call(struct hmm_mm *mm, const struct sys_notif *n, uintptr_t
 	case SYS_mlock:
 	case SYS_mlock2:
 	case SYS_remap_file_pages:
+	case SYS_ioctl:
 		mm_span(mm, n->args[0], n->args[1], start, end);
 		return;
 	case SYS_brk:
@@ -113,10 +118,28 @@ static bool by_agent(const struct hmm_mm *mm, const struct sys_notif *n)
 		/* Anything else touches memory, and could wait for those who wait for it. */
 		return mm_discards(n->args[2]) || n->args[2] == UHMM_MADV_GUARD_REMOVE;
 	case SYS_mmap:
-		return (n->args[3] & MAP_ANONYMOUS) && (n->args[3] & MAP_FIXED) &&
-		       !(n->args[3] & (MAP_POPULATE | MAP_LOCKED));
+		return (n->args[3] & MAP_ANONYMOUS) &&
+		       !(n->args[3] & (MAP_LOCKED | (mm_maps_over(n) ? MAP_POPULATE : 0)));
 	default:
 		return false;
+	}
+}
+
+/*
+ * A range that the program is going to trap by a userfaultfd of its own: a mapping can be
+ * one's alone. What is beside it in its mapping stays as it is. Lock held.
+ */
+static void leave_to_program(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
+{
+	struct sys_vma vma;
+
+	for (uintptr_t a = start; a < end && !sys_vma_find(mm->maps_fd, a, &vma) &&
+				  vma.start < end; a = vma.end) {
+		uintptr_t low = vma.start > start ? vma.start : start;
+		uintptr_t high = vma.end < end ? vma.end : end;
+
+		if (mm_vma_anonymous(mm, &vma))
+			(void)sys_uffd_unregister(mm->uffd, low, high - low);
 	}
 }
 
@@ -144,7 +167,36 @@ static int hold_home(struct hmm_mm *mm, const struct sys_notif *n)
 	lock_release(&mm->lock);
 	mm_evict(mm, start, end, NULL, true);
 	lock_acquire(&mm->lock);
+	if (n->nr == SYS_ioctl && mm->maps_fd >= 0)
+		leave_to_program(mm, start, end);
 	return 0;
+}
+
+/* The range of ioctl(UFFDIO_REGISTER) is in the caller's memory. No lock held. */
+static void read_range(struct sys_notif *n)
+{
+	struct uffdio_range range = { 0 };
+
+	/* EFAULT is the kernel's to say. */
+	if (sys_vm_read((int)n->tid, &range, n->args[2], sizeof(range)) != sizeof(range))
+		memset(&range, 0, sizeof(range));
+	n->args[0] = range.start;
+	n->args[1] = range.len;
+}
+
+/*
+ * Memory where nothing was is the kernel's to map, unless too much is by now: or could be
+ * when all that is under way has been.
+ */
+static bool is_free_to_map(struct hmm_mm *mm, const struct sys_notif *n)
+{
+	uintptr_t start, end;
+
+	if (n->nr != SYS_mmap || mm_maps_over(n))
+		return false;
+	mm_span(mm, 0, n->args[1], &start, &end);
+	family_mapped(mm->family, end / mm->page);
+	return family_may_map(mm->family) || !by_agent(mm, n);
 }
 
 int hmm_remote_change(struct hmm_mm *mm, uint32_t tid, uint64_t nr, const uint64_t args[6],
@@ -158,6 +210,12 @@ int hmm_remote_change(struct hmm_mm *mm, uint32_t tid, uint64_t nr, const uint64
 	if (!mm->remote || !args || !result)
 		return -EINVAL;
 	memcpy(n.args, args, sizeof(n.args));
+	if (is_free_to_map(mm, &n)) {
+		*result = HMM_CHANGE_IGNORE;
+		return 0;
+	}
+	if (n.nr == SYS_ioctl)
+		read_range(&n);
 	*result = HMM_CHANGE_CONTINUE;
 	lock_acquire(&mm->lock);
 	remote_wait_fork(mm, tid);

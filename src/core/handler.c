@@ -31,17 +31,35 @@ void handlers_kick(struct hmm_mm *mm)
 	sys_eventfd_signal(mm->family->stop_fd);
 }
 
-/* How many pages from @addr on may be filled with zeros at once. */
-static uint32_t zero_window(struct hmm_mm *mm, uintptr_t addr)
+/*
+ * Who touches holes in order is known by where it would go on. Several do, each a
+ * thread of the program's.
+ */
+static struct zero_stream *zero_stream(struct hmm_mm *mm, uintptr_t addr)
 {
+	struct zero_stream *s;
+
+	for (uint32_t i = 0; i < ZERO_STREAMS; i++) {
+		s = &mm->zero_streams[i];
+		if (s->next != addr)
+			continue;
+		s->window = s->window < ZERO_WINDOW_MAX ? s->window * 2 : ZERO_WINDOW_MAX;
+		return s;
+	}
+	s = &mm->zero_streams[mm->zero_replaced++ % ZERO_STREAMS];
+	s->window = 1;
+	return s;
+}
+
+/* How many pages from @addr on may be filled with zeros at once, of @window. */
+static uint32_t zero_pages(struct hmm_mm *mm, uintptr_t addr, uint32_t window)
+{
+	const uint32_t room = family_room(mm->family);
 	uintptr_t end;
 
-	if (addr == mm->zero_next)
-		mm->zero_window = mm->zero_window < ZERO_WINDOW_MAX ? mm->zero_window * 2 :
-								      ZERO_WINDOW_MAX;
-	else
-		mm->zero_window = 1;
-	end = directory_next(&mm->dir, addr + mm->page, addr + mm->zero_window * mm->page);
+	if (window > room)
+		window = room ? room : 1;
+	end = directory_next(&mm->dir, addr + mm->page, addr + window * mm->page);
 	end = adopt_next(mm, addr + mm->page, end);
 	if (end > block_base(addr) + arena_chunk_bytes())
 		end = block_base(addr) + arena_chunk_bytes();
@@ -51,6 +69,7 @@ static uint32_t zero_window(struct hmm_mm *mm, uintptr_t addr)
 /* A hole was touched. What is ahead of a sequential toucher is filled with it. */
 static void fill_hole(struct hmm_mm *mm, const struct fault *f)
 {
+	struct zero_stream *stream;
 	uint32_t nr;
 	size_t done = 0;
 	int ret;
@@ -60,12 +79,15 @@ static void fill_hole(struct hmm_mm *mm, const struct fault *f)
 		fault_ended(mm, f, 1);
 		return;
 	}
-	nr = zero_window(mm, f->addr);
+	stream = zero_stream(mm, f->addr);
+	nr = zero_pages(mm, f->addr, stream->window);
+	family_bring(mm->family, nr);
 	ret = sys_uffd_zeropage(mm->uffd, f->addr, nr * mm->page, 0, &done);
 	if (!done && ret != -EAGAIN && nr > 1)	/* the window reached beyond the mapping */
 		ret = sys_uffd_zeropage(mm->uffd, f->addr, mm->page, 0, &done);
+	stream->next = f->addr + done;
 	mm->stats.zero_fills += done / mm->page;
-	mm->zero_next = f->addr + done;
+	family_brought(mm->family, nr, done / mm->page);
 	fault_ended(mm, f, done / mm->page);
 	if (done)
 		return;
@@ -184,15 +206,6 @@ static void serve_kicked(struct handler_thread *h)
 	}
 }
 
-/* The lock is not held: what is under way elsewhere goes on. */
-static void rest(struct family *f)
-{
-	const uint32_t us = atomic_load_explicit(&f->pace_us, memory_order_relaxed);
-
-	if (us)
-		sys_rest(us);
-}
-
 static void *handler_main(void *arg)
 {
 	struct handler_thread *h = arg;
@@ -217,12 +230,12 @@ static void *handler_main(void *arg)
 			serve(h, f->only);
 			continue;
 		}
+		/* No lock is held: what is under way elsewhere goes on. */
+		family_await(f);
 		if (kicked || more)
 			serve_kicked(h);
-		if (faults) {
-			rest(f);
+		if (faults)
 			serve_ready(h);
-		}
 	}
 }
 

@@ -53,10 +53,28 @@ __attribute__((noinline)) void stack_prepare(void)
 #define RUN_NEIGHBOURS	8
 #define MENDS_MAX	4
 
+/* Neighbours of that size together are worth trapping for their first touches alone. */
+#define WATCHED_BYTES	(1u << 20)
+
 /* Has the library a page of [start, end) somewhere else, or the file's data for it? */
 static bool holds(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 {
 	return directory_next(&mm->dir, start, end) != end || adopt_next(mm, start, end) != end;
+}
+
+bool mm_held(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
+{
+	return mm->fork_gate || (mm->remote && remote_gated(mm, start, end));
+}
+
+/*
+ * Are the first touches of the run to be ours? Where as much is mapped as the tree may
+ * have without.
+ */
+static bool watched(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
+{
+	return end - start >= WATCHED_BYTES && !family_may_map(mm->family) &&
+	       !mm_held(mm, start, end);
 }
 
 static void tcb_add(uintptr_t addr, bool main, void *ctx)
@@ -301,10 +319,10 @@ static void mapping_run(struct hmm_mm *mm, const struct sys_vma *vma, uintptr_t 
 		*start = next.start;
 }
 
-/* Is any of it away, or about to be (@trapped)? Then trap it, else let it go. */
+/* Is any of it away, or about to be (@trapped), or watched? Then trap it, else let it go. */
 static void run_settle(struct hmm_mm *mm, uintptr_t start, uintptr_t end, bool trapped)
 {
-	if (trapped || holds(mm, start, end))
+	if (trapped || watched(mm, start, end) || holds(mm, start, end))
 		(void)sys_uffd_register(mm->uffd, start, end - start, SYS_UFFD_MISSING);
 	else
 		(void)sys_uffd_unregister(mm->uffd, start, end - start);
@@ -338,11 +356,6 @@ static void mend_split(struct hmm_mm *mm, uintptr_t addr, uintptr_t start, uintp
 		end = to;
 		run_settle(mm, start, end, trapped);
 	}
-}
-
-bool mm_held(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
-{
-	return mm->fork_gate || (mm->remote && remote_gated(mm, start, end));
 }
 
 enum hmm_reason mm_vma_register(struct hmm_mm *mm, const struct sys_vma *vma)
@@ -435,7 +448,7 @@ void mm_vma_release(struct hmm_mm *mm, uintptr_t addr)
 		if (mm_vma(mm, addr, &vma) || vma.start > addr || !mm_vma_anonymous(mm, &vma))
 			return;
 		mapping_run(mm, &vma, &start, &end);
-		if (holds(mm, start, end))
+		if (watched(mm, start, end) || holds(mm, start, end))
 			return;
 		if (sys_uffd_unregister(mm->uffd, start, end - start))
 			sys_uffd_unregister(mm->uffd, vma.start, vma.end - vma.start);

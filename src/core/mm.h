@@ -37,6 +37,7 @@
 #define FORKERS_MAX	16u
 #define TCBS_MAX	1024u
 #define STATICS_MAX	512u
+#define ZERO_STREAMS	8u
 
 /* Mappings known to hold no thread's control block, and no static data. */
 struct vma_cache {
@@ -163,8 +164,11 @@ struct hmm_mm {
 	struct vma_cache vma_cache;
 	struct tcb_list tcbs;
 	struct static_list statics;
-	uintptr_t zero_next;		/* where a sequential toucher of holes will be */
-	uint32_t zero_window;		/* pages filled at once there */
+	struct zero_stream {
+		uintptr_t next;		/* where a sequential toucher of holes will be */
+		uint32_t window;	/* pages filled at once there */
+	} zero_streams[ZERO_STREAMS];
+	uint32_t zero_replaced;		/* how often one was */
 	uint32_t fork_gate;		/* forks under way, no agent: nothing may be taken */
 	uint32_t forkers[FORKERS_MAX];	/* threads in libc's fork, 0: nobody */
 	uint32_t users;			/* process lock: strict's threads at work in here */
@@ -287,6 +291,9 @@ void mm_trace_change(struct hmm_mm *mm, const struct sys_notif *call, uint64_t b
 /* [addr, addr + len) in whole pages; empty when it makes no sense. */
 void mm_span(const struct hmm_mm *mm, uint64_t addr, uint64_t len, uintptr_t *start,
 	     uintptr_t *end);
+
+/* Of an mmap: is what it maps put in the place of what is there? */
+bool mm_maps_over(const struct sys_notif *call);
 
 /* Advice that lets contents go. */
 bool mm_discards(uint64_t advice);

@@ -50,6 +50,12 @@ bool mm_discards(uint64_t advice)
 	       advice == UHMM_MADV_DONTNEED_LOCKED || advice == UHMM_MADV_GUARD_INSTALL;
 }
 
+/* MAP_FIXED_NOREPLACE wins over MAP_FIXED where both are given. */
+bool mm_maps_over(const struct sys_notif *n)
+{
+	return (n->args[3] & (MAP_FIXED | MAP_FIXED_NOREPLACE)) == MAP_FIXED;
+}
+
 void mm_drop_gaps(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 {
 	uintptr_t a = directory_next(&mm->dir, start, end);
@@ -66,6 +72,17 @@ void mm_drop_gaps(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 	}
 }
 
+static bool writable(uint64_t prot)
+{
+	return prot & PROT_WRITE;
+}
+
+/* So much more can be touched. Before the run is settled; lock held. */
+static void mapped(struct hmm_mm *mm, uint64_t bytes)
+{
+	family_mapped(mm->family, bytes / mm->page);
+}
+
 static int64_t do_unmap(struct hmm_mm *mm, const struct sys_notif *n, uintptr_t start,
 			uintptr_t end)
 {
@@ -79,8 +96,26 @@ static int64_t do_unmap(struct hmm_mm *mm, const struct sys_notif *n, uintptr_t 
 	}
 	mm_drop(mm, start, end);
 	adopt_forget(mm, start, end);
-	if (n->nr == SYS_mmap)
+	if (n->nr == SYS_mmap) {
+		mapped(mm, writable(n->args[2]) ? end - start : 0);
 		mm_vma_join(mm, start);
+	}
+	return ret;
+}
+
+/*
+ * Where nothing was. It was announced for its first touches alone, which are not to be
+ * the kernel's, so none are made in advance; and counted then (hmm_remote_change()).
+ */
+static int64_t do_map(struct hmm_mm *mm, const struct sys_notif *n)
+{
+	struct sys_notif bare = *n;
+	int64_t ret;
+
+	bare.args[3] &= ~(uint64_t)MAP_POPULATE;
+	ret = mm->ops->perform(mm, &bare);
+	if (ret >= 0 || ret <= -4096)
+		mm_vma_join(mm, (uintptr_t)ret);
 	return ret;
 }
 
@@ -122,7 +157,8 @@ static int64_t do_brk(struct hmm_mm *mm, const struct sys_notif *n)
 	now = page_up(mm, (uintptr_t)ret);
 	if (now < old)
 		mm_drop(mm, now, old);
-	else if (start > old)
+	mapped(mm, now > old ? now - old : 0);
+	if (now >= old && start > old)
 		mm_vma_join(mm, now > old ? old : old - mm->page);
 	return ret;
 }
@@ -130,12 +166,19 @@ static int64_t do_brk(struct hmm_mm *mm, const struct sys_notif *n)
 static int64_t do_protect(struct hmm_mm *mm, const struct sys_notif *n)
 {
 	uintptr_t start, end;
+	int64_t ret;
 
 	if (n->nr == SYS_pkey_mprotect && (int)n->args[3] > 0)
 		mm->keyed = true;
 	mm_span(mm, n->args[0], n->args[1], &start, &end);
 	mm_invalidate(mm, HMM_EVENT_PROTECT, start, end, NULL);
-	return mm->ops->perform(mm, n);
+	ret = mm->ops->perform(mm, n);
+	if (ret || !writable(n->args[2]))
+		return ret;
+	mapped(mm, end - start);
+	if (!family_may_map(mm->family))
+		mm_vma_join(mm, start);
+	return 0;
 }
 
 /*
@@ -212,6 +255,7 @@ static void remapped(struct hmm_mm *mm, const struct sys_notif *n, uintptr_t to)
 
 	if (!sane(mm, from, old_len) || !sane(mm, to, new_len))
 		return;		/* no kernel has done that */
+	mapped(mm, new_len > old_len ? new_len - old_len : 0);
 	if (n->args[3] & UHMM_MREMAP_DONTUNMAP)
 		kept = old_len;
 	mm_drop(mm, from + kept, from + old_len);
@@ -449,8 +493,9 @@ static int64_t transact(struct hmm_mm *mm, const struct sys_notif *n)
 	memset(&mm->vma_cache, 0, sizeof(mm->vma_cache));
 	switch (n->nr) {
 	case SYS_munmap:
-	case SYS_mmap:
 		return do_munmap(mm, n);
+	case SYS_mmap:
+		return mm_maps_over(n) ? do_munmap(mm, n) : do_map(mm, n);
 	case SYS_brk:
 		return do_brk(mm, n);
 	case SYS_mremap:

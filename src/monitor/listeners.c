@@ -164,9 +164,9 @@ static void change(struct listeners *l, struct space *space, const struct sys_no
 	ret = hmm_remote_change(space->mm, n->tid, (uint64_t)n->nr, n->args, &result);
 	if (ret == -ENOMEM) {
 		sys_seccomp_answer(l->fd, n->id, ret);
-	} else if (ret || result == HMM_CHANGE_CONTINUE) {
+	} else if (ret || result == HMM_CHANGE_CONTINUE || result == HMM_CHANGE_IGNORE) {
 		sys_seccomp_continue(l->fd, n->id);
-		if (!ret)
+		if (!ret && result == HMM_CHANGE_CONTINUE)
 			goes_on(l, space, n);
 	} else if (result != -ESRCH || !space_lost(space)) {
 		sys_seccomp_answer(l->fd, n->id, result);

@@ -324,6 +324,7 @@ static int launch(struct monitor *m)
 	const struct launch launch = {
 		.argv = m->opts->argv,
 		.filter = true,
+		.new_memory = m->opts->policy->ops && m->opts->policy->ops->begin,
 		.preload = m->door.preload,
 		.socket = m->door.path,
 		.window = m->window.path,

@@ -102,6 +102,8 @@ int policy_start(struct policy *policy, struct pool *pool)
 	policy->pool = pool;
 	if (!policy->ops)
 		return 0;
+	pool->begun = policy->ops->begin;
+	pool->begun_ctx = policy->ctx;
 	ret = pthread_create(&policy->thread, NULL, policy_main, policy);
 	policy->running = ret == 0;
 	return -ret;

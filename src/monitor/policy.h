@@ -22,6 +22,11 @@ struct policy_ops {
 	 * one line in @why (POLICY_WHY bytes).
 	 */
 	int (*open)(const char *options, uint64_t dram_bytes, void **ctx, char *why);
+	/*
+	 * The first address space is there, and its program waits. Policies that have it bound
+	 * what programs map, who then announce that; NULL: this one does not.
+	 */
+	void (*begin)(void *ctx, struct hmm_mm *mm);
 	/* Do some of what there is to do; when to do more, in ns. On a thread of its own. */
 	uint64_t (*turn)(void *ctx, struct pool *pool);
 	void (*close)(void *ctx);

@@ -13,10 +13,14 @@
  * order would send away just what is wanted next: then the hand skips every other
  * chunk, at random, so that a part of it stays and is hit.
  *
- * A program that allocates at full speed must not get far beyond the limit. It looks
- * again the sooner the less room is left. From half of the limit on, one page of each
- * large mapping is sent away in advance, since then the core serves the first touches of
- * all of it; and above the limit it serves faults the slower the more there is.
+ * A program that allocates at full speed must not get far beyond the limit, whenever we
+ * get to run. So programs may map half of the limit, and the first touches of what they
+ * map then are the core's to serve; and faults may bring what fits until the next look:
+ *
+ *	touched at the kernel's speed	what was mapped first		<= limit / 2
+ *	touched by our leave		all else, and coming home	<= limit - what is there
+ *
+ * It looks again the sooner the less room is left.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -43,15 +47,13 @@
 #define LIMIT_MIN	(4u << 20)
 
 #define FASTEST		3u		/* bytes per ns that a program can allocate */
-#define LARGE_BYTES	(1u << 20)	/* of a mapping that is armed */
+#define LARGE_BYTES	(1u << 20)	/* of a mapping that is watched */
 #define MAPPINGS	256u
 
-/* Rest before each round of faults: for each permille above the limit. */
-#define PACE_US		80u
-#define PACE_MAX_US	20000u
 #define REST_MIN_NS	500000u
 #define REST_MAX_NS	20000000u
 #define FULL_REST_NS	100000000u
+#define STUCK_MAX	8u
 
 /* What is known of a chunk that was sent away, until another needs the place. */
 struct note {
@@ -64,7 +66,7 @@ struct note {
 struct tier {
 	uint64_t page;
 	uint64_t limit, high, low;	/* bytes */
-	uint32_t pace_us;		/* as the core has it */
+	uint64_t watched;		/* bytes of writable mappings when they were gone through; 0: not */
 	uint64_t hand_space;		/* id; the hand */
 	uintptr_t hand;
 	uint32_t round;
@@ -72,6 +74,7 @@ struct tier {
 	uint32_t sent, back;		/* chunks of late: sent, and found back */
 	uint64_t sent_in_round;		/* pages, and ... */
 	bool insist;			/* ... a round without any: nobody has chances */
+	unsigned int stuck;		/* turns in a row in which nothing went */
 	bool full_said;
 	uint8_t places[WINDOW_PAGES];
 	struct note notes[NOTES];
@@ -281,13 +284,25 @@ static int64_t sweep(struct tier *tier, struct pool *pool, struct space **spaces
 
 /* ---------------------------------------------------------------- turns */
 
-static uint64_t resident(struct space **spaces, unsigned int nr)
-{
-	uint64_t sum = 0;
+/* What there is, and what faults have brought and programs mapped by then. */
+struct look {
+	struct sys_memory memory;
+	uint64_t brought, mapped;	/* pages */
+};
 
-	for (unsigned int i = 0; i < nr; i++)
-		sum += sys_resident_bytes(spaces[i]->pid);
-	return sum;
+static void look(struct space **spaces, unsigned int nr, struct look *out)
+{
+	struct sys_memory one;
+
+	memset(out, 0, sizeof(*out));
+	/* Counted first: what comes meanwhile counts twice, and not not at all. */
+	if (nr)
+		(void)hmm_remote_count(spaces[0]->mm, &out->brought, &out->mapped);
+	for (unsigned int i = 0; i < nr; i++) {
+		space_memory(spaces[i], &one);
+		out->memory.resident += one.resident;
+		out->memory.writable += one.writable;
+	}
 }
 
 /* Until half of the limit, or the limit, can be reached. */
@@ -307,54 +322,83 @@ static uint64_t device_is_full(struct tier *tier)
 	return FULL_REST_NS;
 }
 
-/* The first page in RAM of a large mapping, if none is away yet. */
-static void arm(struct tier *tier, struct pool *pool, struct space *space,
-		const struct policy_mapping *mapping)
-{
-	const uint64_t window = WINDOW_PAGES * tier->page;
-	uintptr_t end = mapping->end - mapping->start < window ? mapping->end :
-								 mapping->start + window;
-	size_t nr = (end - mapping->start) / tier->page;
-	const uint8_t *first;
-	uintptr_t at;
-	int64_t ret;
-
-	if (hmm_residency(space->mm, mapping->start, end, tier->places) ||
-	    memchr(tier->places, HMM_PLACE_DEVICE, nr))
-		return;
-	first = memchr(tier->places, HMM_PLACE_SYSTEM, nr);
-	if (!first)
-		return;
-	at = mapping->start + (size_t)(first - tier->places) * tier->page;
-	/* If it cannot go, the mapping's first touches are not served by us: no harm. */
-	ret = hmm_migrate_to_device(space->mm, pool->device.devmem, at, at + tier->page,
-				    HMM_MIGRATE_SYSTEM, NULL);
-	(void)ret;
-}
-
-static void arm_all(struct tier *tier, struct pool *pool, struct space **spaces, unsigned int nr)
+static void watch_space(struct space *space)
 {
 	static struct policy_mapping mappings[MAPPINGS];
+	unsigned int nr;
+	uintptr_t from = 0;
 
-	for (unsigned int i = 0; i < nr; i++) {
-		unsigned int found = policy_mappings(spaces[i], 0, mappings, MAPPINGS);
+	do {
+		nr = policy_mappings(space, from, mappings, MAPPINGS);
+		for (unsigned int i = 0; i < nr; i++) {
+			from = mappings[i].end;
+			if (mappings[i].end - mappings[i].start >= LARGE_BYTES)
+				(void)hmm_remote_watch(space->mm, mappings[i].start);
+		}
+	} while (nr == MAPPINGS);
+}
 
-		for (unsigned int j = 0; j < found; j++)
-			if (mappings[j].end - mappings[j].start >= LARGE_BYTES)
-				arm(tier, pool, spaces[i], &mappings[j]);
+/*
+ * Where more is mapped than half of the limit, all of it is watched, whatever there was
+ * before: looked through again when there is more of it that nobody has announced.
+ */
+static void watch(struct tier *tier, struct space **spaces, unsigned int nr, uint64_t writable)
+{
+	const uint64_t half = tier->limit / 2;
+
+	if (writable > half && (!tier->watched || writable > tier->watched + tier->limit / 64)) {
+		for (unsigned int i = 0; i < nr; i++)
+			watch_space(spaces[i]);
+		tier->watched = writable;
+	} else if (writable < tier->watched) {
+		tier->watched = writable > half ? writable : 0;
 	}
 }
 
-static void pace(struct tier *tier, const struct pool *pool, uint64_t bytes)
+static uint64_t pages_left(const struct tier *tier, uint64_t limit, uint64_t bytes)
 {
-	uint64_t us = 0;
+	return bytes < limit ? (limit - bytes) / tier->page : 0;
+}
 
-	if (bytes > tier->limit)
-		us = (bytes - tier->limit) * 1000 / tier->limit * PACE_US;
-	if (us > PACE_MAX_US)
-		us = PACE_MAX_US;
-	if (us != tier->pace_us && !hmm_remote_pace(pool->first, (uint32_t)us))
-		tier->pace_us = (uint32_t)us;
+/* Until the next look. What is not watched can be touched without us. */
+static void allow(const struct tier *tier, struct space **spaces, unsigned int nr,
+		  const struct look *now)
+{
+	const uint64_t half = tier->limit / 2;
+	uint64_t bytes = now->memory.resident;
+
+	if (!nr)
+		return;
+	if (!tier->watched && bytes < half)
+		bytes = half;
+	(void)hmm_remote_allow(spaces[0]->mm, now->brought + pages_left(tier, tier->limit, bytes),
+			       now->mapped + pages_left(tier, half, now->memory.writable));
+}
+
+static void allow_all(struct tier *tier, struct space **spaces, unsigned int nr)
+{
+	tier->watched = 0;
+	if (nr)
+		(void)hmm_remote_allow(spaces[0]->mm, UINT64_MAX, UINT64_MAX);
+}
+
+/*
+ * Nothing went: what could is in flight, or wanted. A little is allowed, and it is tried
+ * again; if that goes on nothing can go, and nothing is gained by waiting.
+ */
+static uint64_t nothing_went(struct tier *tier, struct space **spaces, unsigned int nr,
+			     struct look *now)
+{
+	uint64_t ns;
+
+	if (tier->stuck == STUCK_MAX) {
+		allow_all(tier, spaces, nr);
+		return REST_MAX_NS;
+	}
+	now->brought += tier->limit / 64 / tier->page;
+	allow(tier, spaces, nr, now);
+	ns = REST_MIN_NS << tier->stuck++;
+	return ns < REST_MAX_NS ? ns : REST_MAX_NS;
 }
 
 /*
@@ -377,21 +421,30 @@ static int64_t send_some(struct tier *tier, struct pool *pool, struct space **sp
 
 static uint64_t turn(struct tier *tier, struct pool *pool, struct space **spaces, unsigned int nr)
 {
-	uint64_t bytes = resident(spaces, nr);
+	uint64_t bytes;
+	struct look now;
 	int64_t sent = 1;
 
-	if (bytes > tier->limit / 2)
-		arm_all(tier, pool, spaces, nr);
+	look(spaces, nr, &now);
+	bytes = now.memory.resident;
+	allow(tier, spaces, nr, &now);
+	watch(tier, spaces, nr, now.memory.writable);
 	if (bytes <= tier->high)
 		return rest_for(tier, bytes);
-	for (; bytes > tier->low && sent > 0; bytes = resident(spaces, nr)) {
-		pace(tier, pool, bytes);
+	while (bytes > tier->low && sent > 0) {
 		sent = send_some(tier, pool, spaces, nr, bytes);
+		look(spaces, nr, &now);
+		bytes = now.memory.resident;
+		allow(tier, spaces, nr, &now);
 	}
-	pace(tier, pool, sent > 0 ? bytes : 0);
-	if (sent == -ENOSPC)
+	if (sent == -ENOSPC) {
+		allow_all(tier, spaces, nr);
 		return device_is_full(tier);
-	return sent > 0 ? REST_MIN_NS : REST_MAX_NS;
+	}
+	if (!sent)
+		return nothing_went(tier, spaces, nr, &now);
+	tier->stuck = 0;
+	return REST_MIN_NS;
 }
 
 static uint64_t tier_turn(void *ctx, struct pool *pool)
@@ -406,6 +459,13 @@ static uint64_t tier_turn(void *ctx, struct pool *pool)
 }
 
 /* ---------------------------------------------------------------- life */
+
+static void tier_begin(void *ctx, struct hmm_mm *mm)
+{
+	const struct tier *tier = ctx;
+
+	(void)hmm_remote_allow(mm, tier->limit / 2 / tier->page, tier->limit / 2 / tier->page);
+}
 
 static int tier_open(const char *options, uint64_t dram_bytes, void **ctx, char *why)
 {
@@ -435,6 +495,7 @@ static void tier_close(void *ctx)
 const struct policy_ops policy_tier = {
 	.name = "tier",
 	.open = tier_open,
+	.begin = tier_begin,
 	.turn = tier_turn,
 	.close = tier_close,
 };

@@ -176,6 +176,16 @@ int space_forks_quietly(struct space *space)
 	return link && !link->ready.follows_forks ? link->ready.agent_uffd : -1;
 }
 
+/* The main thread can be gone, with /proc's idea of its memory; the agent is not. */
+void space_memory(const struct space *space, struct sys_memory *out)
+{
+	/* Limbo is writable but for its first block. */
+	const uint64_t own = space->link->limbo_bytes - AGENT_LIMBO_ALIGN;
+
+	sys_memory_of(space->link->agent, out);
+	out->writable = out->writable > own ? out->writable - own : 0;
+}
+
 bool space_has(struct space *space, pid_t tid)
 {
 	struct link *link = space_link(space);
@@ -268,6 +278,8 @@ static int open_device(struct pool *pool, struct hmm_mm *mm)
 	}
 	pool->device_pages = count_pages(pool->device.devmem);
 	pool->device_open = true;
+	if (pool->begun)
+		pool->begun(pool->begun_ctx, mm);
 	return 0;
 }
 

@@ -26,6 +26,7 @@
 #include <uhmm/uhmm.h>
 
 #include "monitor/link.h"
+#include "sys/process.h"
 
 struct pool;
 
@@ -51,6 +52,9 @@ struct pool {
 	const char *device_options;	/* immutable; NULL: the driver's own defaults */
 	const struct hmm_plugin *plugin;
 	struct trace *trace;		/* immutable; NULL: nobody wants one */
+	/* Immutable; called when the device is open, before the first program goes on. */
+	void (*begun)(void *ctx, struct hmm_mm *mm);	/* or NULL */
+	void *begun_ctx;
 
 	/* Main thread. */
 	struct hmm_mm *first;
@@ -111,6 +115,9 @@ bool space_joined(struct space *space);
  * come to the door by itself; else -1.
  */
 int space_forks_quietly(struct space *space);
+
+/* Of one that has an agent: its memory, without what the agent has reserved there. */
+void space_memory(const struct space *space, struct sys_memory *out);
 
 /* Is task @tid in it? */
 bool space_has(struct space *space, pid_t tid);

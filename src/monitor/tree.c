@@ -381,6 +381,14 @@ unsigned int tree_list(struct tree *tree, struct tree_entry *out, unsigned int m
 	return nr;
 }
 
+static uint64_t resident_bytes(const struct process *process)
+{
+	struct sys_memory memory;
+
+	sys_memory_of(process->pid, &memory);
+	return memory.resident;
+}
+
 void tree_sample(struct tree *tree)
 {
 	const struct process *process;
@@ -389,7 +397,7 @@ void tree_sample(struct tree *tree)
 	pthread_mutex_lock(&tree->lock);
 	for (unsigned int i = 0; i < TREE_BUCKETS; i++)
 		for (process = tree->buckets[i]; process; process = process->next)
-			sum += sys_resident_bytes(process->pid);
+			sum += resident_bytes(process);
 	tree->resident_bytes = sum;
 	if (sum > tree->resident_peak)
 		tree->resident_peak = sum;

@@ -47,10 +47,12 @@ static void view_process(struct window_process *out, const struct tree_entry *en
 {
 	struct hmm_stats stats = { .size = sizeof(stats) };
 	struct hmm_times times = { .size = sizeof(times) };
+	struct sys_memory memory;
 
+	sys_memory_of(entry->pid, &memory);
 	*out = (struct window_process){
 		.pid = entry->pid,
-		.resident_bytes = sys_resident_bytes(entry->pid),
+		.resident_bytes = memory.resident,
 	};
 	memcpy(out->name, entry->name, sizeof(out->name));
 	if (!entry->space)

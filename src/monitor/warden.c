@@ -71,7 +71,7 @@ static void become_program(const struct launch *launch, int sock)
 
 	sys_name_process(slash ? slash + 1 : launch->argv[0]);
 	if (launch->filter)
-		listener = sys_seccomp_listen_tree();
+		listener = sys_seccomp_listen_tree(launch->new_memory);
 	send_event(sock, WARDEN_FILTER, listener < 0 ? listener : 0, listener);
 	sys_close(listener);
 	if (listener >= 0 && (preload(launch) || setenv(AGENT_SOCKET_ENV, launch->socket, 1))) {

@@ -38,6 +38,7 @@ struct warden_message {
 struct launch {
 	char *const *argv;
 	bool filter;		/* false: plain, as if uhmm were not there */
+	bool new_memory;	/* announce mmap of memory where nothing was */
 	const char *preload;	/* path of a link to the agent's library, in the monitor's directory */
 	const char *socket;	/* of the monitor's socket, there too */
 	const char *window;	/* of the one where others look in */

@@ -141,17 +141,16 @@ void sys_reap(pid_t pid)
 		;
 }
 
-uint64_t sys_resident_bytes(pid_t pid)
+void sys_memory_of(pid_t pid, struct sys_memory *out)
 {
-	char text[128], *at;
-	unsigned long all, shared;
+	unsigned long field[6] = { 0 };	/* all, in RAM, shared of it, text, 0, data */
+	char text[128], *at = text;
 
-	if (read_proc(pid, "statm", text, sizeof(text)) <= 0)
-		return 0;
-	strtoul(text, &at, 10);		/* address space */
-	all = strtoul(at, &at, 10);
-	shared = strtoul(at, &at, 10);
-	return all > shared ? (uint64_t)(all - shared) * sys_page_size() : 0;
+	if (read_proc(pid, "statm", text, sizeof(text)) > 0)
+		for (size_t i = 0; i < ARRAY_SIZE(field); i++)
+			field[i] = strtoul(at, &at, 10);
+	out->resident = field[1] > field[2] ? (field[1] - field[2]) * sys_page_size() : 0;
+	out->writable = field[5] * sys_page_size();
 }
 
 int sys_program_path(char *path, size_t size)

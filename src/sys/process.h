@@ -50,8 +50,12 @@ void sys_stop_self(void);			/* as a shell's job stops; until somebody says SIGCO
 /* Wait for @pid, a child. */
 void sys_reap(pid_t pid);
 
-/* Private anonymous memory of @pid in RAM, as the kernel counts it. 0: gone. */
-uint64_t sys_resident_bytes(pid_t pid);
+/* Private memory of @pid in bytes, as the kernel counts it; all 0: gone. */
+struct sys_memory {
+	uint64_t resident;	/* anonymous, in RAM */
+	uint64_t writable;	/* address space; stacks too */
+};
+void sys_memory_of(pid_t pid, struct sys_memory *out);
 
 /* Where this program's file lies, without a link in it. */
 int sys_program_path(char *path, size_t size);

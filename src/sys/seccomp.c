@@ -10,6 +10,7 @@
 #include <linux/filter.h>
 #include <linux/kcmp.h>
 #include <linux/seccomp.h>
+#include <linux/userfaultfd.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -43,9 +44,17 @@
 #endif
 
 /* Jump targets of the program, resolved once all of it is laid out. */
-enum label { NEXT, ALLOW, NOTIFY, COOKIE, MMAP, MADVISE, SHMAT, CLONE, LABELS };
+enum label {
+	NEXT, ALLOW, NOTIFY, COOKIE, MMAP, MMAP_COOKIE, MADVISE, SHMAT, CLONE, IOCTL, LABELS
+};
 
-#define CODE_MAX	96
+#define CODE_MAX	128
+
+/* What a filter is about, besides changes of what is there. */
+#define TREE		1u	/* all that its processes start, exec and their own userfaultfds */
+#define NEW_MEMORY	2u	/* mmap of memory where nothing was, so large: */
+
+#define NEW_MEMORY_BYTES	(128u << 10)	/* what malloc gives a mapping of its own */
 
 struct program {
 	struct sock_filter code[CODE_MAX];
@@ -89,7 +98,7 @@ static void if_any_bit(struct program *p, uint32_t k, enum label yes, enum label
 	emit(p, BPF_JMP | BPF_JSET | BPF_K, k, yes, no);
 }
 
-static void emit_calls(struct program *p, bool exec)
+static void emit_calls(struct program *p, unsigned int what)
 {
 	static const unsigned int always[] = {
 		SYS_munmap, SYS_mremap, SYS_mprotect, SYS_pkey_mprotect, SYS_brk,
@@ -106,9 +115,10 @@ static void emit_calls(struct program *p, bool exec)
 	emit(p, BPF_ALU | BPF_AND | BPF_K, NR_MASK, NEXT, NEXT);
 	for (size_t i = 0; i < ARRAY_SIZE(always); i++)
 		if_equal(p, always[i], COOKIE, NEXT);
-	if (exec) {
+	if (what & TREE) {
 		if_equal(p, SYS_execve, NOTIFY, NEXT);
 		if_equal(p, SYS_execveat, NOTIFY, NEXT);
+		if_equal(p, SYS_ioctl, IOCTL, NEXT);
 	}
 	if_equal(p, SYS_mmap, MMAP, NEXT);
 	if_equal(p, SYS_madvise, MADVISE, NEXT);
@@ -116,13 +126,31 @@ static void emit_calls(struct program *p, bool exec)
 	if_equal(p, SYS_clone, CLONE, ALLOW);
 }
 
+/* Private anonymous, writable and large. */
+static void emit_new_mmap(struct program *p)
+{
+	load(p, low_half(3));
+	emit(p, BPF_ALU | BPF_AND | BPF_K, MAP_TYPE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_GROWSDOWN,
+	     NEXT, NEXT);
+	if_equal(p, MAP_PRIVATE | MAP_ANONYMOUS, NEXT, ALLOW);
+	load(p, low_half(2));
+	if_any_bit(p, PROT_WRITE, NEXT, ALLOW);
+	load(p, high_half(1));
+	if_equal(p, 0, NEXT, MMAP_COOKIE);
+	load(p, low_half(1));
+	emit(p, BPF_JMP | BPF_JGE | BPF_K, NEW_MEMORY_BYTES, NEXT, ALLOW);
+}
+
 /* MAP_FIXED_NOREPLACE wins over MAP_FIXED where both are given. */
-static void emit_mmap(struct program *p, uint64_t cookie)
+static void emit_mmap(struct program *p, uint64_t cookie, unsigned int what)
 {
 	place(p, MMAP);
 	load(p, low_half(3));
 	emit(p, BPF_ALU | BPF_AND | BPF_K, MAP_FIXED | MAP_FIXED_NOREPLACE, NEXT, NEXT);
-	if_equal(p, MAP_FIXED, NEXT, ALLOW);
+	if_equal(p, MAP_FIXED, MMAP_COOKIE, what & NEW_MEMORY ? NEXT : ALLOW);
+	if (what & NEW_MEMORY)
+		emit_new_mmap(p);
+	place(p, MMAP_COOKIE);
 	load(p, high_half(4));
 	if_equal(p, SYS_COOKIE_MMAP(cookie), ALLOW, NOTIFY);
 }
@@ -148,6 +176,9 @@ static void emit_rest(struct program *p, uint64_t cookie)
 	place(p, CLONE);
 	load(p, low_half(0));
 	if_any_bit(p, CLONE_VM, ALLOW, COOKIE);
+	place(p, IOCTL);
+	load(p, low_half(1));
+	if_equal(p, UFFDIO_REGISTER, NEXT, ALLOW);
 	place(p, COOKIE);
 	load(p, low_half(5));
 	if_equal(p, (uint32_t)cookie, NEXT, NOTIFY);
@@ -164,11 +195,11 @@ static uint8_t distance(const struct program *p, unsigned int from, uint8_t labe
 	return label == NEXT ? 0 : (uint8_t)(p->at[label] - from - 1);
 }
 
-static void program_build(struct program *p, uint64_t cookie, bool exec)
+static void program_build(struct program *p, uint64_t cookie, unsigned int what)
 {
 	p->len = 0;
-	emit_calls(p, exec);
-	emit_mmap(p, cookie);
+	emit_calls(p, what);
+	emit_mmap(p, cookie, what);
 	emit_madvise(p);
 	emit_rest(p, cookie);
 	for (unsigned int i = 0; i < p->len; i++) {
@@ -179,27 +210,27 @@ static void program_build(struct program *p, uint64_t cookie, bool exec)
 
 /* ---------------------------------------------------------------- installing */
 
-static int install_once(bool exec, unsigned long flags)
+static int install_once(unsigned int what, unsigned long flags)
 {
 	struct program program;
 	struct sock_fprog prog;
 
-	program_build(&program, sys_cookie(), exec);
+	program_build(&program, sys_cookie(), what);
 	prog.len = program.len;
 	prog.filter = program.code;
 	return (int)sys_ret(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER,
 				    flags | SECCOMP_FILTER_FLAG_NEW_LISTENER, &prog));
 }
 
-static int install(bool exec, unsigned long flags)
+static int install(unsigned int what, unsigned long flags)
 {
-	int fd = install_once(exec, flags);
+	int fd = install_once(what, flags);
 
 	/* EACCES: neither CAP_SYS_ADMIN nor no_new_privs. */
 	if (fd == -EACCES) {
 		if (prctl(PR_SET_NO_NEW_PRIVS, 1L, 0L, 0L, 0L))
 			return -EPERM;
-		fd = install_once(exec, flags);
+		fd = install_once(what, flags);
 	}
 	return fd;
 }
@@ -230,16 +261,17 @@ static int install_on_all(void)
 
 	if (sys_cap(CAP_SECCOMP_KILLABLE))
 		flags |= UHMM_SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
-	fd = install(false, flags);
+	fd = install(0, flags);
 	return fd < 0 ? install_error(fd) : fd;
 }
 
-int sys_seccomp_listen_tree(void)
+int sys_seccomp_listen_tree(bool new_memory)
 {
-	int fd = install(true, UHMM_SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV);
+	const unsigned int what = TREE | (new_memory ? NEW_MEMORY : 0);
+	int fd = install(what, UHMM_SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV);
 
 	if (fd == -EINVAL)	/* before 5.19 */
-		fd = install(true, 0);
+		fd = install(what, 0);
 	return fd < 0 ? install_error(fd) : fd;
 }
 

@@ -33,9 +33,11 @@ int sys_seccomp_listen(void);
  * The same for this thread and all that it and its children will ever start, other
  * programs too: execve and execveat are notified as well, and the cookie is the one
  * of sys_cookie(). For a child before it becomes another program. No keeper: who gets
- * the listener answers for as long as one of them lives.
+ * the listener answers for as long as one of them lives. Notified too: ioctl with
+ * UFFDIO_REGISTER; with @new_memory, mmap of private anonymous writable memory of 128 KiB
+ * or more where nothing was.
  */
-int sys_seccomp_listen_tree(void);
+int sys_seccomp_listen_tree(bool new_memory);
 
 /* Answers wake the caller on the answerer's CPU, where the kernel can. */
 void sys_seccomp_sync_wake(int listener);

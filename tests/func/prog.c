@@ -405,6 +405,8 @@ int64_t prog_change(struct prog *p, long nr, uint64_t a, uint64_t b, uint64_t c,
 	int64_t result = 0;
 
 	assert_int_equal(hmm_remote_change(p->mm, tid, (uint64_t)nr, args, &result), 0);
+	if (result == HMM_CHANGE_IGNORE)
+		return raw_call(p, nr, args);
 	if (result != HMM_CHANGE_CONTINUE)
 		return result;
 	result = raw_call(p, nr, args);

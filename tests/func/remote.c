@@ -15,8 +15,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -231,23 +231,174 @@ static void system_calls_wait_as_the_program_would(void **state)
 	assert_prog_holds(prog, a + 17 * page, 47, 14, 17);
 }
 
-/* A pace makes faults wait, and loses none. */
-static void paced_faults_are_served(void **state)
+static void allow(uint64_t bring, uint64_t map)
 {
-	uintptr_t a = prog_map_empty(prog, 96, PROT_READ | PROT_WRITE);
-	const int64_t pace_ns = 20 * 1000 * 1000;
-	struct timespec before, after;
+	uint64_t brought, mapped;
+
+	assert_int_equal(hmm_remote_count(prog->mm, &brought, &mapped), 0);
+	assert_int_equal(hmm_remote_allow(prog->mm, bring == UINT64_MAX ? bring : brought + bring,
+					  map == UINT64_MAX ? map : mapped + map), 0);
+}
+
+static uint64_t brought(void)
+{
+	uint64_t brought, mapped;
+
+	assert_int_equal(hmm_remote_count(prog->mm, &brought, &mapped), 0);
+	return brought;
+}
+
+/* With no more allowed a first touch takes its time, and one page; then all is as ever. */
+static void allowance_bounds_what_faults_bring(void **state)
+{
+	uintptr_t a = prog_map_empty(prog, 400, PROT_READ | PROT_WRITE);
+	uint64_t before;
 
 	(void)state;
-	assert_int_equal(prog_run(prog, store, a, 96, 78), 0);
+	assert_int_equal(prog_run(prog, store, a, 2, 79), 0);
+	to_dev(prog, a, 2);		/* the second stays there: first touches are served */
+	allow(0, UINT64_MAX);
+	before = brought();
+	assert_int_equal(prog_run(prog, store, a + 8 * page, 4, 80), 0);
+	/* Who served the last touch counts it when the program has gone on. */
+	assert_true(eventually(brought() - before == 4));
+	allow(200, UINT64_MAX);
+	assert_int_equal(prog_run(prog, loads, a, 1, 79), 1);
+	assert_int_equal(prog_run(prog, store, a + 100 * page, 100, 81), 0);
+	assert_true(eventually(brought() - before >= 4 + 1 + 100));
+	assert_true(brought() - before <= 4 + 200);
+	assert_int_equal(prog_run(prog, loads, a + 100 * page, 100, 81), 1);
+	allow(UINT64_MAX, UINT64_MAX);
+}
+
+static uint64_t announced_map(size_t nr, int flags)
+{
+	int64_t addr = prog_change(prog, SYS_mmap, 0, nr * page, PROT_READ | PROT_WRITE,
+				   (uint64_t)(MAP_PRIVATE | MAP_ANONYMOUS | flags), (uint64_t)-1);
+
+	assert_true(addr > 0);
+	return (uint64_t)addr;
+}
+
+/* What is mapped beyond the allowance has its first touches served; before, and small, not. */
+static void first_touches_are_served_when_too_much_is_mapped(void **state)
+{
+	uint64_t a, fills;
+
+	(void)state;
+	allow(UINT64_MAX, 1024);
+	a = announced_map(512, 0);
+	assert_int_equal(prog_run(prog, store, a, 512, 1), 0);
+	assert_int_equal(moved_since(zero_fills), 0);
+	a = announced_map(1024, MAP_POPULATE);
+	assert_int_equal(prog_run(prog, store, a, 1024, 2), 0);
+	assert_true(moved_since(zero_fills) >= 1024);
+	fills = moved_since(zero_fills);
+	assert_int_equal(prog_change(prog, SYS_mmap, a, 1024 * page, PROT_READ | PROT_WRITE,
+				     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, (uint64_t)-1), a);
+	assert_int_equal(prog_run(prog, store, a, 1024, 3), 0);
+	assert_true(moved_since(zero_fills) >= fills + 1024);
+	fills = moved_since(zero_fills);
+	assert_int_equal(prog_run(prog, store, announced_map(16, 0), 16, 4), 0);
+	assert_int_equal(prog_run(prog, loads, a, 1024, 3), 1);
+	/* Allowed again, the kernel fills what is new. */
+	allow(UINT64_MAX, UINT64_MAX);
+	fills = moved_since(zero_fills);
+	assert_int_equal(prog_run(prog, store, announced_map(1024, 0), 1024, 5), 0);
+	assert_int_equal(moved_since(zero_fills), fills);
+}
+
+/* ... of the heap, of what mremap adds, and of what becomes writable. */
+static void first_touches_are_served_of_what_grows(void **state)
+{
+	uint64_t fills, brk = (uint64_t)prog_change(prog, SYS_brk, 0, 0, 0, 0, 0);
+	uint64_t a = announced_map(16, 0), none = announced_map(600, 0);
+
+	(void)state;
+	assert_int_equal(prog_change(prog, SYS_mprotect, none, 600 * page, PROT_NONE, 0, 0), 0);
+	allow(UINT64_MAX, 0);
+	assert_int_equal(prog_change(prog, SYS_brk, brk + 600 * page, 0, 0, 0, 0),
+			 brk + 600 * page);
+	assert_int_equal(prog_run(prog, store, brk + page, 599, 1), 0);
+	fills = moved_since(zero_fills);
+	assert_true(fills >= 599);
+	a = (uint64_t)prog_change(prog, SYS_mremap, a, 16 * page, 600 * page, MREMAP_MAYMOVE, 0);
+	assert_int_equal(prog_run(prog, store, a, 600, 2), 0);
+	assert_true(moved_since(zero_fills) >= fills + 600);
+	fills = moved_since(zero_fills);
+	assert_int_equal(prog_change(prog, SYS_mprotect, none, 600 * page, PROT_READ | PROT_WRITE,
+				     0, 0), 0);
+	assert_int_equal(prog_run(prog, store, none, 600, 3), 0);
+	assert_true(moved_since(zero_fills) >= fills + 600);
+	allow(UINT64_MAX, UINT64_MAX);
+}
+
+/* What was mapped before is watched when that is asked for. */
+static void first_touches_are_served_where_asked(void **state)
+{
+	uintptr_t a = prog_map_empty(prog, 600, PROT_READ | PROT_WRITE);
+
+	(void)state;
+	assert_int_equal(hmm_remote_watch(prog->mm, a), 0);
+	assert_int_equal(prog_run(prog, store, a, 100, 1), 0);
+	assert_int_equal(moved_since(zero_fills), 0);
+	allow(UINT64_MAX, 0);
+	assert_int_equal(hmm_remote_watch(prog->mm, a), 0);
+	assert_int_equal(prog_run(prog, store, a + 100 * page, 500, 2), 0);
+	assert_true(moved_since(zero_fills) >= 500);
+	assert_int_equal(prog_run(prog, loads, a, 100, 1), 1);
+	allow(UINT64_MAX, UINT64_MAX);
+}
+
+/* Two who go through their memory in order are each served ahead of where they are. */
+static void sequential_touches_are_told_apart(void **state)
+{
+	uintptr_t a = prog_map_empty(prog, 1024, PROT_READ | PROT_WRITE);
+
+	(void)state;
+	allow(UINT64_MAX, 0);
+	assert_int_equal(hmm_remote_watch(prog->mm, a), 0);
+	for (size_t i = 0; i < 24; i++) {
+		assert_int_equal(prog_run(prog, store, a + i * page, 1, i), 0);
+		assert_int_equal(prog_run(prog, store, a + (512 + i) * page, 1, i), 0);
+	}
+	assert_int_equal(moved_since(zero_fills), 2 * (1 + 2 + 4 + 8 + 16));
+	allow(UINT64_MAX, UINT64_MAX);
+}
+
+static int64_t own_uffd(uint64_t addr, uint64_t len, uint64_t at)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+
+	if (fd < 0 || ioctl(fd, UFFDIO_API, &api))
+		return -errno;
+	*(struct uffdio_register *)(uintptr_t)at = (struct uffdio_register){
+		.range = { addr, len }, .mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	return fd;
+}
+
+/* A program traps memory of its own: that comes home and is left to it, what is beside it not. */
+static void own_userfaultfd_gets_its_range(void **state)
+{
+	uintptr_t a = prog_map(prog, 96, 21), at = prog_map_empty(prog, 1, PROT_READ | PROT_WRITE);
+	int64_t fd;
+
+	(void)state;
+	fd = prog_run(prog, own_uffd, a + 32 * page, 32 * page, at);
+	assert_true(fd >= 0);
 	to_dev(prog, a, 96);
-	assert_int_equal(hmm_remote_pace(prog->mm, (uint32_t)(pace_ns / 1000)), 0);
-	clock_gettime(CLOCK_MONOTONIC, &before);
-	assert_int_equal(prog_run(prog, loads, a, 96, 78), 1);
-	clock_gettime(CLOCK_MONOTONIC, &after);
-	assert_true((after.tv_sec - before.tv_sec) * 1000000000 + after.tv_nsec - before.tv_nsec >=
-		    pace_ns);
-	assert_int_equal(hmm_remote_pace(prog->mm, 0), 0);
+	to_dev(prog, at, 1);
+	assert_int_equal(prog_change(prog, SYS_ioctl, (uint64_t)fd, UFFDIO_REGISTER, at, 0, 0), 0);
+	place_at(prog, a, 32, HMM_PLACE_DEVICE);
+	place_at(prog, a + 32 * page, 32, HMM_PLACE_SYSTEM);
+	place_at(prog, a + 64 * page, 32, HMM_PLACE_DEVICE);
+	assert_prog_holds(prog, a, 96, 21, 0);
+	assert_int_equal(migrate(prog, a + 32 * page, 32), 0);
+	assert_int_equal(prog_call(prog, SYS_close, (uint64_t)fd, 0, 0, 0), 0);
+	to_dev(prog, a, 96);
+	assert_prog_holds(prog, a, 96, 21, 0);
 }
 
 static void readonly_memory_goes_by_copy(void **state)
@@ -912,6 +1063,7 @@ static void removal_evicts_from_all(void **state)
 static void bad_arguments(void **state)
 {
 	struct hmm_mm *mm;
+	uint64_t pages;
 	int64_t result;
 	HMM_OPTS(hmm_remote_opts, o, .pid = 1);
 
@@ -926,8 +1078,11 @@ static void bad_arguments(void **state)
 	assert_int_equal(hmm_remote_fork_begin(prog->mm, 0), -EINVAL);
 	assert_int_equal(hmm_remote_fork_end(prog->mm, 5, SYS_clone, &mm), -EINVAL);
 	assert_int_equal(hmm_remote_matches(prog->mm, 0), -EINVAL);
-	assert_int_equal(hmm_remote_pace(NULL, 0), -EINVAL);
-	assert_int_equal(hmm_remote_pace(prog->mm, 100001), -EINVAL);
+	assert_int_equal(hmm_remote_count(NULL, &pages, &pages), -EINVAL);
+	assert_int_equal(hmm_remote_count(prog->mm, NULL, &pages), -EINVAL);
+	assert_int_equal(hmm_remote_count(prog->mm, &pages, NULL), -EINVAL);
+	assert_int_equal(hmm_remote_allow(NULL, 0, 0), -EINVAL);
+	assert_int_equal(hmm_remote_watch(NULL, 0), -EINVAL);
 	assert_int_equal(hmm_remote_uffd(NULL), -EINVAL);
 	hmm_remote_gone(NULL);
 	hmm_remote_change_end(NULL, 1);
@@ -944,7 +1099,12 @@ int main(void)
 		remote_test(a_full_device_leaves_the_rest),
 		remote_test(failed_copies_leave_the_page),
 		remote_test(system_calls_wait_as_the_program_would),
-		remote_test(paced_faults_are_served),
+		remote_test(allowance_bounds_what_faults_bring),
+		remote_test(first_touches_are_served_when_too_much_is_mapped),
+		remote_test(first_touches_are_served_of_what_grows),
+		remote_test(first_touches_are_served_where_asked),
+		remote_test(sequential_touches_are_told_apart),
+		remote_test(own_userfaultfd_gets_its_range),
 		remote_test(readonly_memory_goes_by_copy),
 		remote_test(executable_memory_goes_too),
 		remote_test(what_cannot_go_is_refused),

@@ -173,6 +173,48 @@ static void tier_sends_what_is_too_much(void **state)
 	tier_sends(guest_static);
 }
 
+/* In bytes: by the report, which samples; and by the highest that the kernel has counted. */
+static void allocates(const char *how, const char *threads, unsigned int mib)
+{
+	const uint64_t most = mib * MIB + mib * MIB / 4;
+	struct spawned run;
+	char limit[16], *end;
+	uint64_t filled, checked, report;
+
+	snprintf(limit, sizeof(limit), "%uM", mib);
+	spawn_run(&run, uhmm, "run", "--dram", limit, "--report", "-", guest, "allocate", how, "128",
+		  threads, NULL);
+	assert_int_equal(run.status, 0);
+	nothing_lost(&run);
+	filled = strtoull(run.said, &end, 10) << 10;
+	checked = strtoull(end, NULL, 10) << 10;
+	report = spawn_number(&run, "dram_bytes_peak");
+	if (report > most || filled > most || checked > most)
+		fail_msg("%s, %s threads, --dram %s: report %llu, kernel %llu when filled, %llu "
+			 "at the end", how, threads, limit, (unsigned long long)report,
+			 (unsigned long long)filled, (unsigned long long)checked);
+}
+
+/*
+ * A program that allocates at full speed, whatever way it does, stays within a quarter more
+ * than it may have in RAM; and so it does when it goes through all of it again.
+ */
+static void fast_allocator_stays_within_the_limit(void **state)
+{
+	(void)state;
+	allocates("one", "1", 24);
+	allocates("one", "4", 40);
+	allocates("large", "1", 40);
+	allocates("large", "4", 24);
+	allocates("pieces", "1", 32);
+	allocates("pieces", "4", 48);
+	allocates("small", "1", 48);
+	allocates("small", "4", 32);
+	allocates("populate", "1", 24);
+	allocates("grow", "1", 40);
+	allocates("grow", "4", 24);
+}
+
 /* A device that is full takes no more; the program goes on, and one line says so. */
 static void full_device_is_no_failure(void **state)
 {
@@ -321,6 +363,7 @@ int main(void)
 		cmocka_unit_test(limits_are_the_programs),
 		cmocka_unit_test(memory_outlives_its_process),
 		cmocka_unit_test(tier_sends_what_is_too_much),
+		cmocka_unit_test(fast_allocator_stays_within_the_limit),
 		cmocka_unit_test(full_device_is_no_failure),
 		cmocka_unit_test(ecc_error_costs_its_page),
 		cmocka_unit_test(reset_costs_what_was_away),
