@@ -315,6 +315,7 @@ static int probe_membarrier(void)
 /* What the child that plays the filter through found out, and its own child's stack. */
 struct trial {
 	char *stack;
+	int listener;
 	pid_t caller;		/* what getppid() said to the process that was notified */
 	bool notify, killable, sync_wake;
 };
@@ -350,6 +351,8 @@ static int trial_caller(void *arg)
 {
 	struct trial *t = arg;
 
+	/* Its own copy: should who is to answer be killed, nobody else has one. */
+	syscall(SYS_close, (long)t->listener);
 	t->caller = (pid_t)syscall(SYS_getppid);
 	return 0;
 }
@@ -391,6 +394,7 @@ static int trial_run(void *arg)
 	listener = trial_filter(t);
 	if (listener < 0)
 		return 0;
+	t->listener = listener;
 	t->sync_wake = ioctl(listener, UHMM_SECCOMP_IOCTL_NOTIF_SET_FLAGS, sync_wake) == 0;
 	pid = sys_start_child(trial_caller, t, t->stack);
 	if (pid < 0)
