@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * What Linux's read-write protection (7.3) does and does not, as far as docs/design/0022
+ * What Linux's read-write protection (7.3) does and does not, as far as docs/design/0025
  * stands on it: a page stays where it is and nobody gets at it, not even who protected it.
  * On a userfaultfd with the SIGBUS feature a trapped call fails instead of waiting.
  */
