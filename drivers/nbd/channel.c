@@ -344,8 +344,12 @@ int nbd_channel_wait(struct nbd_channel *ch, uint32_t slot)
 	struct link_slot *s = &ch->mem->slot[slot];
 
 	atomic_store(&s->waiters, 1);
-	while (!nbd_channel_done(ch, slot))
+	while (!nbd_channel_done(ch, slot)) {
 		link_futex_wait(&s->state, LINK_POSTED, GIVE_UP_MS);
+		/* The keeper, who looks for the link's end, may be the one who waits here. */
+		if (!nbd_channel_done(ch, slot) && link_ended(ch, 0))
+			nbd_channel_break(ch);
+	}
 	return s->error > 0 ? -EIO : s->error;
 }
 

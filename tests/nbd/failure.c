@@ -490,6 +490,30 @@ static void the_link_is_killed(void **state)
 	munmap(p, NR * page);
 }
 
+/* It dies while freed pages are being trimmed, by who else would have noticed. */
+static void the_link_is_killed_in_a_trim(void **state)
+{
+	struct nbd_world *n = *state;
+	struct server *s = server_run(n, 0, "memory 16M");
+	unsigned char *p, *q;
+
+	n->w->may_lose = true;
+	nbd_open(n, "uri=%s,encrypt=on," NEVER, s->uri);
+	p = map_filled(NR, 15);
+	q = map_filled(NR, 16);
+	nbd_move_in(n, p, NR);
+	nbd_move_in(n, q, NR);
+	send_link(SIGSTOP);
+	munmap(q, NR * page);
+	/* Freed pages settle for a tenth of it. If no trim waits by then, this shows less. */
+	usleep(1000000);
+	send_link(SIGKILL);
+	assert_int_equal(touch_read(p), SIGBUS);
+	assert_true(eventually(nbd_said(n, "has ended")));
+	assert_int_equal(nbd_close_device(n), -EIO);
+	munmap(p, NR * page);
+}
+
 static _Atomic pid_t *left_behind;
 
 static int open_and_leave(void *arg)
@@ -545,6 +569,7 @@ int main(int argc, char **argv)
 		nbd_test(lanes_are_made_again),
 		nbd_test(a_stopped_program_has_not_waited),
 		nbd_test(the_link_is_killed),
+		nbd_test(the_link_is_killed_in_a_trim),
 		nbd_test(the_link_ends_with_its_program),
 	};
 	int rounds = getenv("UHMM_TEST_LONG") ? 50 : 1, failed = 0;
