@@ -319,13 +319,61 @@ static void mapping_run(struct hmm_mm *mm, const struct sys_vma *vma, uintptr_t 
 		*start = next.start;
 }
 
-/* Is any of it away, or about to be (@trapped), or watched? Then trap it, else let it go. */
+/*
+ * Before a mapping is let go: what the program has just moved to it, or beside it, is in
+ * the directory only once the event has been read.
+ *
+ *	handler				program
+ *	-------				-------
+ *	the last page of A: home
+ *	.				mremap(B) to beside A, pages away and all
+ *	nothing of [A, B) is away:
+ *	  unregister [A, B)
+ *	read REMAP: B's pages are there		B reads as zeros
+ */
+static void events_settle(struct hmm_mm *mm)
+{
+	while (!(mm->flags & HMM_MM_STRICT) && sys_uffd_changing(mm->uffd)) {
+		mm_drain(mm);
+		if (sys_uffd_changing(mm->uffd))
+			sys_rest(20);
+	}
+}
+
+/*
+ * Has a change come between events_settle() and the end of our unregistering
+ * [start, end)? Its event has not been read, so who made it is still in the call: what it
+ * brought there is trapped again before it returns.
+ */
+static bool overtaken(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
+{
+	struct sys_vma vma;
+
+	if ((mm->flags & HMM_MM_STRICT) || !sys_uffd_changing(mm->uffd))
+		return false;
+	for (uintptr_t a = start; !sys_vma_find(mm->maps_fd, a, &vma) && vma.start < end;
+	     a = vma.end) {
+		uintptr_t low = vma.start > start ? vma.start : start;
+		uintptr_t high = vma.end < end ? vma.end : end;
+
+		if (mm_vma_anonymous(mm, &vma))
+			(void)sys_uffd_register(mm->uffd, low, high - low, SYS_UFFD_MISSING);
+	}
+	return true;
+}
+
+/*
+ * Is any of it away, or about to be (@trapped), or watched? Then trap it, else let it go,
+ * but for what has come to it by a change that we have not heard of.
+ */
 static void run_settle(struct hmm_mm *mm, uintptr_t start, uintptr_t end, bool trapped)
 {
-	if (trapped || watched(mm, start, end) || holds(mm, start, end))
+	if (trapped || watched(mm, start, end) || holds(mm, start, end)) {
 		(void)sys_uffd_register(mm->uffd, start, end - start, SYS_UFFD_MISSING);
-	else
-		(void)sys_uffd_unregister(mm->uffd, start, end - start);
+		return;
+	}
+	(void)sys_uffd_unregister(mm->uffd, start, end - start);
+	(void)overtaken(mm, start, end);
 }
 
 /*
@@ -392,49 +440,6 @@ void mm_vma_join(struct hmm_mm *mm, uintptr_t addr)
 		return;
 	mapping_run(mm, &vma, &start, &end);
 	run_settle(mm, start, end, false);
-}
-
-/*
- * Before a mapping is let go: what the program has just moved to it, or beside it, is in
- * the directory only once the event has been read.
- *
- *	handler				program
- *	-------				-------
- *	the last page of A: home
- *	.				mremap(B) to beside A, pages away and all
- *	nothing of [A, B) is away:
- *	  unregister [A, B)
- *	read REMAP: B's pages are there		B reads as zeros
- */
-static void events_settle(struct hmm_mm *mm)
-{
-	while (!(mm->flags & HMM_MM_STRICT) && sys_uffd_changing(mm->uffd)) {
-		mm_drain(mm);
-		if (sys_uffd_changing(mm->uffd))
-			sys_rest(20);
-	}
-}
-
-/*
- * Has a change come between events_settle() and the end of our unregistering
- * [start, end)? Its event has not been read, so who made it is still in the call: what it
- * brought there is trapped again before it returns.
- */
-static bool overtaken(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
-{
-	struct sys_vma vma;
-
-	if ((mm->flags & HMM_MM_STRICT) || !sys_uffd_changing(mm->uffd))
-		return false;
-	for (uintptr_t a = start; !sys_vma_find(mm->maps_fd, a, &vma) && vma.start < end;
-	     a = vma.end) {
-		uintptr_t low = vma.start > start ? vma.start : start;
-		uintptr_t high = vma.end < end ? vma.end : end;
-
-		if (mm_vma_anonymous(mm, &vma))
-			(void)sys_uffd_register(mm->uffd, low, high - low, SYS_UFFD_MISSING);
-	}
-	return true;
 }
 
 void mm_vma_release(struct hmm_mm *mm, uintptr_t addr)
