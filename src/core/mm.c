@@ -489,8 +489,7 @@ bool mm_vma_foreign(struct hmm_mm *mm, const struct sys_vma *vma)
 	end = vma->end;
 	if (mappings_merge(mm, vma))
 		mapping_run(mm, vma, &start, &end);
-	if (!holds(mm, start, end))
-		sys_uffd_unregister(mm->uffd, start, end - start);
+	run_settle(mm, start, end, false);
 	return false;
 }
 
