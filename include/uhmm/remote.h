@@ -73,11 +73,11 @@ struct hmm_remote_opts {
 
 	/*
 	 * Make @nr (at most 600) calls there, one after the other, a failed one does not
-	 * stop the rest; past the seccomp filter. 0, or -ESRCH or the like when they will
-	 * not be made: the program or its agent is gone. Comes back in bounded time (an
-	 * agent that does not answer is the caller's to end). Called from any thread, with
-	 * the mm's lock held: calls nothing of libuhmm. None of the calls touches managed
-	 * memory.
+	 * stop the rest; past the seccomp filter. 0, or -ESRCH or the like: the program or
+	 * its agent is gone, some of them may have been made, and none is being made or will
+	 * be. Comes back in bounded time (an agent that does not answer is the caller's to
+	 * end). Called from any thread, with the mm's lock held: calls nothing of libuhmm.
+	 * None of the calls touches managed memory.
 	 */
 	int (*call)(void *ctx, struct hmm_agent_call *calls, size_t nr);
 	void *ctx;

@@ -194,7 +194,10 @@ static struct hmm_agent_call protect_landing(const struct passage *p, const stru
 	};
 }
 
-/* Have the agent move the pieces. The arguments and results are in memory that it shares. */
+/*
+ * Have the agent move the pieces. The arguments and results are in memory that it shares.
+ * An agent that was killed has moved some of them or none: the kernel knows.
+ */
 static int move_pieces(const struct passage *p, struct piece *pieces, uint32_t nr)
 {
 	struct remote *r = p->mm->remote;
@@ -287,10 +290,8 @@ static int move_singly(const struct passage *p, uint32_t first, uint32_t end)
 	while ((nr = single_pieces(p->t, asked, first, end, pieces))) {
 		int ret = move_pieces(p, pieces, nr);
 
-		if (!ret)
-			ret = look_landed(p, first, end);
-		if (ret)
-			return ret;
+		if (look_landed(p, first, end) || ret)
+			return -ESRCH;
 		for (uint32_t i = 0; i < nr; i++) {
 			uint8_t *tried = &p->t->tried[pieces[i].first];
 
@@ -337,10 +338,8 @@ static int move_all(const struct passage *p, uint32_t first, uint32_t end)
 		if (left == end)
 			return 0;
 		ret = move_pieces(p, &piece, 1);
-		if (!ret)
-			ret = look_landed(p, left, end);
-		if (ret)
-			return ret;
+		if (look_landed(p, left, end) || ret)
+			return -ESRCH;
 		switch (piece.error) {
 		case 0:
 			break;

@@ -94,6 +94,14 @@ bool link_lost(const struct link *link)
 	return agent_ended(link) && !is_closed(link);
 }
 
+bool link_losing(const struct link *link)
+{
+	struct sys_memory memory;
+
+	sys_memory_of(link->agent, &memory);
+	return !memory.writable && !is_closed(link);
+}
+
 static bool agent_lives(const struct link *link)
 {
 	return !is_closed(link) && !agent_ended(link);

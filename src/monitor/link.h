@@ -47,6 +47,9 @@ void link_dismiss(struct agent_shm *shm);
 /* Has the agent ended, though nobody closed the link? */
 bool link_lost(const struct link *link);
 
+/* ... or is it about to: a task lets go of its memory before it is seen to have ended. */
+bool link_losing(const struct link *link);
+
 /* Is @tid, a thread of any process, in this address space? */
 bool link_has(const struct link *link, pid_t tid);
 

@@ -171,10 +171,7 @@ static void change(struct listeners *l, struct space *space, const struct sys_no
 	} else if (result != -ESRCH || !space_lost(space)) {
 		sys_seccomp_answer(l->fd, n->id, result);
 	}
-	/*
-	 * Else its agent was killed before it made the call: the program is about to be
-	 * ended, and is not to see, or do something about, a call that no kernel refused.
-	 */
+	/* Else its agent was killed before it made the call, which no kernel refused. */
 }
 
 /* It is in a call now, so it is out of its last. */
@@ -194,7 +191,9 @@ static void answer(struct listeners *l, struct process *process, const struct sy
 	if (process)
 		space = tree_space_of(l->tree, process, (pid_t)n->tid);
 	left_last(l, n->tid);
-	if (!space) {
+	if (space && space_lost(space)) {
+		/* It waits here for its end: nobody is left who could make its changes. */
+	} else if (!space) {
 		let_go(&call);
 	} else if (!makes_process(n)) {
 		change(l, space, n);

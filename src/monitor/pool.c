@@ -164,6 +164,13 @@ bool space_lost(struct space *space)
 	return space->mm && link && link_lost(link);
 }
 
+bool space_losing(struct space *space)
+{
+	struct link *link = space_link(space);
+
+	return space->mm && link && link_losing(link);
+}
+
 bool space_joined(struct space *space)
 {
 	return space_link(space) != NULL;
@@ -193,6 +200,13 @@ bool space_has(struct space *space, pid_t tid)
 	if (link)
 		return link_has(link, tid);
 	return space->mm && hmm_remote_matches(space->mm, tid) == 1;
+}
+
+bool space_has_process(struct space *space, pid_t pid)
+{
+	struct link *link = space_link(space);
+
+	return link ? sys_process_shares(pid, link->agent) : space_has(space, pid);
 }
 
 /* ---------------------------------------------------------------- joining */

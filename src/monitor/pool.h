@@ -104,8 +104,12 @@ bool space_is_shared(struct space *space);
 /* It is process @pid's from now on, which shares it. 0, or a negative errno. */
 int space_inherit(struct space *space, pid_t pid);
 
-/* Is its agent gone, though nobody ended it? */
+/*
+ * Is its agent gone, though nobody ended it? Then whose it is can be told no more, and
+ * nothing that its process does is let go: that one is ended.
+ */
 bool space_lost(struct space *space);
+bool space_losing(struct space *space);		/* or will be in a moment */
 
 /* Has its agent come? */
 bool space_joined(struct space *space);
@@ -121,6 +125,7 @@ void space_memory(const struct space *space, struct sys_memory *out);
 
 /* Is task @tid in it? */
 bool space_has(struct space *space, pid_t tid);
+bool space_has_process(struct space *space, pid_t pid);		/* a thread of it, the first or not */
 
 /* A thread of @space is about to copy it: what the kernel announces as @nr. */
 void pool_fork(struct pool *pool, struct space *space, uint32_t tid, int nr,

@@ -172,7 +172,7 @@ static void leave(struct tree *tree, struct space *space)
 		struct process *heir = NULL;
 
 		while (nr-- && !heir)
-			if (space_has(space, pids[nr]))
+			if (space_has_process(space, pids[nr]))
 				heir = tree_find(tree, pids[nr]);
 		if (heir && space_inherit(space, heir->pid) == 0) {
 			tree_attach(tree, heir, space);
@@ -251,7 +251,7 @@ struct space *tree_claim(struct tree *tree, struct process *process)
 {
 	struct space *space = own_space(tree, process);
 
-	if (space && space_has(space, process->pid))
+	if (space && (space_has(space, process->pid) || space_losing(space)))
 		return space;
 	space_put(space);
 	space = pool_claim(tree->pool, process->pid);
@@ -270,7 +270,8 @@ static struct space *borrowed_space(struct tree *tree, struct process *process, 
 	parent = known(tree, process->parent);
 	space = parent && parent->space ? space_get(parent->space) : NULL;
 	pthread_mutex_unlock(&tree->lock);
-	if (space && space_has(space, tid))
+	if (space && (space_has(space, tid) ||
+		      (space_losing(space) && sys_process_shares(process->parent, tid))))
 		return space;
 	space_put(space);
 	return NULL;
@@ -295,7 +296,7 @@ struct space *tree_space_of(struct tree *tree, struct process *process, pid_t ti
 {
 	struct space *space = own_space(tree, process);
 
-	if (space && space_has(space, tid))
+	if (space && (space_has(space, tid) || space_losing(space)))
 		return space;
 	space_put(space);
 	return space_of_stranger(tree, tid);
@@ -319,7 +320,7 @@ static struct space *left_by_exec(struct process *process)
 	learn_name(process);
 	if (!space || sys_now_ns() - process->exec_ns > EXEC_PATIENCE_NS)
 		process->exec_ns = 0;
-	if (!space || space_has(space, process->pid))
+	if (!space || space_has_process(space, process->pid) || space_losing(space))
 		return NULL;
 	process->space = NULL;
 	process->exec_ns = 0;
@@ -348,6 +349,22 @@ bool tree_look_for_execs(struct tree *tree)
 	return again;
 }
 
+/* Tree lock held. First whom only its memory tells, while that can be compared. */
+static void end_orphan(struct tree *tree, struct process *orphan)
+{
+	struct process *process;
+
+	for (unsigned int i = 0; i < TREE_BUCKETS; i++)
+		for (process = tree->buckets[i]; process; process = process->next)
+			if (process->parent == orphan->pid &&
+			    sys_process_shares(orphan->pid, process->pid))
+				sys_pidfd_kill(process->watch.fd, SIGKILL);
+	orphan->orphan = sys_pidfd_kill(orphan->watch.fd, SIGKILL) == 0;
+	if (orphan->orphan)
+		say(SAY_ERROR, "the agent of %s (%d) was killed: ended the program, "
+		    "whose memory it held", orphan->name, (int)orphan->pid);
+}
+
 void tree_end_orphans(struct tree *tree)
 {
 	struct process *process;
@@ -355,10 +372,8 @@ void tree_end_orphans(struct tree *tree)
 	pthread_mutex_lock(&tree->lock);
 	for (unsigned int i = 0; i < TREE_BUCKETS; i++)
 		for (process = tree->buckets[i]; process; process = process->next)
-			if (process->space && space_lost(process->space) &&
-			    sys_pidfd_kill(process->watch.fd, SIGKILL) == 0)
-				say(SAY_ERROR, "the agent of %s (%d) was killed: ended the program, "
-				    "whose memory it held", process->name, (int)process->pid);
+			if (process->space && !process->orphan && space_lost(process->space))
+				end_orphan(tree, process);
 	pthread_mutex_unlock(&tree->lock);
 }
 

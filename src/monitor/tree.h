@@ -36,6 +36,7 @@ struct process {
 	struct space *space;
 	uint64_t exec_ns;		/* when it last asked to become another program; 0: looked after */
 	bool joined;			/* an agent is or was in this program, or said why not */
+	bool orphan;			/* was ended because its agent was killed */
 	char name[16];
 };
 
@@ -94,7 +95,10 @@ void tree_exec(struct tree *tree, struct process *process);
  */
 bool tree_look_for_execs(struct tree *tree);
 
-/* Programs whose agent was killed cannot go on: end them, and say so. */
+/*
+ * Programs whose agent was killed cannot go on, nor can who shares their memory: end
+ * them, and say so.
+ */
 void tree_end_orphans(struct tree *tree);
 
 /* Processes as they are now, at most @max; how many. Each space is a reference, or NULL. */

@@ -85,6 +85,24 @@ int sys_same_memory(pid_t a, pid_t b)
 	return ret < 0 ? (int)ret : ret == 0;
 }
 
+bool sys_process_shares(pid_t process, pid_t task)
+{
+	const struct dirent *entry;
+	bool shares = sys_same_memory(process, task) == 1;
+	char path[64];
+	DIR *dir;
+
+	if (shares)
+		return true;
+	snprintf(path, sizeof(path), "/proc/%d/task", (int)process);
+	dir = opendir(path);
+	while (dir && !shares && (entry = readdir(dir)))
+		shares = sys_same_memory((pid_t)strtol(entry->d_name, NULL, 10), task) == 1;
+	if (dir)
+		closedir(dir);
+	return shares;
+}
+
 bool sys_has_uffd(pid_t pid, int fd)
 {
 	static const char name[] = "anon_inode:[userfaultfd]";

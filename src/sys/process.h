@@ -29,6 +29,9 @@ unsigned int sys_descendants(pid_t pid, const char *but, pid_t *out, unsigned in
 /* 1: the tasks share their memory, 0: they do not, -ESRCH, -EPERM. */
 int sys_same_memory(pid_t a, pid_t b);
 
+/* Does a thread of @process share @task's? The first one may have ended before the others. */
+bool sys_process_shares(pid_t process, pid_t task);
+
 /* Is number @fd of @pid's descriptors a userfaultfd? */
 bool sys_has_uffd(pid_t pid, int fd);
 

@@ -236,6 +236,8 @@ static int agent_link(void *ctx, struct hmm_agent_call *calls, size_t nr)
 	atomic_fetch_add(&prog_batches, 1);
 	if (prog_before_call)
 		prog_before_call(p, calls, nr);
+	nr = nr < p->agent_calls_left ? nr : (size_t)p->agent_calls_left;
+	p->agent_calls_left -= nr;
 	done = atomic_load(&a->calls_done);
 	memcpy(a->calls, calls, nr * sizeof(*calls));
 	a->nr_calls = (uint32_t)nr;
@@ -245,7 +247,10 @@ static int agent_link(void *ctx, struct hmm_agent_call *calls, size_t nr)
 		if (atomic_load(&a->calls_done) == done && is_dead(p))
 			ret = -ESRCH;
 	}
-	memcpy(calls, a->calls, nr * sizeof(*calls));
+	if (!p->agent_calls_left)
+		ret = -ESRCH;
+	if (!ret)
+		memcpy(calls, a->calls, nr * sizeof(*calls));
 	pthread_mutex_unlock(mine);
 	return ret;
 }
@@ -262,6 +267,7 @@ static struct prog *prog_new(void)
 			p->area = &areas[i];
 	}
 	assert_non_null(p->area);
+	p->agent_calls_left = UINT64_MAX;
 	memset((char *)p->area + sizeof(uint32_t), 0, sizeof(*p->area) - sizeof(uint32_t));
 	return p;
 }

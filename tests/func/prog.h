@@ -24,6 +24,7 @@ struct prog {
 	struct hmm_mm *mm;
 	struct prog_area *area;		/* shared with it */
 	bool dead;			/* killed and reaped */
+	uint64_t agent_calls_left;	/* then its agent is as if killed, and nobody is answered */
 };
 
 /* A function in the program: may touch its memory, may not use the library. */

@@ -888,119 +888,6 @@ static void no_memory_is_a_signal_not_zeros(void **state)
 	assert_true(status == 0 || status == EXIT_SKIP);
 }
 
-/* ---------------------------------------------------------------- death */
-
-static uint64_t killed_at, calls_left;
-
-static void kill_at_call(struct prog *p, struct hmm_agent_call *calls, size_t nr)
-{
-	(void)calls;
-	(void)nr;
-	if (calls_left && !--calls_left)
-		kill(p->pid, SIGKILL);
-}
-
-/* At each of its calls in turn; what was on the device is freed, nothing hangs. */
-static void death_at_every_call(void **state)
-{
-	(void)state;
-	for (killed_at = 1; killed_at < 12; killed_at++) {
-		struct prog *p = prog_start(prog);
-		uintptr_t a = prog_map(p, 1100, 32);
-
-		assert_int_equal(migrate(p, a, 40), 40);
-		calls_left = killed_at;
-		prog_before_call = kill_at_call;
-		IGNORE(migrate(p, a, 1100));
-		IGNORE(hmm_evict(p->mm, a, a + 300 * page));
-		IGNORE(migrate(p, a, 300));
-		prog_before_call = NULL;
-		prog_kill(p);
-		hmm_remote_gone(p->mm);
-		assert_used(0);
-		assert_int_equal(prog_end(p), 0);
-	}
-}
-
-static void calls_on_a_dead_program_end(void **state)
-{
-	struct prog *p = prog_start(prog);
-	uintptr_t a = prog_map(p, 300, 33);
-	const uint64_t args[6] = { a, 10 * page };
-	struct hmm_mm *child;
-	void *contents[4];
-	int64_t result;
-
-	(void)state;
-	to_dev(p, a, 200);
-	prog_kill(p);
-	/* The library has not been told yet. */
-	IGNORE(migrate(p, a, 300));
-	IGNORE(hmm_evict(p->mm, a, a + 10 * page));
-	IGNORE(hmm_exclusive_begin(p->mm, a + 200 * page, a + 204 * page, world_owner_a, contents));
-	assert_int_equal(hmm_remote_change(p->mm, 1, SYS_munmap, args, &result), 0);
-	assert_int_equal(hmm_copy_from_user(p->mm, contents, a, 8), -EFAULT);
-	assert_int_equal(hmm_remote_fork_begin(p->mm, (uint32_t)p->pid), 0);
-	assert_int_equal(hmm_remote_fork_end(p->mm, (uint32_t)p->pid, SYS_clone, &child), 0);
-	assert_null(child);
-	/* Now it is. */
-	hmm_remote_gone(p->mm);
-	assert_used(0);
-	assert_int_equal(hmm_remote_change(p->mm, 1, SYS_munmap, args, &result), 0);
-	assert_true(result == HMM_CHANGE_CONTINUE);
-	hmm_remote_gone(p->mm);
-	assert_int_equal(prog_end(p), 0);
-}
-
-static void death_while_it_waits_for_a_page(void **state)
-{
-	struct prog *p = prog_start(prog);
-	uintptr_t a = prog_map(p, 64, 34);
-	HMM_OPTS(hmm_migrate, m, .flags = HMM_MIGRATE_SYSTEM, .start = a, .end = a + 64 * page);
-
-	(void)state;
-	m.src = hmm_safe_alloc(64 * 8);
-	m.dst = hmm_safe_alloc(64 * 8);
-	assert_int_equal(hmm_migrate_setup(p->mm, &m), 0);
-	assert_int_equal(m.nr_pages, 64);
-	prog_go(p, loads, a, 64, 0);
-	assert_true(eventually(now(p->mm).fault_waits == 1));
-	prog_kill(p);
-	hmm_remote_gone(p->mm);
-	hmm_migrate_pages(p->mm, &m);
-	assert_int_equal(m.nr_pages, 0);
-	hmm_migrate_finalize(p->mm, &m);
-	hmm_safe_free(m.src, 64 * 8);
-	hmm_safe_free(m.dst, 64 * 8);
-	assert_int_equal(prog_end(p), 0);
-}
-
-/* ---------------------------------------------------------------- an agent that lies */
-
-static void lie(struct prog *p, struct hmm_agent_call *calls, size_t nr)
-{
-	(void)p;
-	for (size_t i = 0; i < nr; i++)
-		if (calls[i].nr == SYS_ioctl || calls[i].nr == SYS_mremap)
-			calls[i].nr = SYS_getpid;	/* "a success", and nothing was done */
-}
-
-static void a_lie_harms_only_the_liar(void **state)
-{
-	struct prog *liar = prog_start(prog);
-	uintptr_t a = prog_map(liar, 64, 35), b = prog_map(prog, 64, 36);
-
-	(void)state;
-	to_dev(prog, b, 64);
-	prog_before_call = lie;
-	assert_int_equal(migrate(liar, a, 64), 0);
-	IGNORE(prog_change(liar, SYS_mremap, a, 64 * page, (uint64_t)1 << 60, MREMAP_MAYMOVE, 0));
-	prog_before_call = NULL;
-	assert_prog_holds(liar, a, 64, 35, 0);
-	assert_prog_holds(prog, b, 64, 36, 0);
-	assert_int_equal(prog_end(liar), 0);
-}
-
 /* ---------------------------------------------------------------- a family */
 
 static void several_programs_share_a_device(void **state)
@@ -1130,10 +1017,6 @@ int main(void)
 		remote_test(a_lost_page_is_a_signal_not_zeros),
 		remote_test(an_unreadable_device_page_is_a_signal),
 		remote_test(no_memory_is_a_signal_not_zeros),
-		remote_test(death_at_every_call),
-		remote_test(calls_on_a_dead_program_end),
-		remote_test(death_while_it_waits_for_a_page),
-		remote_test(a_lie_harms_only_the_liar),
 		remote_test(several_programs_share_a_device),
 		remote_test(removal_evicts_from_all),
 		remote_test(bad_arguments),

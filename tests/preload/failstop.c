@@ -156,15 +156,17 @@ static void agent_killed_with_memory_away(void **state)
 	pid_t agent;
 
 	(void)state;
-	grow_with(&tree, "stress", "busy");
-	agent = spawn_named(tree.pids, tree.nr, "uhmm-agent");
-	assert_true(agent > 0);
-	kill(agent, SIGKILL);
-	assert_true(spawn_all_gone(&tree.program, 1, SOON_MS));
-	kill_guests(&tree);
-	is_gone(&tree);
-	assert_int_equal(tree.run.status, 128 + SIGKILL);
-	assert_non_null(strstr(tree.run.complained, "was killed: ended the program"));
+	for (int round = 0; round < ROUNDS; round++) {
+		grow_with(&tree, "stress", "busy");
+		agent = spawn_named(tree.pids, tree.nr, "uhmm-agent");
+		assert_true(agent > 0);
+		kill(agent, SIGKILL);
+		assert_true(spawn_all_gone(&tree.program, 1, SOON_MS));
+		kill_guests(&tree);
+		is_gone(&tree);
+		assert_int_equal(tree.run.status, 128 + SIGKILL);
+		assert_non_null(strstr(tree.run.complained, "was killed: ended the program"));
+	}
 }
 
 /* Any of them, at any time, with memory going to and fro: never a hang, nothing left. */
