@@ -22,32 +22,44 @@ INLINED void put(struct trace_text *t, const char *word)
 	t->len += len;
 }
 
-static void put_digits(struct trace_text *t, uint64_t n, unsigned int least)
-{
-	char digits[20];
-	unsigned int nr = 0;
+/* All of two digits, 00 to 99. */
+static const char pairs[] =
+	"00010203040506070809101112131415161718192021222324252627282930313233343536373839"
+	"40414243444546474849505152535455565758596061626364656667686970717273747576777879"
+	"8081828384858687888990919293949596979899";
 
-	do {
-		digits[nr++] = (char)('0' + n % 10);
-		n /= 10;
-	} while (n || nr < least);
-	while (nr)
-		t->bytes[t->len++] = digits[--nr];
+/* From the last one on, in their place: a number of bytes is slow to copy right after them. */
+static void put_digits(struct trace_text *t, uint64_t n)
+{
+	unsigned int nr = 1;
+	char *at;
+
+	for (uint64_t left = n; left >= 10; left /= 10)
+		nr++;
+	t->len += nr;
+	at = t->bytes + t->len;
+	for (; n >= 100; n /= 100)
+		memcpy(at -= 2, pairs + n % 100 * 2, 2);
+	if (n >= 10)
+		memcpy(at - 2, pairs + n * 2, 2);
+	else
+		at[-1] = (char)('0' + n);
 }
 
 static void put_hex(struct trace_text *t, uint64_t n)
 {
-	int shift = n ? (63 - __builtin_clzll(n)) & ~3 : 0;
+	unsigned int nr = n ? (67 - (unsigned int)__builtin_clzll(n)) / 4 : 1;
 
-	for (; shift >= 0; shift -= 4)
-		t->bytes[t->len++] = "0123456789abcdef"[n >> shift & 15];
+	t->len += nr;
+	for (char *at = t->bytes + t->len; nr; nr--, n >>= 4)
+		*--at = "0123456789abcdef"[n & 15];
 }
 
 static void put_number(struct trace_text *t, int64_t n)
 {
 	if (n < 0)
 		put(t, "-");
-	put_digits(t, n < 0 ? -(uint64_t)n : (uint64_t)n, 1);
+	put_digits(t, n < 0 ? -(uint64_t)n : (uint64_t)n);
 }
 
 /* "key": n, with a comma before it. */
@@ -74,9 +86,11 @@ INLINED void put_us(struct trace_text *t, const char *key, uint64_t ns)
 	put(t, ",\"");
 	put(t, key);
 	put(t, "\":");
-	put_digits(t, ns / 1000, 1);
-	put(t, ".");
-	put_digits(t, ns % 1000, 3);
+	put_digits(t, ns / 1000);
+	t->bytes[t->len++] = '.';
+	t->bytes[t->len++] = (char)('0' + ns % 1000 / 100);
+	memcpy(t->bytes + t->len, pairs + ns % 100 * 2, 2);
+	t->len += 2;
 }
 
 /* A name is the program's to choose. */
