@@ -9,11 +9,13 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define NR		256
@@ -439,15 +441,41 @@ static void lanes_are_made_again(void **state)
 	munmap(p, NR * page);
 }
 
+/*
+ * nbdkit 1.32 now and then ends by an assertion of its own where a connection goes while it
+ * answers; then it is started again, with what it has on disk, until @reader has read.
+ */
+static void *join_serving(struct server *s, pthread_t reader)
+{
+	void *sig;
+
+	while (pthread_tryjoin_np(reader, &sig) == EBUSY) {
+		if (waitpid(s->pid, NULL, WNOHANG) == s->pid)
+			server_again(s);
+		sched_yield();
+	}
+	return sig;
+}
+
+/* The first signal, or NULL. */
+static void *read_pages(void *arg)
+{
+	unsigned char *p = arg;
+	int sig = 0;
+
+	for (size_t i = 0; i < NR && !sig; i++)
+		sig = touch_read(p + i * page);
+	return (void *)(intptr_t)sig;
+}
+
 /* A program that was stopped for longer than the timeout has not waited for its server. */
 static void a_stopped_program_has_not_waited(void **state)
 {
 	struct nbd_world *n = *state;
-	struct server *s = server_run(n, 0, "memory 16M");
+	struct server *s = on_disk(n, 0);
 	pthread_t thread;
 	char words[128];
 	unsigned char *p;
-	void *sig;
 
 	/* Whoever wakes us would be answered by us. */
 	if (strict())
@@ -456,12 +484,11 @@ static void a_stopped_program_has_not_waited(void **state)
 	p = map_filled(NR, 19);
 	nbd_move_in(n, p, NR);
 	server_stop(s);
-	assert_int_equal(pthread_create(&thread, NULL, read_page, p), 0);
+	assert_int_equal(pthread_create(&thread, NULL, read_pages, p), 0);
 	snprintf(words, sizeof(words), "kill -STOP %d; sleep 5; kill -CONT %d %d", (int)getpid(),
 		 (int)s->pid, (int)getpid());
 	assert_int_equal(system(words), 0);
-	pthread_join(thread, &sig);
-	assert_null(sig);
+	assert_null(join_serving(s, thread));
 	assert_holds(p, NR, 19, 0);
 	munmap(p, NR * page);
 }
