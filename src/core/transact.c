@@ -146,14 +146,19 @@ static int64_t do_brk(struct hmm_mm *mm, const struct sys_notif *n)
 {
 	struct sys_notif query = { .nr = SYS_brk };
 	uintptr_t start = page_up(mm, n->args[0]), old, now;
-	int64_t ret;
+	int64_t ret = mm->ops->perform(mm, &query);
 
-	old = page_up(mm, (uintptr_t)mm->ops->perform(mm, &query));
+	/* The kernel refuses by telling where the break is: an error is that none was asked. */
+	if (ret < 0)
+		return ret;
+	old = page_up(mm, (uintptr_t)ret);
 	if (start < old && n->args[0])
 		mm_invalidate(mm, HMM_EVENT_UNMAP, start, old, NULL);
 	else if (start > old)
 		let_grow(mm, old - mm->page);
 	ret = mm->ops->perform(mm, n);
+	if (ret < 0)
+		return ret;
 	now = page_up(mm, (uintptr_t)ret);
 	if (now < old)
 		mm_drop(mm, now, old);

@@ -98,8 +98,8 @@ bool link_losing(const struct link *link)
 {
 	struct sys_memory memory;
 
-	sys_memory_of(link->agent, &memory);
-	return !memory.writable && !is_closed(link);
+	return (agent_ended(link) || (!sys_memory_of(link->agent, &memory) && !memory.writable)) &&
+	       !is_closed(link);
 }
 
 static bool agent_lives(const struct link *link)

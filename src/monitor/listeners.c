@@ -168,10 +168,12 @@ static void change(struct listeners *l, struct space *space, const struct sys_no
 		sys_seccomp_continue(l->fd, n->id);
 		if (!ret && result == HMM_CHANGE_CONTINUE)
 			goes_on(l, space, n);
-	} else if (result != -ESRCH || !space_lost(space)) {
+	} else if (result >= 0 || result <= -4096 || !space_lost(space)) {
 		sys_seccomp_answer(l->fd, n->id, result);
+	} else {
+		/* Its agent was killed before it made the call, which no kernel refused. */
+		tree_end_caller(l->tree, (pid_t)n->tid);
 	}
-	/* Else its agent was killed before it made the call, which no kernel refused. */
 }
 
 /* It is in a call now, so it is out of its last. */
@@ -187,12 +189,14 @@ static void answer(struct listeners *l, struct process *process, const struct sy
 {
 	struct call call = { .listeners = l, .notif = n, .quiet = -1 };
 	struct space *space = NULL;
+	bool losing = false;
 
 	if (process)
-		space = tree_space_of(l->tree, process, (pid_t)n->tid);
+		space = tree_space_of(l->tree, process, (pid_t)n->tid, &losing);
 	left_last(l, n->tid);
-	if (space && space_lost(space)) {
-		/* It waits here for its end: nobody is left who could make its changes. */
+	if (losing) {
+		/* Not answered: nobody is left who could make its changes. */
+		tree_end_caller(l->tree, (pid_t)n->tid);
 	} else if (!space) {
 		let_go(&call);
 	} else if (!makes_process(n)) {

@@ -189,7 +189,7 @@ void space_memory(const struct space *space, struct sys_memory *out)
 	/* Limbo is writable but for its first block. */
 	const uint64_t own = space->link->limbo_bytes - AGENT_LIMBO_ALIGN;
 
-	sys_memory_of(space->link->agent, out);
+	(void)sys_memory_of(space->link->agent, out);
 	out->writable = out->writable > own ? out->writable - own : 0;
 }
 

@@ -105,8 +105,8 @@ bool space_is_shared(struct space *space);
 int space_inherit(struct space *space, pid_t pid);
 
 /*
- * Is its agent gone, though nobody ended it? Then whose it is can be told no more, and
- * nothing that its process does is let go: that one is ended.
+ * Is its agent gone, though nobody ended it? Then who has it cannot be told by the agent
+ * any more, and no call of its process is answered: that one is ended.
  */
 bool space_lost(struct space *space);
 bool space_losing(struct space *space);		/* or will be in a moment */

@@ -251,7 +251,7 @@ struct space *tree_claim(struct tree *tree, struct process *process)
 {
 	struct space *space = own_space(tree, process);
 
-	if (space && (space_has(space, process->pid) || space_losing(space)))
+	if (space && space_has(space, process->pid))
 		return space;
 	space_put(space);
 	space = pool_claim(tree->pool, process->pid);
@@ -260,8 +260,7 @@ struct space *tree_claim(struct tree *tree, struct process *process)
 	return space;
 }
 
-/* The memory of who has made it, as after vfork. */
-static struct space *borrowed_space(struct tree *tree, struct process *process, pid_t tid)
+static struct space *space_of_parent(struct tree *tree, struct process *process)
 {
 	struct process *parent;
 	struct space *space;
@@ -270,15 +269,40 @@ static struct space *borrowed_space(struct tree *tree, struct process *process, 
 	parent = known(tree, process->parent);
 	space = parent && parent->space ? space_get(parent->space) : NULL;
 	pthread_mutex_unlock(&tree->lock);
-	if (space && (space_has(space, tid) ||
-		      (space_losing(space) && sys_process_shares(process->parent, tid))))
+	return space;
+}
+
+/* The memory of who has made it, as after vfork. */
+static struct space *borrowed_space(struct tree *tree, struct process *process, pid_t tid)
+{
+	struct space *space = space_of_parent(tree, process);
+
+	if (space && space_has(space, tid))
+		return space;
+	space_put(space);
+	return NULL;
+}
+
+/*
+ * Without its agent: the process's own, even if it may have left that by an exec, or what
+ * it shares with who has made it.
+ */
+static struct space *losing_space(struct tree *tree, struct process *process, pid_t tid)
+{
+	struct space *space = own_space(tree, process);
+
+	if (space && space_losing(space))
+		return space;
+	space_put(space);
+	space = space_of_parent(tree, process);
+	if (space && space_losing(space) && sys_process_shares(process->parent, tid))
 		return space;
 	space_put(space);
 	return NULL;
 }
 
 /* What the table of tasks said is a hint: a number may be another's by now. */
-static struct space *space_of_stranger(struct tree *tree, pid_t tid)
+static struct space *space_of_stranger(struct tree *tree, pid_t tid, bool *losing)
 {
 	struct process *process = find_slowly(tree, tid);
 	struct space *space = NULL;
@@ -287,19 +311,24 @@ static struct space *space_of_stranger(struct tree *tree, pid_t tid)
 		space = tree_claim(tree, process);
 		if (!space)
 			space = borrowed_space(tree, process, tid);
+		if (!space) {
+			space = losing_space(tree, process, tid);
+			*losing = space != NULL;
+		}
 	}
 	process_put(process);
 	return space;
 }
 
-struct space *tree_space_of(struct tree *tree, struct process *process, pid_t tid)
+struct space *tree_space_of(struct tree *tree, struct process *process, pid_t tid, bool *losing)
 {
 	struct space *space = own_space(tree, process);
 
-	if (space && (space_has(space, tid) || space_losing(space)))
+	*losing = false;
+	if (space && space_has(space, tid))
 		return space;
 	space_put(space);
-	return space_of_stranger(tree, tid);
+	return space_of_stranger(tree, tid, losing);
 }
 
 void tree_exec(struct tree *tree, struct process *process)
@@ -349,32 +378,72 @@ bool tree_look_for_execs(struct tree *tree)
 	return again;
 }
 
-/* Tree lock held. First whom only its memory tells, while that can be compared. */
+/* Whom of those who share the orphan's memory it finds, while that can be compared. */
+static void end_sharers(struct tree *tree, const struct process *orphan)
+{
+	pid_t pids[HEIRS_MAX];
+	unsigned int nr = sys_descendants(tree->warden, AGENT_NAME, pids, HEIRS_MAX);
+	int pidfd;
+
+	while (nr--) {
+		pidfd = pids[nr] == orphan->pid ? -1 : sys_pidfd_open(pids[nr]);
+		if (pidfd < 0)
+			continue;
+		if (sys_process_shares(pids[nr], orphan->pid))
+			sys_pidfd_kill(pidfd, SIGKILL);
+		sys_close(pidfd);
+	}
+}
+
 static void end_orphan(struct tree *tree, struct process *orphan)
 {
-	struct process *process;
-
-	for (unsigned int i = 0; i < TREE_BUCKETS; i++)
-		for (process = tree->buckets[i]; process; process = process->next)
-			if (process->parent == orphan->pid &&
-			    sys_process_shares(orphan->pid, process->pid))
-				sys_pidfd_kill(process->watch.fd, SIGKILL);
-	orphan->orphan = sys_pidfd_kill(orphan->watch.fd, SIGKILL) == 0;
-	if (orphan->orphan)
+	end_sharers(tree, orphan);
+	if (sys_pidfd_kill(orphan->watch.fd, SIGKILL) == 0)
 		say(SAY_ERROR, "the agent of %s (%d) was killed: ended the program, "
 		    "whose memory it held", orphan->name, (int)orphan->pid);
 }
 
+/* With a reference; it is whoever calls this who ends it. Tree lock held. */
+static struct process *claim_orphan(struct process *process, bool (*gone)(struct space *space))
+{
+	if (!process->space || process->orphan || !gone(process->space))
+		return NULL;
+	process->orphan = true;
+	return get(process);
+}
+
 void tree_end_orphans(struct tree *tree)
 {
-	struct process *process;
+	struct process *orphan, *process;
 
+	do {
+		orphan = NULL;
+		pthread_mutex_lock(&tree->lock);
+		for (unsigned int i = 0; i < TREE_BUCKETS && !orphan; i++)
+			for (process = tree->buckets[i]; process && !orphan; process = process->next)
+				orphan = claim_orphan(process, space_lost);
+		pthread_mutex_unlock(&tree->lock);
+		if (orphan)
+			end_orphan(tree, orphan);
+		process_put(orphan);
+	} while (orphan);
+}
+
+void tree_end_caller(struct tree *tree, pid_t tid)
+{
+	struct process *process = find_slowly(tree, tid), *orphan;
+
+	if (!process)
+		return;
 	pthread_mutex_lock(&tree->lock);
-	for (unsigned int i = 0; i < TREE_BUCKETS; i++)
-		for (process = tree->buckets[i]; process; process = process->next)
-			if (process->space && !process->orphan && space_lost(process->space))
-				end_orphan(tree, process);
+	orphan = claim_orphan(process, space_losing);
 	pthread_mutex_unlock(&tree->lock);
+	if (orphan)
+		end_orphan(tree, orphan);
+	else
+		sys_pidfd_kill(process->watch.fd, SIGKILL);
+	process_put(orphan);
+	process_put(process);
 }
 
 unsigned int tree_list(struct tree *tree, struct tree_entry *out, unsigned int max)
@@ -400,7 +469,7 @@ static uint64_t resident_bytes(const struct process *process)
 {
 	struct sys_memory memory;
 
-	sys_memory_of(process->pid, &memory);
+	(void)sys_memory_of(process->pid, &memory);
 	return memory.resident;
 }
 

@@ -79,9 +79,10 @@ void tree_declined(struct tree *tree, struct process *process);
 
 /*
  * The managed address space that task @tid of @process is in, with a reference, or NULL:
- * the process's own, one that waited for it since a fork, or its parent's.
+ * the process's own, one that waited for it since a fork, or its parent's. *losing: its
+ * agent has been killed, or is about to be gone.
  */
-struct space *tree_space_of(struct tree *tree, struct process *process, pid_t tid);
+struct space *tree_space_of(struct tree *tree, struct process *process, pid_t tid, bool *losing);
 
 /* An agent has come to @process: does a space wait for it since a fork? With a reference. */
 struct space *tree_claim(struct tree *tree, struct process *process);
@@ -97,9 +98,11 @@ bool tree_look_for_execs(struct tree *tree);
 
 /*
  * Programs whose agent was killed cannot go on, nor can who shares their memory: end
- * them, and say so.
+ * them, and say so. Or the process of task @tid alone, a call of whose is not answered
+ * because of that: it would wait for ever.
  */
 void tree_end_orphans(struct tree *tree);
+void tree_end_caller(struct tree *tree, pid_t tid);
 
 /* Processes as they are now, at most @max; how many. Each space is a reference, or NULL. */
 struct tree_entry {

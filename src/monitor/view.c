@@ -49,7 +49,7 @@ static void view_process(struct window_process *out, const struct tree_entry *en
 	struct hmm_times times = { .size = sizeof(times) };
 	struct sys_memory memory;
 
-	sys_memory_of(entry->pid, &memory);
+	(void)sys_memory_of(entry->pid, &memory);
 	*out = (struct window_process){
 		.pid = entry->pid,
 		.resident_bytes = memory.resident,

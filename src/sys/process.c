@@ -41,6 +41,24 @@ static long status_number(const char *text, const char *key)
 	return line ? strtol(line + strlen(key), NULL, 10) : -1;
 }
 
+/* Fields are counted as proc(5) does; the second, a name in parentheses, may hold anything. */
+static long stat_number(const char *text, unsigned int field)
+{
+	const char *at = strrchr(text, ')');
+
+	for (unsigned int i = 2; at && i < field; i++)
+		at = strchr(at + 1, ' ');
+	return at ? strtol(at, NULL, 10) : -1;
+}
+
+/* Not only the first thread, whose state is the process's until the last one ends. */
+static bool all_ended(pid_t tid)
+{
+	char text[512];
+
+	return read_proc(tid, "stat", text, sizeof(text)) <= 0 || stat_number(text, 20) <= 1;
+}
+
 int sys_process_of(pid_t tid, struct sys_process *out)
 {
 	char text[512];
@@ -62,7 +80,8 @@ int sys_process_of(pid_t tid, struct sys_process *out)
 	/* From the second line on: a name cannot forge these, its newlines are escaped. */
 	out->tgid = (pid_t)status_number(name, "\nTgid:\t");
 	out->ppid = (pid_t)status_number(name, "\nPPid:\t");
-	out->zombie = strstr(name, "\nState:\tZ") || strstr(name, "\nState:\tX");
+	out->zombie = (strstr(name, "\nState:\tZ") || strstr(name, "\nState:\tX")) &&
+		      all_ended(tid);
 	return out->tgid > 0 && out->ppid >= 0 ? 0 : -EIO;
 }
 
@@ -88,12 +107,14 @@ int sys_same_memory(pid_t a, pid_t b)
 bool sys_process_shares(pid_t process, pid_t task)
 {
 	const struct dirent *entry;
-	bool shares = sys_same_memory(process, task) == 1;
+	struct sys_memory memory;
+	bool shares = false;
 	char path[64];
 	DIR *dir;
 
-	if (shares)
-		return true;
+	/* Two that have none are the same to the kernel. */
+	if (sys_memory_of(task, &memory) || !memory.writable)
+		return false;
 	snprintf(path, sizeof(path), "/proc/%d/task", (int)process);
 	dir = opendir(path);
 	while (dir && !shares && (entry = readdir(dir)))
@@ -159,16 +180,18 @@ void sys_reap(pid_t pid)
 		;
 }
 
-void sys_memory_of(pid_t pid, struct sys_memory *out)
+int sys_memory_of(pid_t pid, struct sys_memory *out)
 {
 	unsigned long field[6] = { 0 };	/* all, in RAM, shared of it, text, 0, data */
 	char text[128], *at = text;
+	ssize_t got = read_proc(pid, "statm", text, sizeof(text));
 
-	if (read_proc(pid, "statm", text, sizeof(text)) > 0)
+	if (got > 0)
 		for (size_t i = 0; i < ARRAY_SIZE(field); i++)
 			field[i] = strtoul(at, &at, 10);
 	out->resident = field[1] > field[2] ? (field[1] - field[2]) * sys_page_size() : 0;
 	out->writable = field[5] * sys_page_size();
+	return got < 0 ? (int)got : 0;
 }
 
 int sys_program_path(char *path, size_t size)

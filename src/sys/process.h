@@ -14,7 +14,7 @@ struct sys_process {
 	pid_t tgid;		/* the process that the task belongs to */
 	pid_t ppid;
 	char name[16];
-	bool zombie;		/* ended, and nobody has asked for its status */
+	bool zombie;		/* ended, all of it, and nobody has asked for its status */
 };
 
 /* What /proc says of a process or thread. -ESRCH: there is none. */
@@ -29,7 +29,10 @@ unsigned int sys_descendants(pid_t pid, const char *but, pid_t *out, unsigned in
 /* 1: the tasks share their memory, 0: they do not, -ESRCH, -EPERM. */
 int sys_same_memory(pid_t a, pid_t b);
 
-/* Does a thread of @process share @task's? The first one may have ended before the others. */
+/*
+ * Does a thread of @process share @task's? The first one may have ended before the others.
+ * A task that has let go of its memory shares it with nobody.
+ */
 bool sys_process_shares(pid_t process, pid_t task);
 
 /* Is number @fd of @pid's descriptors a userfaultfd? */
@@ -53,12 +56,15 @@ void sys_stop_self(void);			/* as a shell's job stops; until somebody says SIGCO
 /* Wait for @pid, a child. */
 void sys_reap(pid_t pid);
 
-/* Private memory of @pid in bytes, as the kernel counts it; all 0: gone. */
+/*
+ * Private memory of @pid in bytes, as the kernel counts it; all 0: it has none any more.
+ * 0, or a negative errno and all 0.
+ */
 struct sys_memory {
 	uint64_t resident;	/* anonymous, in RAM */
 	uint64_t writable;	/* address space; stacks too */
 };
-void sys_memory_of(pid_t pid, struct sys_memory *out);
+int sys_memory_of(pid_t pid, struct sys_memory *out);
 
 /* Where this program's file lies, without a link in it. */
 int sys_program_path(char *path, size_t size);

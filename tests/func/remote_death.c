@@ -204,6 +204,35 @@ static void what_a_killed_agent_took_readonly_is_not_lost(void **state)
 	agent_killed_after_each_call(PROT_READ);
 }
 
+static int64_t grow_heap(uint64_t nr, uint64_t seed, uint64_t unused)
+{
+	uint64_t at = (uint64_t)syscall(SYS_brk, 0UL);
+
+	(void)unused;
+	at = (at + page - 1) & ~(page - 1);
+	syscall(SYS_brk, at + nr * page);
+	fill((void *)(uintptr_t)at, nr, (uint32_t)seed);
+	return (int64_t)at;
+}
+
+/* Nothing says where the break is now, or whether it has moved. */
+static void a_break_that_nobody_moved_drops_nothing(void **state)
+{
+	(void)state;
+	for (uint64_t n = 0; n < 3; n++) {
+		struct prog *p = prog_start(prog);
+		uintptr_t a = (uintptr_t)prog_run(p, grow_heap, MAPPED, 38, 0);
+
+		assert_int_equal(migrate(p, a, MAPPED), MAPPED);
+		p->agent_calls_left = n;
+		assert_int_equal(prog_change(p, SYS_brk, a + (MAPPED + 8) * page, 0, 0, 0, 0), -ESRCH);
+		assert_prog_holds(p, a, MAPPED, 38, 0);
+		prog_kill(p);
+		assert_int_equal(prog_end(p), 0);
+		assert_used(0);
+	}
+}
+
 /* ---------------------------------------------------------------- an agent that lies */
 
 static void lie(struct prog *p, struct hmm_agent_call *calls, size_t nr)
@@ -238,6 +267,7 @@ int main(void)
 		death_test(death_while_it_waits_for_a_page),
 		death_test(what_a_killed_agent_took_is_not_lost),
 		death_test(what_a_killed_agent_took_readonly_is_not_lost),
+		death_test(a_break_that_nobody_moved_drops_nothing),
 		death_test(a_lie_harms_only_the_liar),
 	};
 

@@ -169,6 +169,36 @@ static void agent_killed_with_memory_away(void **state)
 	}
 }
 
+/* ... and with it who shares that memory, whatever he is about to do. */
+static void agent_of_a_shared_memory_killed(void **state)
+{
+	struct tree tree;
+
+	(void)state;
+	for (int round = 0; round < ROUNDS; round++) {
+		grow_with(&tree, "stress", "share");
+		kill(spawn_named(tree.pids, tree.nr, "uhmm-agent"), SIGKILL);
+		if (round % 2)
+			kill(tree.program, SIGKILL);
+		is_gone(&tree);
+		assert_int_equal(tree.run.status, 128 + SIGKILL);
+	}
+}
+
+/* A program whose first thread has ended is one still. */
+static void monitor_of_a_headless_program_killed(void **state)
+{
+	struct tree tree;
+
+	(void)state;
+	for (int round = 0; round < ROUNDS; round++) {
+		grow_with(&tree, "stress", "headless");
+		kill(tree.run.pid, SIGKILL);
+		is_gone(&tree);
+		assert_int_equal(tree.run.status, 128 + SIGKILL);
+	}
+}
+
 /* Any of them, at any time, with memory going to and fro: never a hang, nothing left. */
 static void anyone_killed(void **state)
 {
@@ -244,6 +274,8 @@ int main(void)
 		cmocka_unit_test(program_killed),
 		cmocka_unit_test(agent_killed),
 		cmocka_unit_test(agent_killed_with_memory_away),
+		cmocka_unit_test(agent_of_a_shared_memory_killed),
+		cmocka_unit_test(monitor_of_a_headless_program_killed),
 		cmocka_unit_test(anyone_killed),
 		cmocka_unit_test(anyone_killed_while_starting),
 	};

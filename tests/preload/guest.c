@@ -572,6 +572,61 @@ static int busy(void)
 	return 0;
 }
 
+/* Another process that shares its memory, and changes it for ever. */
+static int change_for_ever(void *arg)
+{
+	(void)arg;
+	for (;;)
+		munmap(mmap(NULL, 1 << 16, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+		       1 << 16);
+	return 0;
+}
+
+static int share(void)
+{
+	const size_t room = 1 << 18;
+	char *stack = malloc(room);
+
+	if (clone(change_for_ever, stack + room, CLONE_VM | SIGCHLD, NULL) < 0)
+		return 1;
+	printf("%d\n", (int)getpid());
+	fflush(stdout);
+	while (!churn((void *)9))
+		;
+	return 0;
+}
+
+static void *headless_main(void *arg)
+{
+	char state = 'R';
+
+	(void)arg;
+	while (state != 'Z') {
+		FILE *stat = fopen("/proc/self/stat", "r");
+
+		if (!stat || fscanf(stat, "%*d %*s %c", &state) != 1)
+			abort();
+		fclose(stat);
+	}
+	printf("%d\n", (int)getpid());
+	fflush(stdout);
+	while (!churn((void *)9))
+		;
+	return NULL;
+}
+
+/* Its first thread ends before the others. */
+static int headless(void)
+{
+	pthread_t thread;
+
+	if (fork() == 0)
+		for (;;)
+			;
+	pthread_create(&thread, NULL, headless_main, NULL);
+	pthread_exit(NULL);
+}
+
 /* What a debugger does: see it start, and let it run. */
 static int debug(char **argv)
 {
@@ -628,7 +683,7 @@ int main(int argc, char **argv)
 	} acts[] = {
 		{ "manners", manners }, { "life", life }, { "daemonise", daemonise },
 		{ "sandbox", sandbox }, { "low-limits", low_limits }, { "linger", linger },
-		{ "busy", busy }, { "hang-up", hang_up }, { "hoard", hoard },
+		{ "busy", busy }, { "share", share }, { "headless", headless }, { "hang-up", hang_up }, { "hoard", hoard },
 		{ "inherit", inherit }, { "survive", survive }, { "limits", limits }, { "whoami", who_am_i },
 		{ "outlived", outlived }, { "outlived-by-exec", outlived_by_exec },
 	};

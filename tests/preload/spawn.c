@@ -153,7 +153,7 @@ static bool look(pid_t pid, char *state, pid_t *parent, char *name, size_t size)
 {
 	char path[64], text[512], *end, *start;
 	ssize_t got;
-	int fd, ppid;
+	int fd, ppid, threads;
 
 	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -166,8 +166,12 @@ static bool look(pid_t pid, char *state, pid_t *parent, char *name, size_t size)
 	text[got] = '\0';
 	start = strchr(text, '(');
 	end = strrchr(text, ')');
-	if (!start || !end || sscanf(end + 1, " %c %d", state, &ppid) != 2)
+	if (!start || !end ||
+	    sscanf(end + 1, " %c %d %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %d",
+		   state, &ppid, &threads) != 3)
 		return false;
+	if (*state == 'Z' && threads > 1)
+		*state = 'S';	/* that is its first thread alone */
 	*parent = ppid;
 	*end = '\0';
 	if (name)
