@@ -432,15 +432,17 @@ void tree_end_orphans(struct tree *tree)
 void tree_end_caller(struct tree *tree, pid_t tid)
 {
 	struct process *process = find_slowly(tree, tid), *orphan;
+	bool claimed;
 
 	if (!process)
 		return;
 	pthread_mutex_lock(&tree->lock);
+	claimed = process->orphan;	/* then another is about to */
 	orphan = claim_orphan(process, space_losing);
 	pthread_mutex_unlock(&tree->lock);
 	if (orphan)
 		end_orphan(tree, orphan);
-	else
+	else if (!claimed)
 		sys_pidfd_kill(process->watch.fd, SIGKILL);
 	process_put(orphan);
 	process_put(process);
