@@ -268,6 +268,15 @@ static int look_landed(const struct passage *p, uint32_t first, uint32_t end)
 	return ret ? -ESRCH : 0;
 }
 
+/* ... and look at slots [first, end), whatever the agent has said. */
+static int move_and_look(const struct passage *p, struct piece *pieces, uint32_t nr,
+			 uint32_t first, uint32_t end)
+{
+	int ret = move_pieces(p, pieces, nr);
+
+	return look_landed(p, first, end) || ret ? -ESRCH : 0;
+}
+
 /* Pages that are still where they were and not yet known to be busy, one by one. */
 static uint32_t single_pieces(const struct taking *t, const bool *asked, uint32_t first,
 			      uint32_t end, struct piece *pieces)
@@ -288,10 +297,10 @@ static int move_singly(const struct passage *p, uint32_t first, uint32_t end)
 	uint32_t nr;
 
 	while ((nr = single_pieces(p->t, asked, first, end, pieces))) {
-		int ret = move_pieces(p, pieces, nr);
+		int ret = move_and_look(p, pieces, nr, first, end);
 
-		if (look_landed(p, first, end) || ret)
-			return -ESRCH;
+		if (ret)
+			return ret;
 		for (uint32_t i = 0; i < nr; i++) {
 			uint8_t *tried = &p->t->tried[pieces[i].first];
 
@@ -337,9 +346,9 @@ static int move_all(const struct passage *p, uint32_t first, uint32_t end)
 
 		if (left == end)
 			return 0;
-		ret = move_pieces(p, &piece, 1);
-		if (look_landed(p, left, end) || ret)
-			return -ESRCH;
+		ret = move_and_look(p, &piece, 1, left, end);
+		if (ret)
+			return ret;
 		switch (piece.error) {
 		case 0:
 			break;

@@ -404,41 +404,47 @@ static void end_orphan(struct tree *tree, struct process *orphan)
 }
 
 /* With a reference; it is whoever calls this who ends it. Tree lock held. */
-static struct process *claim_orphan(struct process *process, bool (*gone)(struct space *space))
+static struct process *claim_orphan(struct process *process)
 {
-	if (!process->space || process->orphan || !gone(process->space))
-		return NULL;
 	process->orphan = true;
 	return get(process);
 }
 
+/* A lost process that nobody has claimed yet, or NULL. */
+static struct process *next_orphan(struct tree *tree)
+{
+	struct process *orphan = NULL, *process;
+
+	pthread_mutex_lock(&tree->lock);
+	for (unsigned int i = 0; i < TREE_BUCKETS && !orphan; i++)
+		for (process = tree->buckets[i]; process && !orphan; process = process->next)
+			if (process->space && !process->orphan && space_lost(process->space))
+				orphan = claim_orphan(process);
+	pthread_mutex_unlock(&tree->lock);
+	return orphan;
+}
+
 void tree_end_orphans(struct tree *tree)
 {
-	struct process *orphan, *process;
+	struct process *orphan;
 
-	do {
-		orphan = NULL;
-		pthread_mutex_lock(&tree->lock);
-		for (unsigned int i = 0; i < TREE_BUCKETS && !orphan; i++)
-			for (process = tree->buckets[i]; process && !orphan; process = process->next)
-				orphan = claim_orphan(process, space_lost);
-		pthread_mutex_unlock(&tree->lock);
-		if (orphan)
-			end_orphan(tree, orphan);
+	while ((orphan = next_orphan(tree))) {
+		end_orphan(tree, orphan);
 		process_put(orphan);
-	} while (orphan);
+	}
 }
 
 void tree_end_caller(struct tree *tree, pid_t tid)
 {
-	struct process *process = find_slowly(tree, tid), *orphan;
+	struct process *process = find_slowly(tree, tid), *orphan = NULL;
 	bool claimed;
 
 	if (!process)
 		return;
 	pthread_mutex_lock(&tree->lock);
 	claimed = process->orphan;	/* then another is about to */
-	orphan = claim_orphan(process, space_losing);
+	if (!claimed && process->space && space_losing(process->space))
+		orphan = claim_orphan(process);
 	pthread_mutex_unlock(&tree->lock);
 	if (orphan)
 		end_orphan(tree, orphan);

@@ -59,6 +59,12 @@ static inline long sys_cookie_call(long nr, uint64_t a, uint64_t b, uint64_t c, 
 /* The control blocks of the threads in the open /proc/@pid/task. */
 int sys_tcbs_of(int task_fd, int pid, void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx);
 
+/*
+ * A field of the text of /proc/PID/stat, counted as proc(5) does; the second, a name in
+ * parentheses, may hold anything. -EIO: it is not there, or no number.
+ */
+int sys_stat_number(const char *stat, unsigned int field);
+
 /* One page that nothing can read or write, for as long as the process lives; 0: no memory. */
 uintptr_t sys_unreachable_page(void);
 

@@ -41,22 +41,12 @@ static long status_number(const char *text, const char *key)
 	return line ? strtol(line + strlen(key), NULL, 10) : -1;
 }
 
-/* Fields are counted as proc(5) does; the second, a name in parentheses, may hold anything. */
-static long stat_number(const char *text, unsigned int field)
-{
-	const char *at = strrchr(text, ')');
-
-	for (unsigned int i = 2; at && i < field; i++)
-		at = strchr(at + 1, ' ');
-	return at ? strtol(at, NULL, 10) : -1;
-}
-
 /* Not only the first thread, whose state is the process's until the last one ends. */
 static bool all_ended(pid_t tid)
 {
 	char text[512];
 
-	return read_proc(tid, "stat", text, sizeof(text)) <= 0 || stat_number(text, 20) <= 1;
+	return read_proc(tid, "stat", text, sizeof(text)) <= 0 || sys_stat_number(text, 20) <= 1;
 }
 
 int sys_process_of(pid_t tid, struct sys_process *out)

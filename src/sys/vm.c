@@ -123,8 +123,7 @@ int sys_vm_kill_thread(int pid, uint32_t tid, int sig)
 	return (int)sys_ret(syscall(SYS_tgkill, (long)pid, (long)tid, (long)sig));
 }
 
-/* Fields are counted as proc(5) does; the second, a name in parentheses, may hold anything. */
-static int number_at(const char *stat, unsigned int field)
+int sys_stat_number(const char *stat, unsigned int field)
 {
 	const char *at = strrchr(stat, ')');
 	int value = 0;
@@ -156,7 +155,7 @@ int sys_vm_thread_cpu(int pid, uint32_t tid)
 	if (got <= 0)
 		return got < 0 ? (int)got : -ESRCH;
 	text[got] = '\0';
-	return number_at(text, 39);
+	return sys_stat_number(text, 39);
 }
 
 void sys_vm_limits_follow(int from, int to)

@@ -27,9 +27,6 @@
 #define MREMAP_DONTUNMAP 4
 #endif
 
-/* The frames of @nr pages and no more are in use, at last. */
-#define assert_used(dev, nr)	assert_true(eventually(testdev_used(dev) == (nr)))
-
 /* NR pages of the pattern @seed, all away. */
 static unsigned char *away(struct world *w, uint32_t seed)
 {

@@ -535,3 +535,51 @@ int64_t prog_holds(struct prog *p, uintptr_t addr, size_t nr, uint32_t seed, uin
 {
 	return prog_run(p, do_holds, addr, nr, seed | first << 32);
 }
+
+int64_t prog_grow_heap(uint64_t nr, uint64_t seed, uint64_t unused)
+{
+	uint64_t at = (uint64_t)syscall(SYS_brk, 0UL);
+
+	(void)unused;
+	at = (at + page - 1) & ~(page - 1);
+	syscall(SYS_brk, at + nr * page);
+	fill((void *)(uintptr_t)at, nr, (uint32_t)seed);
+	return (int64_t)at;
+}
+
+int64_t prog_loads(uint64_t addr, uint64_t nr, uint64_t value)
+{
+	for (uint64_t i = 0; i < nr; i++)
+		if (*(volatile uint64_t *)(uintptr_t)(addr + i * page) != value + i)
+			return -1;
+	return 1;
+}
+
+/* ---------------------------------------------------------------- and its device */
+
+struct hmm_stats prog_stats(struct prog *p)
+{
+	struct hmm_stats s = { .size = sizeof(s) };
+
+	assert_int_equal(hmm_mm_stats(p->mm, &s), 0);
+	return s;
+}
+
+int64_t prog_migrate(struct prog *p, struct testdev *dev, uintptr_t addr, size_t nr)
+{
+	return hmm_migrate_to_device(p->mm, dev->devmem, addr, addr + nr * page,
+				     HMM_MIGRATE_SYSTEM, NULL);
+}
+
+void prog_and_device(struct prog **p, struct testdev **dev)
+{
+	*p = prog_start(NULL);
+	*dev = testdev_new((*p)->mm, DEV_PAGES, world_owner_a, HMM_DEVMEM_FAULT_SAFE);
+}
+
+void prog_and_device_end(struct prog *p, struct testdev *dev)
+{
+	prog_before_call = NULL;
+	assert_int_equal(testdev_remove(dev), 0);
+	assert_int_equal(prog_end(p), 0);
+}

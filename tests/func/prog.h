@@ -65,6 +65,18 @@ extern void (*prog_before_call)(struct prog *p, struct hmm_agent_call *calls, si
 /* Calls of agents so far: batches. */
 extern _Atomic uint64_t prog_batches;
 
+/* In the program: its heap grows by pages with a pattern, whose address is returned. */
+int64_t prog_grow_heap(uint64_t nr, uint64_t seed, uint64_t unused);
+/* In the program: 1, or -1 where the first word of page i is not @value + i. */
+int64_t prog_loads(uint64_t addr, uint64_t nr, uint64_t value);
+
+struct hmm_stats prog_stats(struct prog *p);
+int64_t prog_migrate(struct prog *p, struct testdev *dev, uintptr_t addr, size_t nr);
+
+/* A fixture's: a program of a family of its own and its device; all is freed in the end. */
+void prog_and_device(struct prog **p, struct testdev **dev);
+void prog_and_device_end(struct prog *p, struct testdev *dev);
+
 /* Memory of the program's with a pattern, as map_filled() and holds(). */
 uintptr_t prog_map(struct prog *p, size_t nr, uint32_t seed);
 uintptr_t prog_map_empty(struct prog *p, size_t nr, int prot);

@@ -25,22 +25,13 @@ static struct prog *prog;
 static struct testdev *dev;
 static struct hmm_stats start;
 
-static struct hmm_stats now(struct hmm_mm *mm)
-{
-	struct hmm_stats s = { .size = sizeof(s) };
-
-	assert_int_equal(hmm_mm_stats(mm, &s), 0);
-	return s;
-}
-
-#define moved_since(field)	(now(prog->mm).field - start.field)
+#define moved_since(field)	(prog_stats(prog).field - start.field)
 
 static int begin(void **state)
 {
 	(void)state;
-	prog = prog_start(NULL);
-	dev = testdev_new(prog->mm, DEV_PAGES, world_owner_a, HMM_DEVMEM_FAULT_SAFE);
-	start = now(prog->mm);
+	prog_and_device(&prog, &dev);
+	start = prog_stats(prog);
 	return 0;
 }
 
@@ -48,14 +39,9 @@ static int begin(void **state)
 static int end(void **state)
 {
 	(void)state;
-	assert_int_equal(testdev_remove(dev), 0);
-	assert_int_equal(prog_end(prog), 0);
-	prog_before_call = NULL;
+	prog_and_device_end(prog, dev);
 	return 0;
 }
-
-/* A thread goes on when its page is there; what held it is freed a little later. */
-#define assert_used(nr)	assert_true(eventually(testdev_used(dev) == (nr)))
 
 #define remote_test(f)	cmocka_unit_test_setup_teardown(f, begin, end)
 
@@ -69,15 +55,9 @@ static void place_at(struct prog *p, uintptr_t addr, size_t nr, enum hmm_place p
 	free(places);
 }
 
-static int64_t migrate(struct prog *p, uintptr_t addr, size_t nr)
-{
-	return hmm_migrate_to_device(p->mm, dev->devmem, addr, addr + nr * page,
-				     HMM_MIGRATE_SYSTEM, NULL);
-}
-
 static void to_dev(struct prog *p, uintptr_t addr, size_t nr)
 {
-	assert_int_equal(migrate(p, addr, nr), nr);
+	assert_int_equal(prog_migrate(p, dev, addr, nr), nr);
 	place_at(p, addr, nr, HMM_PLACE_DEVICE);
 }
 
@@ -89,11 +69,11 @@ static void migrates_both_ways(void **state)
 
 	(void)state;
 	to_dev(prog, a, 1200);
-	assert_used(1200);
+	assert_used(dev, 1200);
 	assert_int_equal(moved_since(pages_to_device), 1200);
 	assert_int_equal(hmm_evict(prog->mm, a, a + 1200 * page), 1200);
 	place_at(prog, a, 1200, HMM_PLACE_SYSTEM);
-	assert_used(0);
+	assert_used(dev, 0);
 	assert_prog_holds(prog, a, 1200, 7, 0);
 	assert_int_equal(moved_since(cpu_faults), 0);
 	assert_int_equal(moved_since(lost_pages), 0);
@@ -107,9 +87,9 @@ static void a_touch_brings_a_page_home(void **state)
 	to_dev(prog, a, 64);
 	assert_prog_holds(prog, a + 5 * page, 1, 8, 5);
 	assert_int_equal(moved_since(cpu_faults), 1);
-	assert_used(63);
+	assert_used(dev, 63);
 	assert_prog_holds(prog, a, 64, 8, 0);
-	assert_used(0);
+	assert_used(dev, 0);
 }
 
 static int64_t store(uint64_t addr, uint64_t nr, uint64_t value)
@@ -117,14 +97,6 @@ static int64_t store(uint64_t addr, uint64_t nr, uint64_t value)
 	for (uint64_t i = 0; i < nr; i++)
 		*(volatile uint64_t *)(uintptr_t)(addr + i * page) = value + i;
 	return 0;
-}
-
-static int64_t loads(uint64_t addr, uint64_t nr, uint64_t value)
-{
-	for (uint64_t i = 0; i < nr; i++)
-		if (*(volatile uint64_t *)(uintptr_t)(addr + i * page) != value + i)
-			return -1;
-	return 1;
 }
 
 static void a_store_is_not_lost(void **state)
@@ -136,7 +108,7 @@ static void a_store_is_not_lost(void **state)
 		to_dev(prog, a, 600);
 		assert_int_equal(prog_run(prog, store, a, 600, round << 32), 0);
 		to_dev(prog, a, 600);
-		assert_int_equal(prog_run(prog, loads, a, 600, round << 32), 1);
+		assert_int_equal(prog_run(prog, prog_loads, a, 600, round << 32), 1);
 	}
 }
 
@@ -148,9 +120,9 @@ static void holes_become_zeroed_device_pages(void **state)
 	assert_int_equal(prog_run(prog, store, a, 100, 5), 0);
 	to_dev(prog, a, 300);
 	assert_int_equal(atomic_load(&dev->zeroed), 200);
-	assert_int_equal(prog_run(prog, loads, a, 100, 5), 1);
+	assert_int_equal(prog_run(prog, prog_loads, a, 100, 5), 1);
 	for (uint64_t i = 100; i < 300; i++)
-		assert_int_equal(prog_run(prog, loads, a + i * page, 1, 0), 1);
+		assert_int_equal(prog_run(prog, prog_loads, a + i * page, 1, 0), 1);
 }
 
 /* Read holes map the zero page, which the chunk's old bytes must not stand in for. */
@@ -162,11 +134,11 @@ static void zero_pages_stay_zero(void **state)
 	(void)state;
 	to_dev(prog, b, 512);
 	for (uint64_t i = 0; i < 64; i++)
-		assert_int_equal(prog_run(prog, loads, a + i * page, 1, 0), 1);
+		assert_int_equal(prog_run(prog, prog_loads, a + i * page, 1, 0), 1);
 	dev->limit = limit + 512 + 32;	/* half of them have to go back */
-	assert_int_equal(migrate(prog, a, 64), 32);
+	assert_int_equal(prog_migrate(prog, dev, a, 64), 32);
 	for (uint64_t i = 0; i < 64; i++)
-		assert_int_equal(prog_run(prog, loads, a + i * page, 1, 0), 1);
+		assert_int_equal(prog_run(prog, prog_loads, a + i * page, 1, 0), 1);
 	dev->limit = 0;
 	assert_prog_holds(prog, b, 512, 11, 0);
 }
@@ -177,8 +149,8 @@ static void a_full_device_leaves_the_rest(void **state)
 
 	(void)state;
 	dev->limit = 100;
-	assert_int_equal(migrate(prog, a, 512), 100);
-	assert_int_equal(migrate(prog, a, 512), -ENOSPC);
+	assert_int_equal(prog_migrate(prog, dev, a, 512), 100);
+	assert_int_equal(prog_migrate(prog, dev, a, 512), -ENOSPC);
 	assert_prog_holds(prog, a, 512, 12, 0);
 	dev->limit = 0;
 }
@@ -189,7 +161,7 @@ static void failed_copies_leave_the_page(void **state)
 
 	(void)state;
 	atomic_store(&dev->fail_to, 1);
-	assert_int_equal(migrate(prog, a, 256), 0);
+	assert_int_equal(prog_migrate(prog, dev, a, 256), 0);
 	place_at(prog, a, 512, HMM_PLACE_SYSTEM);
 	assert_prog_holds(prog, a, 512, 13, 0);
 	assert_int_equal(moved_since(lost_pages), 0);
@@ -263,11 +235,11 @@ static void allowance_bounds_what_faults_bring(void **state)
 	/* Who served the last touch counts it when the program has gone on. */
 	assert_true(eventually(brought() - before == 4));
 	allow(200, UINT64_MAX);
-	assert_int_equal(prog_run(prog, loads, a, 1, 79), 1);
+	assert_int_equal(prog_run(prog, prog_loads, a, 1, 79), 1);
 	assert_int_equal(prog_run(prog, store, a + 100 * page, 100, 81), 0);
 	assert_true(eventually(brought() - before >= 4 + 1 + 100));
 	assert_true(brought() - before <= 4 + 200);
-	assert_int_equal(prog_run(prog, loads, a + 100 * page, 100, 81), 1);
+	assert_int_equal(prog_run(prog, prog_loads, a + 100 * page, 100, 81), 1);
 	allow(UINT64_MAX, UINT64_MAX);
 }
 
@@ -300,7 +272,7 @@ static void first_touches_are_served_when_too_much_is_mapped(void **state)
 	assert_true(moved_since(zero_fills) >= fills + 1024);
 	fills = moved_since(zero_fills);
 	assert_int_equal(prog_run(prog, store, announced_map(16, 0), 16, 4), 0);
-	assert_int_equal(prog_run(prog, loads, a, 1024, 3), 1);
+	assert_int_equal(prog_run(prog, prog_loads, a, 1024, 3), 1);
 	/* Allowed again, the kernel fills what is new. */
 	allow(UINT64_MAX, UINT64_MAX);
 	fills = moved_since(zero_fills);
@@ -346,7 +318,7 @@ static void first_touches_are_served_where_asked(void **state)
 	assert_int_equal(hmm_remote_watch(prog->mm, a), 0);
 	assert_int_equal(prog_run(prog, store, a + 100 * page, 500, 2), 0);
 	assert_true(moved_since(zero_fills) >= 500);
-	assert_int_equal(prog_run(prog, loads, a, 100, 1), 1);
+	assert_int_equal(prog_run(prog, prog_loads, a, 100, 1), 1);
 	allow(UINT64_MAX, UINT64_MAX);
 }
 
@@ -397,7 +369,7 @@ static void own_userfaultfd_gets_its_range(void **state)
 	place_at(prog, a + 32 * page, 32, HMM_PLACE_SYSTEM);
 	place_at(prog, a + 64 * page, 32, HMM_PLACE_DEVICE);
 	assert_prog_holds(prog, a, 96, 21, 0);
-	assert_int_equal(migrate(prog, a + 32 * page, 32), 0);
+	assert_int_equal(prog_migrate(prog, dev, a + 32 * page, 32), 0);
 	assert_int_equal(prog_call(prog, SYS_close, (uint64_t)fd, 0, 0, 0), 0);
 	to_dev(prog, a, 96);
 	assert_prog_holds(prog, a, 96, 21, 0);
@@ -429,7 +401,7 @@ static void executable_memory_goes_too(void **state)
 	for (int round = 0; round < 3; round++) {
 		assert_int_equal(prog_run(prog, store, a, 96, 77), 0);
 		to_dev(prog, a, 96);
-		assert_int_equal(prog_run(prog, loads, a, 96, 77), 1);
+		assert_int_equal(prog_run(prog, prog_loads, a, 96, 77), 1);
 	}
 }
 
@@ -635,7 +607,7 @@ static void munmap_frees_device_pages(void **state)
 	(void)state;
 	to_dev(prog, a, 600);
 	assert_int_equal(prog_change(prog, SYS_munmap, a + 10 * page, 500 * page, 0, 0, 0), 0);
-	assert_used(100);
+	assert_used(dev, 100);
 	place_at(prog, a + 10 * page, 500, HMM_PLACE_GAP);
 	assert_prog_holds(prog, a, 10, 21, 0);
 	assert_prog_holds(prog, a + 510 * page, 90, 21, 510);
@@ -648,9 +620,9 @@ static void dontneed_reads_as_zeros(void **state)
 	(void)state;
 	to_dev(prog, a, 64);
 	assert_int_equal(prog_change(prog, SYS_madvise, a, 32 * page, MADV_DONTNEED, 0, 0), 0);
-	assert_used(32);
+	assert_used(dev, 32);
 	for (uint64_t i = 0; i < 32; i++)
-		assert_int_equal(prog_run(prog, loads, a + i * page, 1, 0), 1);
+		assert_int_equal(prog_run(prog, prog_loads, a + i * page, 1, 0), 1);
 	assert_prog_holds(prog, a + 32 * page, 32, 22, 32);
 }
 
@@ -663,11 +635,11 @@ static void mremap_carries_device_pages(void **state)
 	assert_int_equal(prog_change(prog, SYS_mremap, a, 600 * page, 1200 * page,
 				     MREMAP_MAYMOVE | MREMAP_FIXED, b), b);
 	assert_prog_holds(prog, b, 600, 23, 0);
-	assert_int_equal(prog_run(prog, loads, b + 700 * page, 1, 0), 1);
+	assert_int_equal(prog_run(prog, prog_loads, b + 700 * page, 1, 0), 1);
 	to_dev(prog, b, 600);
 	a = (uintptr_t)prog_change(prog, SYS_mremap, b, 1200 * page, 4000 * page, MREMAP_MAYMOVE,
 				   0);
-	assert_used(600);
+	assert_used(dev, 600);
 	assert_prog_holds(prog, a, 600, 23, 0);
 	assert_int_equal(prog_change(prog, SYS_mremap, a, 4000 * page, 300 * page, 0, 0), a);
 	assert_prog_holds(prog, a, 300, 23, 0);
@@ -694,8 +666,8 @@ static void mapping_over_drops(void **state)
 	to_dev(prog, a, 64);
 	assert_int_equal(prog_change(prog, SYS_mmap, a, 16 * page, PROT_READ | PROT_WRITE,
 				     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, (uint64_t)-1), a);
-	assert_used(48);
-	assert_int_equal(prog_run(prog, loads, a, 1, 0), 1);
+	assert_used(dev, 48);
+	assert_int_equal(prog_run(prog, prog_loads, a, 1, 0), 1);
 	assert_prog_holds(prog, a + 16 * page, 48, 25, 16);
 }
 
@@ -723,7 +695,7 @@ static void a_file_over_device_pages(void **state)
 	assert_int_equal(prog_change(prog, SYS_mmap, a, page, PROT_READ,
 				     MAP_PRIVATE | MAP_FIXED, (uint64_t)fd), a);
 	assert_prog_holds(prog, a + page, 63, 26, 1);
-	assert_int_equal(prog_run(prog, loads, a, 1, 0x00010102464c457f), 1);
+	assert_int_equal(prog_run(prog, prog_loads, a, 1, 0x00010102464c457f), 1);
 }
 
 static void mlock_brings_home(void **state)
@@ -749,8 +721,8 @@ static void locked_memory_grows_beside_device_pages(void **state)
 	assert_int_equal(prog_change(prog, SYS_mlock, a, 64 * page, 0, 0, 0), 0);
 	to_dev(prog, b, 64);
 	assert_int_equal(prog_change(prog, SYS_mremap, a, 64 * page, 128 * page, 0, 0), a);
-	assert_int_equal(prog_run(prog, loads, b, 128, 7), 1);
-	assert_int_equal(prog_run(prog, loads, b + 190 * page, 1, 0), 1);
+	assert_int_equal(prog_run(prog, prog_loads, b, 128, 7), 1);
+	assert_int_equal(prog_run(prog, prog_loads, b + 190 * page, 1, 0), 1);
 }
 
 /* Between the announcement and its end nothing of the range leaves. */
@@ -763,36 +735,25 @@ static void a_change_left_to_the_kernel_holds_its_range(void **state)
 	(void)state;
 	assert_int_equal(hmm_remote_change(prog->mm, 4711, SYS_mlock, args, &result), 0);
 	assert_true(result == HMM_CHANGE_CONTINUE);
-	assert_int_equal(migrate(prog, a + 8 * page, 4), 0);
-	assert_int_equal(migrate(prog, a + 32 * page, 32), 32);
+	assert_int_equal(prog_migrate(prog, dev, a + 8 * page, 4), 0);
+	assert_int_equal(prog_migrate(prog, dev, a + 32 * page, 32), 32);
 	place_at(prog, a, 32, HMM_PLACE_SYSTEM);
 	hmm_remote_change_end(prog->mm, 4711);
-	assert_int_equal(migrate(prog, a, 32), 32);
+	assert_int_equal(prog_migrate(prog, dev, a, 32), 32);
 	assert_prog_holds(prog, a, 64, 28, 0);
-}
-
-static int64_t grow_heap(uint64_t nr, uint64_t seed, uint64_t unused)
-{
-	uint64_t at = (uint64_t)syscall(SYS_brk, 0UL);
-
-	(void)unused;
-	at = (at + page - 1) & ~(page - 1);
-	syscall(SYS_brk, at + nr * page);
-	fill((void *)(uintptr_t)at, nr, (uint32_t)seed);
-	return (int64_t)at;
 }
 
 static void brk_shrinks_over_device_pages(void **state)
 {
-	uintptr_t a = (uintptr_t)prog_run(prog, grow_heap, 128, 29, 0);
+	uintptr_t a = (uintptr_t)prog_run(prog, prog_grow_heap, 128, 29, 0);
 
 	(void)state;
 	to_dev(prog, a, 128);
 	assert_int_equal(prog_change(prog, SYS_brk, a + 64 * page, 0, 0, 0, 0), a + 64 * page);
-	assert_used(64);
+	assert_used(dev, 64);
 	assert_int_equal(prog_change(prog, SYS_brk, a + 128 * page, 0, 0, 0, 0), a + 128 * page);
 	for (uint64_t i = 64; i < 128; i++)
-		assert_int_equal(prog_run(prog, loads, a + i * page, 1, 0), 1);
+		assert_int_equal(prog_run(prog, prog_loads, a + i * page, 1, 0), 1);
 	assert_prog_holds(prog, a, 64, 29, 0);
 }
 
@@ -902,10 +863,10 @@ static void several_programs_share_a_device(void **state)
 		at[i] = prog_map(others[i], 200, 41 + i);
 		to_dev(others[i], at[i], 200);
 	}
-	assert_used(1000);
+	assert_used(dev, 1000);
 	/* By index, whoever holds it. */
 	assert_int_equal(hmm_devmem_evict(dev->devmem, 0, 1000), 1000);
-	assert_used(0);
+	assert_used(dev, 0);
 	for (uint32_t i = 0; i < 4; i++) {
 		assert_prog_holds(others[i], at[i], 200, 41 + i, 0);
 		to_dev(others[i], at[i], 200);
@@ -913,7 +874,7 @@ static void several_programs_share_a_device(void **state)
 	prog_kill(others[1]);
 	assert_int_equal(prog_end(others[0]), 0);
 	assert_int_equal(prog_end(others[1]), 0);
-	assert_used(400);
+	assert_used(dev, 400);
 	assert_int_equal(hmm_mm_destroy(prog->mm), 0);	/* not the last of the family */
 	prog->mm = NULL;
 	assert_prog_holds(prog, a, 200, 40, 0);

@@ -19,48 +19,18 @@ static struct testdev *dev;
 static int begin(void **state)
 {
 	(void)state;
-	prog = prog_start(NULL);
-	dev = testdev_new(prog->mm, DEV_PAGES, world_owner_a, HMM_DEVMEM_FAULT_SAFE);
+	prog_and_device(&prog, &dev);
 	return 0;
 }
 
 static int end(void **state)
 {
 	(void)state;
-	prog_before_call = NULL;
-	assert_int_equal(testdev_remove(dev), 0);
-	assert_int_equal(prog_end(prog), 0);
+	prog_and_device_end(prog, dev);
 	return 0;
 }
 
-/* A thread goes on when its page is there; what held it is freed a little later. */
-#define assert_used(nr)	assert_true(eventually(testdev_used(dev) == (nr)))
-
 #define death_test(f)	cmocka_unit_test_setup_teardown(f, begin, end)
-
-static int64_t migrate(struct prog *p, uintptr_t addr, size_t nr)
-{
-	return hmm_migrate_to_device(p->mm, dev->devmem, addr, addr + nr * page,
-				     HMM_MIGRATE_SYSTEM, NULL);
-}
-
-static int64_t loads(uint64_t addr, uint64_t nr, uint64_t value)
-{
-	volatile unsigned char *p = (unsigned char *)(uintptr_t)addr;
-	bool same = true;
-
-	for (uint64_t i = 0; i < nr; i++)
-		same &= p[i * page] == value;
-	return same;
-}
-
-static uint64_t fault_waits(struct hmm_mm *mm)
-{
-	struct hmm_stats s = { .size = sizeof(s) };
-
-	assert_int_equal(hmm_mm_stats(mm, &s), 0);
-	return s.fault_waits;
-}
 
 /* ---------------------------------------------------------------- the program */
 
@@ -82,16 +52,16 @@ static void death_at_every_call(void **state)
 		struct prog *p = prog_start(prog);
 		uintptr_t a = prog_map(p, 1100, 32);
 
-		assert_int_equal(migrate(p, a, 40), 40);
+		assert_int_equal(prog_migrate(p, dev, a, 40), 40);
 		calls_left = killed_at;
 		prog_before_call = kill_at_call;
-		IGNORE(migrate(p, a, 1100));
+		IGNORE(prog_migrate(p, dev, a, 1100));
 		IGNORE(hmm_evict(p->mm, a, a + 300 * page));
-		IGNORE(migrate(p, a, 300));
+		IGNORE(prog_migrate(p, dev, a, 300));
 		prog_before_call = NULL;
 		prog_kill(p);
 		hmm_remote_gone(p->mm);
-		assert_used(0);
+		assert_used(dev, 0);
 		assert_int_equal(prog_end(p), 0);
 	}
 }
@@ -106,10 +76,10 @@ static void calls_on_a_dead_program_end(void **state)
 	int64_t result;
 
 	(void)state;
-	assert_int_equal(migrate(p, a, 200), 200);
+	assert_int_equal(prog_migrate(p, dev, a, 200), 200);
 	prog_kill(p);
 	/* The library has not been told yet. */
-	IGNORE(migrate(p, a, 300));
+	IGNORE(prog_migrate(p, dev, a, 300));
 	IGNORE(hmm_evict(p->mm, a, a + 10 * page));
 	IGNORE(hmm_exclusive_begin(p->mm, a + 200 * page, a + 204 * page, world_owner_a, contents));
 	assert_int_equal(hmm_remote_change(p->mm, 1, SYS_munmap, args, &result), 0);
@@ -119,7 +89,7 @@ static void calls_on_a_dead_program_end(void **state)
 	assert_null(child);
 	/* Now it is. */
 	hmm_remote_gone(p->mm);
-	assert_used(0);
+	assert_used(dev, 0);
 	assert_int_equal(hmm_remote_change(p->mm, 1, SYS_munmap, args, &result), 0);
 	assert_true(result == HMM_CHANGE_CONTINUE);
 	hmm_remote_gone(p->mm);
@@ -137,8 +107,8 @@ static void death_while_it_waits_for_a_page(void **state)
 	m.dst = hmm_safe_alloc(64 * 8);
 	assert_int_equal(hmm_migrate_setup(p->mm, &m), 0);
 	assert_int_equal(m.nr_pages, 64);
-	prog_go(p, loads, a, 64, 0);
-	assert_true(eventually(fault_waits(p->mm) == 1));
+	prog_go(p, prog_loads, a, 64, 0);
+	assert_true(eventually(prog_stats(p).fault_waits == 1));
 	prog_kill(p);
 	hmm_remote_gone(p->mm);
 	hmm_migrate_pages(p->mm, &m);
@@ -161,9 +131,9 @@ static int64_t turn_writable(struct prog *p, uintptr_t addr)
 /* To the device, home and there again; false: the agent died on the way. */
 static bool travel(struct prog *p, uintptr_t addr, size_t nr)
 {
-	IGNORE(migrate(p, addr, nr));
+	IGNORE(prog_migrate(p, dev, addr, nr));
 	IGNORE(hmm_evict(p->mm, addr, addr + nr * page));
-	IGNORE(migrate(p, addr, nr));
+	IGNORE(prog_migrate(p, dev, addr, nr));
 	return p->agent_calls_left != 0;
 }
 
@@ -189,7 +159,7 @@ static void agent_killed_after_each_call(int prot)
 		assert_prog_holds(p, a, MAPPED, 37, 0);
 		prog_kill(p);
 		assert_int_equal(prog_end(p), 0);
-		assert_used(0);
+		assert_used(dev, 0);
 	}
 }
 
@@ -205,32 +175,21 @@ static void what_a_killed_agent_took_readonly_is_not_lost(void **state)
 	agent_killed_after_each_call(PROT_READ);
 }
 
-static int64_t grow_heap(uint64_t nr, uint64_t seed, uint64_t unused)
-{
-	uint64_t at = (uint64_t)syscall(SYS_brk, 0UL);
-
-	(void)unused;
-	at = (at + page - 1) & ~(page - 1);
-	syscall(SYS_brk, at + nr * page);
-	fill((void *)(uintptr_t)at, nr, (uint32_t)seed);
-	return (int64_t)at;
-}
-
 /* Nothing says where the break is now, or whether it has moved. */
 static void a_break_that_nobody_moved_drops_nothing(void **state)
 {
 	(void)state;
 	for (uint64_t n = 0; n < 3; n++) {
 		struct prog *p = prog_start(prog);
-		uintptr_t a = (uintptr_t)prog_run(p, grow_heap, MAPPED, 38, 0);
+		uintptr_t a = (uintptr_t)prog_run(p, prog_grow_heap, MAPPED, 38, 0);
 
-		assert_int_equal(migrate(p, a, MAPPED), MAPPED);
+		assert_int_equal(prog_migrate(p, dev, a, MAPPED), MAPPED);
 		p->agent_calls_left = n;
 		assert_int_equal(prog_change(p, SYS_brk, a + (MAPPED + 8) * page, 0, 0, 0, 0), -ESRCH);
 		assert_prog_holds(p, a, MAPPED, 38, 0);
 		prog_kill(p);
 		assert_int_equal(prog_end(p), 0);
-		assert_used(0);
+		assert_used(dev, 0);
 	}
 }
 
@@ -250,9 +209,9 @@ static void a_lie_harms_only_the_liar(void **state)
 	uintptr_t a = prog_map(liar, 64, 35), b = prog_map(prog, 64, 36);
 
 	(void)state;
-	assert_int_equal(migrate(prog, b, 64), 64);
+	assert_int_equal(prog_migrate(prog, dev, b, 64), 64);
 	prog_before_call = lie;
-	assert_int_equal(migrate(liar, a, 64), 0);
+	assert_int_equal(prog_migrate(liar, dev, a, 64), 0);
 	IGNORE(prog_change(liar, SYS_mremap, a, 64 * page, (uint64_t)1 << 60, MREMAP_MAYMOVE, 0));
 	prog_before_call = NULL;
 	assert_prog_holds(liar, a, 64, 35, 0);

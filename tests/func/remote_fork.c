@@ -26,40 +26,26 @@ static bool lazy(void)
 	return hmm_remote_features() & (1 << 1);	/* UFFD_FEATURE_EVENT_FORK */
 }
 
-static struct hmm_stats now(struct hmm_mm *mm)
-{
-	struct hmm_stats s = { .size = sizeof(s) };
-
-	assert_int_equal(hmm_mm_stats(mm, &s), 0);
-	return s;
-}
-
 static int begin(void **state)
 {
 	(void)state;
-	prog = prog_start(NULL);
-	dev = testdev_new(prog->mm, DEV_PAGES, world_owner_a, HMM_DEVMEM_FAULT_SAFE);
+	prog_and_device(&prog, &dev);
 	return 0;
 }
 
 static int end(void **state)
 {
 	(void)state;
-	assert_int_equal(now(prog->mm).lost_pages, now(prog->mm).poisoned_pages);
-	assert_int_equal(testdev_remove(dev), 0);
-	assert_int_equal(prog_end(prog), 0);
+	assert_int_equal(prog_stats(prog).lost_pages, prog_stats(prog).poisoned_pages);
+	prog_and_device_end(prog, dev);
 	return 0;
 }
-
-/* A thread goes on when its page is there; what held it is freed a little later. */
-#define assert_used(nr)	assert_true(eventually(testdev_used(dev) == (nr)))
 
 #define fork_test(f)	cmocka_unit_test_setup_teardown(f, begin, end)
 
 static void to_dev(struct prog *p, uintptr_t addr, size_t nr)
 {
-	assert_int_equal(hmm_migrate_to_device(p->mm, dev->devmem, addr, addr + nr * page,
-					       HMM_MIGRATE_SYSTEM, NULL), nr);
+	assert_int_equal(prog_migrate(p, dev, addr, nr), nr);
 }
 
 static int64_t refill(uint64_t addr, uint64_t nr, uint64_t seed)
@@ -87,13 +73,13 @@ static void nothing_comes_home_for_a_child(void **state)
 	before = atomic_load(&dev->pages_from);
 	child = prog_fork(prog, false);
 	assert_non_null(child->mm);
-	assert_used(3000);
+	assert_used(dev, 3000);
 	assert_int_equal(atomic_load(&dev->pages_from), before);
-	assert_int_equal(now(prog->mm).device_pages, 3000);
-	assert_int_equal(now(child->mm).device_pages, 3000);
-	assert_int_equal(now(prog->mm).forks, 1);
+	assert_int_equal(prog_stats(prog).device_pages, 3000);
+	assert_int_equal(prog_stats(child).device_pages, 3000);
+	assert_int_equal(prog_stats(prog).forks, 1);
 	assert_int_equal(prog_end(child), 0);
-	assert_used(3000);
+	assert_used(dev, 3000);
 	assert_prog_holds(prog, a, 3000, 1, 0);
 }
 
@@ -115,7 +101,7 @@ static void both_sides_have_their_own_bytes(void **state)
 		assert_prog_holds(child, a + 200 * page, 100, 2, 200);
 		assert_prog_holds(prog, a, 100, 3, 0);
 		assert_prog_holds(prog, a + 100 * page, 200, 2, 100);
-		assert_used(0);
+		assert_used(dev, 0);
 		assert_int_equal(prog_end(child), 0);
 	}
 }
@@ -130,14 +116,14 @@ static void a_page_is_freed_at_its_last_holder(void **state)
 	child = prog_fork(prog, true);
 	grandchild = prog_fork(child, true);
 	assert_prog_holds(prog, a, 64, 5, 0);
-	assert_used(64);
+	assert_used(dev, 64);
 	assert_int_equal(prog_change(grandchild, SYS_munmap, a, 64 * page, 0, 0, 0), 0);
-	assert_used(64);
+	assert_used(dev, 64);
 	assert_prog_holds(child, a, 32, 5, 0);
-	assert_used(32);
+	assert_used(dev, 32);
 	prog_kill(child);
 	hmm_remote_gone(child->mm);
-	assert_used(0);
+	assert_used(dev, 0);
 	assert_int_equal(prog_end(child), 0);
 	assert_int_equal(prog_end(grandchild), 0);
 }
@@ -153,9 +139,9 @@ static void a_child_outlives_its_parent(void **state)
 	prog_change(parent, SYS_munmap, a, 100 * page, 0, 0, 0);
 	assert_int_equal(hmm_mm_destroy(parent->mm), 0);
 	parent->mm = NULL;
-	assert_used(200);
+	assert_used(dev, 200);
 	assert_prog_holds(child, a, 200, 6, 0);
-	assert_used(0);
+	assert_used(dev, 0);
 	assert_int_equal(prog_end(child), 0);
 	assert_int_equal(prog_end(parent), 0);
 }
@@ -174,7 +160,7 @@ static void a_child_migrates_once_it_has_an_agent(void **state)
 	/* Every page is shared by copy-on-write with the parent's. */
 	to_dev(child, a, 600);
 	to_dev(prog, a, 600);
-	assert_used(1200);
+	assert_used(dev, 1200);
 	assert_prog_holds(child, a, 600, 7, 0);
 	assert_prog_holds(prog, a, 600, 7, 0);
 	assert_int_equal(prog_end(child), 0);
@@ -189,10 +175,10 @@ static void what_a_child_inherits_can_move(void **state)
 	to_dev(prog, a, 64);
 	child = prog_fork(prog, true);
 	to = (uintptr_t)prog_change(child, SYS_mremap, a, 64 * page, 4000 * page, MREMAP_MAYMOVE, 0);
-	assert_used(64);
+	assert_used(dev, 64);
 	/* The holders are at different addresses now. */
 	assert_int_equal(hmm_devmem_evict(dev->devmem, 0, 64), 128);
-	assert_used(0);
+	assert_used(dev, 0);
 	assert_prog_holds(child, to, 64, 8, 0);
 	assert_prog_holds(prog, a, 64, 8, 0);
 	assert_int_equal(prog_end(child), 0);
@@ -214,7 +200,7 @@ static void a_device_loses_a_shared_page_for_all(void **state)
 	assert_prog_holds(prog, a + 2 * page, 2, 9, 2);
 	assert_int_equal(prog_change(prog, SYS_munmap, a, 4 * page, 0, 0, 0), 0);
 	assert_int_equal(prog_change(child, SYS_munmap, a, 4 * page, 0, 0, 0), 0);
-	assert_used(0);
+	assert_used(dev, 0);
 	assert_int_equal(prog_end(child), 0);
 }
 
@@ -388,7 +374,7 @@ static void a_line_of_forks(void **state)
 		to_dev(line[i - 1], a + (uintptr_t)(i - 1) * 10 * page, 10);
 		line[i] = prog_fork(line[i - 1], true);
 	}
-	assert_used(70);
+	assert_used(dev, 70);
 	for (int i = 7; i >= 0; i--) {
 		assert_prog_holds(line[i], a, 100, 14, 0);
 		assert_int_equal(prog_run(line[i], refill, a, 100, 100 + (uint64_t)i), 0);
@@ -398,7 +384,7 @@ static void a_line_of_forks(void **state)
 		assert_int_equal(prog_end(line[i]), 0);
 	}
 	assert_prog_holds(prog, a, 100, 100, 0);
-	assert_used(0);
+	assert_used(dev, 0);
 }
 
 static void death_around_a_fork(void **state)
@@ -427,7 +413,7 @@ static void death_around_a_fork(void **state)
 			assert_int_equal(prog_end(child), 0);
 		}
 		assert_int_equal(prog_end(parent), 0);
-		assert_used(0);
+		assert_used(dev, 0);
 	}
 }
 
@@ -456,7 +442,7 @@ static void without_the_event_all_is_home_before(void **state)
 	to_dev(prog, a, 200);
 	child = prog_fork(prog, true);
 	assert_null(child->mm);
-	assert_used(0);
+	assert_used(dev, 0);
 	assert_prog_holds(child, a, 200, 17, 0);
 	assert_int_equal(prog_run(child, refill, a, 200, 18), 0);
 	assert_prog_holds(prog, a, 200, 17, 0);

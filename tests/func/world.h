@@ -125,6 +125,8 @@ void testdev_async(struct testdev *dev);
 uint64_t testdev_reserve(struct testdev *dev, uint64_t nr);
 void testdev_release(struct testdev *dev, uint64_t index, uint64_t nr);
 uint64_t testdev_used(struct testdev *dev);
+/* A thread goes on when its page is there; what held it is freed a little later. */
+#define assert_used(dev, nr)	assert_true(eventually(testdev_used(dev) == (nr)))
 static inline unsigned char *testdev_page(struct testdev *dev, uint64_t index)
 {
 	return dev->mem + index * 4096;

@@ -560,15 +560,21 @@ static int linger(void)
 }
 
 /* Busy, and changing its mappings, when whatever happens to it happens. */
+/* For ever; the test waits for the line. */
+static void announce_and_churn(void)
+{
+	printf("%d\n", (int)getpid());
+	fflush(stdout);
+	while (!churn((void *)9))
+		;
+}
+
 static int busy(void)
 {
 	if (fork() == 0)
 		for (;;)
 			;
-	printf("%d\n", (int)getpid());
-	fflush(stdout);
-	while (!churn((void *)9))
-		;
+	announce_and_churn();
 	return 0;
 }
 
@@ -589,10 +595,7 @@ static int share(void)
 
 	if (clone(change_for_ever, stack + room, CLONE_VM | SIGCHLD, NULL) < 0)
 		return 1;
-	printf("%d\n", (int)getpid());
-	fflush(stdout);
-	while (!churn((void *)9))
-		;
+	announce_and_churn();
 	return 0;
 }
 
@@ -608,10 +611,7 @@ static void *headless_main(void *arg)
 			abort();
 		fclose(stat);
 	}
-	printf("%d\n", (int)getpid());
-	fflush(stdout);
-	while (!churn((void *)9))
-		;
+	announce_and_churn();
 	return NULL;
 }
 
