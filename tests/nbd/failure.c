@@ -154,7 +154,7 @@ static void a_lost_server_costs_its_pages(void **state)
 	uint64_t killed_ms;
 
 	n->w->may_lose = true;
-	nbd_open(n, "uri=%s,timeout=1,fault_around=1", s->uri);
+	nbd_open(n, "uri=%s,timeout=3,fault_around=1", s->uri);
 	p = map_filled(NR, 7);
 	nbd_move_in(n, p, NR);
 	killed_ms = clock_ms();
@@ -294,7 +294,7 @@ static void a_liar_alone(void **state)
 		size_t i = 64;
 		int sig;
 
-		nbd_open(n, "uri=%s,timeout=1,fault_around=1", s->uri);
+		nbd_open(n, "uri=%s,timeout=3,fault_around=1", s->uri);
 		p = map_filled(NR, (uint32_t)lie);
 		nbd_move_in(n, p, NR);
 		atomic_store(&liar->late_ms, 50);
