@@ -51,7 +51,6 @@ int ocl_memory_init(struct ocl_memory *mem, uint32_t nr_slots, uint32_t block_pa
 	mem->block_pages = block_pages;
 	mem->nr_pages = (uint64_t)nr_slots * block_pages;
 	mem->nr_free = nr_slots;
-	mem->held = OCL_NO_SLOT;
 	pthread_mutex_init(&mem->lock, NULL);
 	mem->slots = hmm_safe_alloc(nr_slots * sizeof(*mem->slots));
 	return mem->slots ? 0 : -ENOMEM;
@@ -157,8 +156,24 @@ void ocl_memory_return(struct ocl_memory *mem, uint32_t nr)
 void ocl_memory_hold(struct ocl_memory *mem, uint32_t nr)
 {
 	pthread_mutex_lock(&mem->lock);
-	mem->held = nr;
+	mem->held[mem->nr_held++] = nr;
 	pthread_mutex_unlock(&mem->lock);
+}
+
+void ocl_memory_let_go(struct ocl_memory *mem)
+{
+	pthread_mutex_lock(&mem->lock);
+	mem->nr_held = 0;
+	pthread_mutex_unlock(&mem->lock);
+}
+
+/* Lock held. */
+static bool is_held(const struct ocl_memory *mem, uint32_t nr)
+{
+	for (uint32_t i = 0; i < mem->nr_held; i++)
+		if (mem->held[i] == nr)
+			return true;
+	return false;
 }
 
 uint32_t ocl_memory_bind(struct ocl_memory *mem, uintptr_t block, uint32_t wish)
@@ -175,7 +190,7 @@ uint32_t ocl_memory_bind(struct ocl_memory *mem, uintptr_t block, uint32_t wish)
 		mem->slots[nr].block = block;
 		mem->slots[nr].stamp = ++mem->clock;
 		mem->slots[nr].moves = 0;
-		mem->held = nr;
+		mem->held[mem->nr_held++] = nr;
 		mem->nr_free--;
 		mem->next = (nr + 1) % mem->nr_slots;
 	}
@@ -189,7 +204,7 @@ uint32_t ocl_memory_idle(struct ocl_memory *mem, uint64_t before)
 
 	pthread_mutex_lock(&mem->lock);
 	for (nr = 0; nr < mem->nr_slots; nr++)
-		if (mem->slots[nr].block && !mem->slots[nr].nr_used && nr != mem->held &&
+		if (mem->slots[nr].block && !mem->slots[nr].nr_used && !is_held(mem, nr) &&
 		    mem->slots[nr].stamp < before)
 			break;
 	pthread_mutex_unlock(&mem->lock);
@@ -213,7 +228,7 @@ uint32_t ocl_memory_oldest(struct ocl_memory *mem, uint64_t before)
 	for (uint32_t nr = 0; nr < mem->nr_slots; nr++) {
 		struct ocl_slot *slot = &mem->slots[nr];
 
-		if (!slot->nr_used || slot->pinned || nr == mem->held || slot->stamp >= before)
+		if (!slot->nr_used || slot->pinned || is_held(mem, nr) || slot->stamp >= before)
 			continue;
 		if (oldest == OCL_NO_SLOT || slot->stamp < mem->slots[oldest].stamp)
 			oldest = nr;

@@ -28,6 +28,7 @@
 #define OCL_BLOCK_PAGES	512	/* most, with 4 KiB pages */
 #define OCL_BLOCK_WORDS	(OCL_BLOCK_PAGES / 64)
 #define OCL_NO_SLOT	UINT32_MAX
+#define OCL_HELD	4	/* blocks that move together, most */
 
 struct ocl_slot {
 	uint64_t used[OCL_BLOCK_WORDS];
@@ -47,7 +48,8 @@ struct ocl_memory {
 	/* under lock */
 	struct ocl_slot *slots;
 	uint32_t next;		/* where to look for a free slot */
-	uint32_t held;		/* the slot that the worker fills: it stays bound */
+	uint32_t held[OCL_HELD];	/* slots that the worker fills: they stay bound */
+	uint32_t nr_held;
 	uint32_t nr_free;
 	uint64_t clock;
 };
@@ -67,8 +69,9 @@ bool ocl_memory_adopt(struct ocl_memory *mem, uint32_t slot, uint32_t i);
 /* Give all that is borrowed of a slot back. */
 void ocl_memory_return(struct ocl_memory *mem, uint32_t slot);
 
-/* The slot that may not be taken from its block meanwhile; OCL_NO_SLOT: none. */
+/* One more slot that may not be taken from its block until all are let go. */
 void ocl_memory_hold(struct ocl_memory *mem, uint32_t slot);
+void ocl_memory_let_go(struct ocl_memory *mem);
 
 /* Bind a free slot, rather @wish, and hold it; OCL_NO_SLOT: none. Table lock held. */
 uint32_t ocl_memory_bind(struct ocl_memory *mem, uintptr_t block, uint32_t wish);

@@ -11,19 +11,21 @@
 /* Blocks tried for room before the memory counts as full of what cannot leave. */
 #define ROOM_TRIES	64
 
+#define MOVER_PAGES	(OCL_HELD * OCL_BLOCK_PAGES)
+
 int ocl_mover_init(struct ocl_mover *mover)
 {
-	mover->src = hmm_safe_alloc(3 * OCL_BLOCK_PAGES * sizeof(uint64_t));
+	mover->src = hmm_safe_alloc(3 * MOVER_PAGES * sizeof(uint64_t));
 	if (!mover->src)
 		return -ENOMEM;
-	mover->dst = mover->src + OCL_BLOCK_PAGES;
-	mover->pfns = mover->src + 2 * OCL_BLOCK_PAGES;
+	mover->dst = mover->src + MOVER_PAGES;
+	mover->pfns = mover->src + 2 * MOVER_PAGES;
 	return 0;
 }
 
 void ocl_mover_destroy(struct ocl_mover *mover)
 {
-	hmm_safe_free(mover->src, 3 * OCL_BLOCK_PAGES * sizeof(uint64_t));
+	hmm_safe_free(mover->src, 3 * MOVER_PAGES * sizeof(uint64_t));
 }
 
 /* Let go of bound slots that hold nothing; false: there was none. */
@@ -84,30 +86,49 @@ static uint32_t wish(const struct ocl_table *table, uintptr_t block)
 	return (uint32_t)((block >> HMM_BLOCK_SHIFT) % table->memory->nr_slots);
 }
 
-int64_t ocl_block_bind(struct hmm_opencl *ocl, uintptr_t block, uint64_t since)
+/* Bind and hold @block, if there is a slot without anything leaving. OCL_NO_SLOT: none. */
+static int64_t bind_free(struct hmm_opencl *ocl, uintptr_t block)
 {
-	uint32_t slot;
 	int ret = ocl_table_prepare(&ocl->table, &ocl->channel, block);
+	uint32_t slot;
 
 	if (ret)
 		return ret;
-	for (;;) {
-		ocl_table_lock(&ocl->table);
-		slot = ocl_table_slot(&ocl->table, block);
+	ocl_table_lock(&ocl->table);
+	slot = ocl_table_slot(&ocl->table, block);
+	if (slot != OCL_NO_SLOT) {
 		ocl_memory_hold(&ocl->memory, slot);
-		if (slot == OCL_NO_SLOT) {
-			slot = ocl_memory_bind(&ocl->memory, block, wish(&ocl->table, block));
-			if (slot != OCL_NO_SLOT)
-				ocl_table_bind(&ocl->table, block, slot);
-		}
-		ocl_table_unlock(&ocl->table);
+	} else {
+		slot = ocl_memory_bind(&ocl->memory, block, wish(&ocl->table, block));
 		if (slot != OCL_NO_SLOT)
-			break;
+			ocl_table_bind(&ocl->table, block, slot);
+	}
+	ocl_table_unlock(&ocl->table);
+	if (slot != OCL_NO_SLOT)
+		ocl_memory_serve(&ocl->memory, slot, false);
+	return slot;
+}
+
+int64_t ocl_block_bind(struct hmm_opencl *ocl, uintptr_t block, uint64_t since)
+{
+	int64_t slot;
+
+	ocl_memory_let_go(&ocl->memory);
+	while ((slot = bind_free(ocl, block)) == OCL_NO_SLOT) {
 		ocl->mover.made_room = true;
 		if (!make_room(ocl, since, true))
 			return -ENOSPC;
 	}
-	ocl_memory_serve(&ocl->memory, slot, false);
+	return slot;
+}
+
+static uint32_t slot_of(struct hmm_opencl *ocl, uintptr_t va)
+{
+	uint32_t slot;
+
+	ocl_table_lock(&ocl->table);
+	slot = ocl_table_slot(&ocl->table, ocl_block_of(va));
+	ocl_table_unlock(&ocl->table);
 	return slot;
 }
 
@@ -124,23 +145,32 @@ static bool adopt(struct hmm_opencl *ocl, uint32_t slot, uintptr_t va)
 }
 
 /* One that is used already cannot come. */
-static void give_pages(struct hmm_opencl *ocl, uint32_t slot, uintptr_t start, size_t nr)
+static uint64_t give_page(struct hmm_opencl *ocl, uint32_t slot, uintptr_t va, uint64_t src)
+{
+	uint32_t at = ocl_page_in_block(ocl, va);
+	uint64_t index = ocl_slot_page(&ocl->memory, slot) + at;
+
+	if (!(src & HMM_SRC_MIGRATE))
+		return 0;
+	if (src & HMM_SRC_DEVICE && hmm_src_devmem(src) == ocl->devmem_id &&
+	    hmm_src_index(src) == index)
+		return 0;
+	if (adopt(ocl, slot, va) || ocl_memory_reserve(&ocl->memory, slot, at, false))
+		return hmm_dst(ocl->devmem_id, index);
+	return 0;
+}
+
+static void give_pages(struct hmm_opencl *ocl, uintptr_t start, size_t nr)
 {
 	struct ocl_mover *mover = &ocl->mover;
+	uint32_t slot = slot_of(ocl, start);
 
 	for (size_t i = 0; i < nr; i++) {
-		uint32_t at = ocl_page_in_block(ocl, start) + (uint32_t)i;
-		uint64_t index = ocl_slot_page(&ocl->memory, slot) + at, src = mover->src[i];
+		uintptr_t va = start + i * ocl->page_size;
 
-		mover->dst[i] = 0;
-		if (!(src & HMM_SRC_MIGRATE))
-			continue;
-		if (src & HMM_SRC_DEVICE && hmm_src_devmem(src) == ocl->devmem_id &&
-		    hmm_src_index(src) == index)
-			continue;
-		if (adopt(ocl, slot, start + i * ocl->page_size) ||
-		    ocl_memory_reserve(&ocl->memory, slot, at, false))
-			mover->dst[i] = hmm_dst(ocl->devmem_id, index);
+		if (i && !ocl_page_in_block(ocl, va))
+			slot = slot_of(ocl, va);
+		mover->dst[i] = give_page(ocl, slot, va, mover->src[i]);
 	}
 }
 
@@ -174,8 +204,7 @@ static void free_failed(struct hmm_opencl *ocl, const uint64_t *given, size_t nr
 			ocl_memory_free(&ocl->memory, hmm_src_index(given[i]), 1);
 }
 
-static int64_t pass(struct hmm_opencl *ocl, uint32_t slot, uintptr_t start, uintptr_t end,
-		    uint64_t flags)
+static int64_t pass(struct hmm_opencl *ocl, uintptr_t start, uintptr_t end, uint64_t flags)
 {
 	size_t nr = (end - start) / ocl->page_size;
 	HMM_OPTS(hmm_migrate, m, .flags = flags, .start = start, .end = end,
@@ -185,7 +214,7 @@ static int64_t pass(struct hmm_opencl *ocl, uint32_t slot, uintptr_t start, uint
 	ret = hmm_migrate_setup(ocl->mm, &m);
 	if (ret)
 		return ret;
-	give_pages(ocl, slot, start, nr);
+	give_pages(ocl, start, nr);
 	memcpy(ocl->mover.pfns, m.dst, nr * sizeof(*m.dst));
 	hmm_migrate_copy(ocl->mm, &m);
 	free_failed(ocl, ocl->mover.pfns, nr);
@@ -220,31 +249,34 @@ static void count_refused(struct hmm_opencl *ocl, uintptr_t start, size_t nr, ui
 	}
 }
 
-int64_t ocl_block_move(struct hmm_opencl *ocl, uintptr_t start, uintptr_t end)
+static int map_blocks(struct hmm_opencl *ocl, uintptr_t start, uintptr_t end)
 {
-	uintptr_t block = ocl_block_of(start), from, to;
+	int ret = 0;
+
+	for (uintptr_t block = ocl_block_of(start); block < end && !ret; block += HMM_BLOCK)
+		ret = ocl_block_map(ocl, block);
+	return ret;
+}
+
+int64_t ocl_blocks_move(struct hmm_opencl *ocl, uintptr_t start, uintptr_t end)
+{
+	uintptr_t from, to;
 	int64_t moved, more;
-	uint32_t slot;
 	int ret;
 
 	if (end > ocl->user_end)
 		end = ocl->user_end;
 	if (start >= end)
 		return 0;
-	ocl_table_lock(&ocl->table);
-	slot = ocl_table_slot(&ocl->table, block);
-	ocl_table_unlock(&ocl->table);
-	if (slot == OCL_NO_SLOT)
-		return -EAGAIN;
-	moved = pass(ocl, slot, start, end, HMM_MIGRATE_SYSTEM);
+	moved = pass(ocl, start, end, HMM_MIGRATE_SYSTEM);
 	if (moved < 0)
 		return moved;
-	ret = ocl_block_map(ocl, block);
+	ret = map_blocks(ocl, start, end);
 	count_refused(ocl, start, (end - start) / ocl->page_size, &from, &to);
 	if (!ret && to) {
-		more = pass(ocl, slot, from, to, HMM_MIGRATE_DEVICE);
+		more = pass(ocl, from, to, HMM_MIGRATE_DEVICE);
 		moved += more > 0 ? more : 0;
-		ret = ocl_block_map(ocl, block);
+		ret = map_blocks(ocl, from, to);
 	}
 	ocl_count(&ocl->count.migrated_in, (uint64_t)moved);
 	return ret ? ret : moved;
@@ -302,23 +334,44 @@ int ocl_block_map(struct hmm_opencl *ocl, uintptr_t block)
 	return ret;
 }
 
+/*
+ * Hold @va's block, and those after it for which nothing has to leave: the copies of one
+ * overlap those of the next. Where that ends, or an error.
+ */
+static int64_t bind_blocks(struct hmm_opencl *ocl, uintptr_t va, uintptr_t end)
+{
+	uintptr_t block = ocl_block_of(va);
+	int64_t slot = ocl_block_bind(ocl, block, UINT64_MAX);
+
+	if (slot < 0)
+		return slot;
+	for (int i = 1; i < OCL_HELD; i++) {
+		block += HMM_BLOCK;
+		if (block >= end)
+			break;
+		slot = bind_free(ocl, block);
+		if (slot < 0 || slot == OCL_NO_SLOT)
+			return (int64_t)block;
+	}
+	block += HMM_BLOCK;
+	return (int64_t)(block < end ? block : end);
+}
+
 int64_t ocl_move_job(struct hmm_opencl *ocl, void *arg)
 {
 	struct ocl_move *move = arg;
-	uintptr_t va = move->start, stop;
+	uintptr_t va = move->start;
 	int64_t moved = 0, n = 0;
 
 	memset(ocl->mover.reasons, 0, sizeof(ocl->mover.reasons));
-	for (; va < move->end && n >= 0; va = stop) {
-		stop = ocl_block_of(va) + HMM_BLOCK;
-		if (stop > move->end)
-			stop = move->end;
-		n = ocl_block_bind(ocl, ocl_block_of(va), UINT64_MAX);
-		if (n >= 0)
-			n = ocl_block_move(ocl, va, stop);
+	while (va < move->end && n >= 0) {
+		int64_t stop = bind_blocks(ocl, va, move->end);
+
+		n = stop < 0 ? stop : ocl_blocks_move(ocl, va, (uintptr_t)stop);
 		moved += n > 0 ? n : 0;
+		va = (uintptr_t)stop;
 	}
-	ocl_memory_hold(&ocl->memory, OCL_NO_SLOT);
+	ocl_memory_let_go(&ocl->memory);
 	unbind_idle(ocl, UINT64_MAX);
 	memcpy(move->reasons, ocl->mover.reasons, sizeof(move->reasons));
 	return moved || n >= 0 ? moved : n;

@@ -15,7 +15,7 @@
 struct hmm_opencl;
 
 struct ocl_mover {
-	uint64_t *src, *dst, *pfns;	/* a block each */
+	uint64_t *src, *dst, *pfns;	/* of OCL_HELD blocks */
 	uint64_t reasons[HMM_REASONS];
 	bool made_room;			/* something had to leave since this was cleared */
 };
@@ -24,17 +24,17 @@ int ocl_mover_init(struct ocl_mover *mover);
 void ocl_mover_destroy(struct ocl_mover *mover);
 
 /*
- * Give a block its slot; slots served at @since or later stay. Its slot, or -ENOSPC: all
- * that is there must stay; -ENOMEM, -EIO.
+ * Give a block its slot, and hold that instead of those that were held; slots served at
+ * @since or later stay. Its slot, or -ENOSPC: all that is there must stay; -ENOMEM, -EIO.
  */
 int64_t ocl_block_bind(struct hmm_opencl *ocl, uintptr_t block, uint64_t since);
 
 /*
- * Move what can be moved of [start, end), inside a bound block, to its slot, and map all
- * of the block that the device has. Refused pages are counted in mover->reasons. Pages
- * moved, or an error.
+ * Move what can be moved of [start, end), inside at most OCL_HELD blocks, all of them
+ * held, to their slots, and map all of the blocks that the device has. Refused pages are
+ * counted in mover->reasons. Pages moved, or an error.
  */
-int64_t ocl_block_move(struct hmm_opencl *ocl, uintptr_t start, uintptr_t end);
+int64_t ocl_blocks_move(struct hmm_opencl *ocl, uintptr_t start, uintptr_t end);
 
 /* Map what the device has of a bound block. 0, or an error. */
 int ocl_block_map(struct hmm_opencl *ocl, uintptr_t block);

@@ -124,9 +124,9 @@ static int move_for(struct hmm_opencl *ocl, uint32_t slot, uintptr_t va, uint32_
 	int64_t ret;
 
 	if (moves < MOVES_MAX)
-		ret = ocl_block_move(ocl, block, block + HMM_BLOCK);
+		ret = ocl_blocks_move(ocl, block, block + HMM_BLOCK);
 	else if (moves < PAGE_MOVES_MAX || what & HMM_FAULT_ATOMIC)
-		ret = ocl_block_move(ocl, page, page + ocl->page_size);
+		ret = ocl_blocks_move(ocl, page, page + ocl->page_size);
 	else
 		return -EBUSY;
 	return ret < 0 && ret != -EAGAIN ? (int)ret : 0;
@@ -142,7 +142,7 @@ static bool is_fixed(struct hmm_opencl *ocl, uintptr_t page)
 	};
 
 	memset(ocl->mover.reasons, 0, sizeof(ocl->mover.reasons));
-	if (ocl_block_move(ocl, page, page + ocl->page_size) != 0)
+	if (ocl_blocks_move(ocl, page, page + ocl->page_size) != 0)
 		return false;
 	for (size_t i = 0; i < sizeof(fixed) / sizeof(fixed[0]); i++)
 		if (ocl->mover.reasons[fixed[i]])
@@ -278,7 +278,7 @@ static int serve(struct run *run)
 	sort(run->faults, run->nr_faults);
 	for (uint32_t i = 0; i < run->nr_faults && !ret; i++)
 		ret = serve_one(run, &run->faults[i], since, false);
-	ocl_memory_hold(&run->ocl->memory, OCL_NO_SLOT);
+	ocl_memory_let_go(&run->ocl->memory);
 	/* The rest fault again, when these have got on. */
 	if (ret == -ENOSPC)
 		ret = 0;

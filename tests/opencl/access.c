@@ -358,6 +358,40 @@ static void more_than_the_device_has(void **state)
 	munmap(bad, page);
 }
 
+/*
+ * A long range goes several blocks at a time: what cannot move in the middle of them stays
+ * and is counted, each other page comes once, and the last blocks of it are there at the end.
+ */
+static void a_long_range_moves_block_by_block(void **state)
+{
+	HMM_OPTS(hmm_opencl_opts, opts, .mem_bytes = 6 * HMM_TEST_BLOCK);
+	size_t block = HMM_TEST_BLOCK / page, nr = 15 * block + 3, first = 5 * block + 7;
+	unsigned char *p = map_filled(nr, 17);
+	uintptr_t start = (uintptr_t)p, end = start + nr * page;
+	uint64_t reasons[HMM_REASONS] = { 0 }, *bad = map_pages(1, RW, 0);
+	int64_t n;
+
+	assert_ptr_equal(mmap(p + first * page, 9 * page, RW,
+			      MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED, -1, 0), p + first * page);
+	fill(p, nr, 17);
+	ocl = opencl_open(*state, &opts);
+	/* Its first block is there already. */
+	run("check", 3, at(p), at(bad));
+	n = hmm_opencl_migrate_in(ocl, start, end, reasons);
+	assert_true(n <= (int64_t)(nr - 9) && n >= (int64_t)(nr - 9 - block));
+	assert_int_equal(reasons[HMM_REASON_SHARED], 9);
+	assert_true(opencl_stats(ocl).mem_used > 5 * HMM_TEST_BLOCK);
+	n = hmm_opencl_migrate_in(ocl, end - 4 * HMM_TEST_BLOCK, end, NULL);
+	assert_int_equal(n, 0);
+	assert_holds(p, nr, 17, 0);
+	run("check", nr, at(p), at(bad));
+	assert_true(all_zero(bad, page));
+	ocl_end();
+	assert_holds(p, nr, 17, 0);
+	munmap(p, nr * page);
+	munmap(bad, page);
+}
+
 /* One item that needs more blocks at once than there are says so; one that fits, runs. */
 static void one_item_needs_all_of_it(void **state)
 {
@@ -543,6 +577,7 @@ int main(void)
 		world_test(memory_that_cannot_move),
 		world_test(neighbours_in_shared_memory),
 		world_test(more_than_the_device_has),
+		world_test(a_long_range_moves_block_by_block),
 		world_test(one_item_needs_all_of_it),
 		world_test(check_finds_broken_kernels),
 		world_test(single_accesses),
