@@ -34,6 +34,7 @@ int link_create(const struct agent_ready *ready, const struct agent_config *conf
 	link->shm_bytes = config->shm_bytes;
 	link->limbo_bytes = config->limbo_bytes;
 	link->ready = *ready;
+	(void)sys_mapping_of(getpid(), (uintptr_t)shm, &link->file);
 	pthread_mutex_init(&link->lock, NULL);
 	*out = link;
 	return 0;
@@ -96,10 +97,28 @@ bool link_lost(const struct link *link)
 
 bool link_losing(const struct link *link)
 {
-	struct sys_memory memory;
+	char byte;
 
-	return (agent_ended(link) || (!sys_memory_of(link->agent, &memory) && !memory.writable)) &&
+	return (agent_ended(link) ||
+		sys_vm_read(link->agent, &byte, link->ready.shm_addr, 1) == -ESRCH) &&
 	       !is_closed(link);
+}
+
+bool link_had(const struct link *link, pid_t tid)
+{
+	struct sys_vma vma;
+
+	return !sys_mapping_of(tid, link->ready.shm_addr, &vma) &&
+	       vma.start <= link->ready.shm_addr && vma.inode == link->file.inode &&
+	       vma.dev_major == link->file.dev_major && vma.dev_minor == link->file.dev_minor;
+}
+
+bool link_has_or_had(const struct link *link, pid_t tid, bool *losing)
+{
+	if (link_has(link, tid))
+		return true;
+	*losing = link_losing(link) && link_had(link, tid);
+	return *losing;
 }
 
 static bool agent_lives(const struct link *link)

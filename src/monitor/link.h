@@ -15,6 +15,7 @@
 #include <sys/types.h>
 
 #include "monitor/protocol.h"
+#include "sys/sys.h"
 
 struct link {
 	_Atomic uint32_t refs;
@@ -25,6 +26,7 @@ struct link {
 	struct agent_shm *shm;	/* here; hostile: fields are read once */
 	uint64_t shm_bytes, limbo_bytes;
 	struct agent_ready ready;
+	struct sys_vma file;	/* of shm: no other memory has it mapped */
 
 	pthread_mutex_t lock;	/* the ring */
 	uint32_t submitted;
@@ -52,6 +54,15 @@ bool link_losing(const struct link *link);
 
 /* Is @tid, a thread of any process, in this address space? */
 bool link_has(const struct link *link, pid_t tid);
+
+/*
+ * The same of one whose agent cannot be compared with any more, by what is mapped where
+ * the agent had its shm: no child has got that.
+ */
+bool link_had(const struct link *link, pid_t tid);
+
+/* Either; *losing: that the agent is lost, or about to be. */
+bool link_has_or_had(const struct link *link, pid_t tid, bool *losing);
 
 /*
  * Have the agent make @nr calls, in order, all of them, whatever the results. Blocks;

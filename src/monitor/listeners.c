@@ -172,7 +172,7 @@ static void change(struct listeners *l, struct space *space, const struct sys_no
 		sys_seccomp_answer(l->fd, n->id, result);
 	} else {
 		/* Its agent was killed before it made the call, which no kernel refused. */
-		tree_end_caller(l->tree, (pid_t)n->tid);
+		tree_end_caller(l->tree, space, (pid_t)n->tid);
 	}
 }
 
@@ -196,7 +196,7 @@ static void answer(struct listeners *l, struct process *process, const struct sy
 	left_last(l, n->tid);
 	if (losing) {
 		/* Not answered: nobody is left who could make its changes. */
-		tree_end_caller(l->tree, (pid_t)n->tid);
+		tree_end_caller(l->tree, space, (pid_t)n->tid);
 	} else if (!space) {
 		let_go(&call);
 	} else if (!makes_process(n)) {

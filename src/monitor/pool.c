@@ -171,6 +171,17 @@ bool space_losing(struct space *space)
 	return space->mm && link && link_losing(link);
 }
 
+bool space_condemn(struct space *space)
+{
+	bool first;
+
+	pthread_mutex_lock(&space->pool->lock);
+	first = !space->condemned;
+	space->condemned = true;
+	pthread_mutex_unlock(&space->pool->lock);
+	return first;
+}
+
 bool space_joined(struct space *space)
 {
 	return space_link(space) != NULL;
@@ -202,11 +213,24 @@ bool space_has(struct space *space, pid_t tid)
 	return space->mm && hmm_remote_matches(space->mm, tid) == 1;
 }
 
+bool space_had(struct space *space, pid_t tid)
+{
+	return space_losing(space) && link_had(space_link(space), tid);
+}
+
+static bool had(pid_t tid, const void *link)
+{
+	return link_had(link, tid);
+}
+
 bool space_has_process(struct space *space, pid_t pid)
 {
 	struct link *link = space_link(space);
 
-	return link ? sys_process_shares(pid, link->agent) : space_has(space, pid);
+	if (!link)
+		return space_has(space, pid);
+	return sys_process_shares(pid, link->agent) ||
+	       (space_losing(space) && sys_any_thread(pid, had, link));
 }
 
 /* ---------------------------------------------------------------- joining */
@@ -504,6 +528,25 @@ bool pool_has_pending(struct pool *pool)
 }
 
 /* ---------------------------------------------------------------- looking at them */
+
+struct space *pool_find(struct pool *pool, pid_t tid, uint64_t *after, bool *losing)
+{
+	struct space *space, *found = NULL;
+	uint64_t last;
+
+	pthread_mutex_lock(&pool->lock);
+	last = pool->last_id;
+	for (space = pool->spaces; space && space->id > *after && !found; space = space->next) {
+		if (!space->link)
+			last = space->id - 1;	/* nor those after it: compared again */
+		else if (space->mm && link_has_or_had(space->link, tid, losing))
+			found = space_get(space);
+	}
+	if (!found)
+		*after = last;
+	pthread_mutex_unlock(&pool->lock);
+	return found;
+}
 
 unsigned int pool_spaces(struct pool *pool, struct space **out, unsigned int max)
 {

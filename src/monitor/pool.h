@@ -43,6 +43,7 @@ struct space {
 	int maps_fd;			/* of the address space; -1 until there is a link */
 	unsigned int overlooked;	/* pending: sweeps that found no process for it */
 	bool ended;
+	bool condemned;		/* those who have it are being ended */
 };
 
 #define POOL_FORKS	16u		/* under way at once */
@@ -105,11 +106,14 @@ bool space_is_shared(struct space *space);
 int space_inherit(struct space *space, pid_t pid);
 
 /*
- * Is its agent gone, though nobody ended it? Then who has it cannot be told by the agent
- * any more, and no call of its process is answered: that one is ended.
+ * Is its agent gone, though nobody ended it? Then no call of those who have it is
+ * answered: they are ended.
  */
 bool space_lost(struct space *space);
 bool space_losing(struct space *space);		/* or will be in a moment */
+
+/* They are; true: nobody has said so yet. */
+bool space_condemn(struct space *space);
 
 /* Has its agent come? */
 bool space_joined(struct space *space);
@@ -123,9 +127,12 @@ int space_forks_quietly(struct space *space);
 /* Of one that has an agent: its memory, without what the agent has reserved there. */
 void space_memory(const struct space *space, struct sys_memory *out);
 
-/* Is task @tid in it? */
+/* Is task @tid in it? Or is it and the agent gone, or going? */
 bool space_has(struct space *space, pid_t tid);
-bool space_has_process(struct space *space, pid_t pid);		/* a thread of it, the first or not */
+bool space_had(struct space *space, pid_t tid);
+
+/* Either, of any of the process's threads. */
+bool space_has_process(struct space *space, pid_t pid);
 
 /* A thread of @space is about to copy it: what the kernel announces as @nr. */
 void pool_fork(struct pool *pool, struct space *space, uint32_t tid, int nr,
@@ -136,6 +143,12 @@ void pool_fork(struct pool *pool, struct space *space, uint32_t tid, int nr,
  * under way: one of them may be its birth.
  */
 struct space *pool_claim(struct pool *pool, pid_t pid);
+
+/*
+ * That of the spaces after number *@after that task @tid is in, with a reference, or NULL:
+ * then *@after is the last of those that will never turn out to be. *losing: as space_had().
+ */
+struct space *pool_find(struct pool *pool, pid_t tid, uint64_t *after, bool *losing);
 
 /* References to at most @max spaces that have an agent. */
 unsigned int pool_spaces(struct pool *pool, struct space **out, unsigned int max);

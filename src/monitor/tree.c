@@ -14,6 +14,7 @@
 /* An exec that has not happened by then has failed. */
 #define EXEC_PATIENCE_NS	(2 * 1000000000ULL)
 #define LEFT_AT_ONCE	32u
+#define LOST_AT_ONCE	32u
 
 /* Who has memory that its process has left is looked for that often. */
 #define HEIR_TRIES	20
@@ -157,6 +158,38 @@ void tree_attach(struct tree *tree, struct process *process, struct space *space
 	space_put(old);
 }
 
+/* Whom it finds of those who have that memory. How many; @who: the eldest. */
+static unsigned int end_round(struct tree *tree, struct space *space, struct sys_process *who)
+{
+	pid_t pids[HEIRS_MAX];
+	unsigned int nr = sys_descendants(tree->warden, AGENT_NAME, pids, HEIRS_MAX), ended = 0;
+
+	while (nr--) {
+		int pidfd = sys_pidfd_open(pids[nr]);
+
+		if (pidfd >= 0 && space_has_process(space, pids[nr]) &&
+		    !sys_process_of(pids[nr], who)) {
+			sys_pidfd_kill(pidfd, SIGKILL);
+			ended++;
+		}
+		sys_close(pidfd);
+	}
+	return ended;
+}
+
+/* Until it finds nobody any more: one who was ended may have made another before. */
+static void end_memory(struct tree *tree, struct space *space)
+{
+	struct sys_process who;
+
+	for (int i = 0; i < HEIR_TRIES && end_round(tree, space, &who); i++) {
+		if (space_condemn(space))
+			say(SAY_ERROR, "the agent of %s (%d) was killed: ended the program, "
+			    "whose memory it held", who.name, (int)who.tgid);
+		sys_rest(HEIR_LOOK_US);
+	}
+}
+
 /*
  * @process has left the memory that it had, by its end or by an exec. Another can have
  * it still, whom it made by clone(CLONE_VM), or by a vfork from which it was killed:
@@ -182,6 +215,8 @@ static void leave(struct tree *tree, struct space *space)
 		process_put(heir);
 		sys_rest(HEIR_LOOK_US);
 	}
+	if (space_losing(space))
+		end_memory(tree, space);
 	space_end(space);
 	space_put(space);
 }
@@ -272,30 +307,35 @@ static struct space *space_of_parent(struct tree *tree, struct process *process)
 	return space;
 }
 
-/* The memory of who has made it, as after vfork. */
-static struct space *borrowed_space(struct tree *tree, struct process *process, pid_t tid)
+/*
+ * The memory of who has made it, as after vfork, most likely; or of any other. What is not
+ * shared now will never be, since a process changes its memory for a new one only.
+ */
+static struct space *shared_space(struct tree *tree, struct process *process, pid_t tid,
+				  bool *losing)
 {
 	struct space *space = space_of_parent(tree, process);
+	uint64_t compared;
 
 	if (space && space_has(space, tid))
 		return space;
 	space_put(space);
-	return NULL;
+	pthread_mutex_lock(&tree->lock);
+	compared = process->compared;
+	pthread_mutex_unlock(&tree->lock);
+	space = pool_find(tree->pool, tid, &compared, losing);
+	pthread_mutex_lock(&tree->lock);
+	if (compared > process->compared)
+		process->compared = compared;
+	pthread_mutex_unlock(&tree->lock);
+	return space;
 }
 
-/*
- * Without its agent: the process's own, even if it may have left that by an exec, or what
- * it shares with who has made it.
- */
 static struct space *losing_space(struct tree *tree, struct process *process, pid_t tid)
 {
 	struct space *space = own_space(tree, process);
 
-	if (space && space_losing(space))
-		return space;
-	space_put(space);
-	space = space_of_parent(tree, process);
-	if (space && space_losing(space) && sys_process_shares(process->parent, tid))
+	if (space && space_had(space, tid))
 		return space;
 	space_put(space);
 	return NULL;
@@ -309,12 +349,12 @@ static struct space *space_of_stranger(struct tree *tree, pid_t tid, bool *losin
 
 	if (process) {
 		space = tree_claim(tree, process);
-		if (!space)
-			space = borrowed_space(tree, process, tid);
 		if (!space) {
 			space = losing_space(tree, process, tid);
 			*losing = space != NULL;
 		}
+		if (!space)
+			space = shared_space(tree, process, tid, losing);
 	}
 	process_put(process);
 	return space;
@@ -349,7 +389,7 @@ static struct space *left_by_exec(struct process *process)
 	learn_name(process);
 	if (!space || sys_now_ns() - process->exec_ns > EXEC_PATIENCE_NS)
 		process->exec_ns = 0;
-	if (!space || space_has_process(space, process->pid) || space_losing(space))
+	if (!space || space_has_process(space, process->pid))
 		return NULL;
 	process->space = NULL;
 	process->exec_ns = 0;
@@ -378,79 +418,31 @@ bool tree_look_for_execs(struct tree *tree)
 	return again;
 }
 
-/* Whom of those who share the orphan's memory it finds, while that can be compared. */
-static void end_sharers(struct tree *tree, const struct process *orphan)
-{
-	pid_t pids[HEIRS_MAX];
-	unsigned int nr = sys_descendants(tree->warden, AGENT_NAME, pids, HEIRS_MAX);
-	int pidfd;
-
-	while (nr--) {
-		pidfd = pids[nr] == orphan->pid ? -1 : sys_pidfd_open(pids[nr]);
-		if (pidfd < 0)
-			continue;
-		if (sys_process_shares(pids[nr], orphan->pid))
-			sys_pidfd_kill(pidfd, SIGKILL);
-		sys_close(pidfd);
-	}
-}
-
-static void end_orphan(struct tree *tree, struct process *orphan)
-{
-	end_sharers(tree, orphan);
-	if (sys_pidfd_kill(orphan->watch.fd, SIGKILL) == 0)
-		say(SAY_ERROR, "the agent of %s (%d) was killed: ended the program, "
-		    "whose memory it held", orphan->name, (int)orphan->pid);
-}
-
-/* With a reference; it is whoever calls this who ends it. Tree lock held. */
-static struct process *claim_orphan(struct process *process)
-{
-	process->orphan = true;
-	return get(process);
-}
-
-/* A lost process that nobody has claimed yet, or NULL. */
-static struct process *next_orphan(struct tree *tree)
-{
-	struct process *orphan = NULL, *process;
-
-	pthread_mutex_lock(&tree->lock);
-	for (unsigned int i = 0; i < TREE_BUCKETS && !orphan; i++)
-		for (process = tree->buckets[i]; process && !orphan; process = process->next)
-			if (process->space && !process->orphan && space_lost(process->space))
-				orphan = claim_orphan(process);
-	pthread_mutex_unlock(&tree->lock);
-	return orphan;
-}
-
 void tree_end_orphans(struct tree *tree)
 {
-	struct process *orphan;
+	struct space *lost[LOST_AT_ONCE];
+	const struct process *process;
+	unsigned int nr = 0;
 
-	while ((orphan = next_orphan(tree))) {
-		end_orphan(tree, orphan);
-		process_put(orphan);
+	pthread_mutex_lock(&tree->lock);
+	for (unsigned int i = 0; i < TREE_BUCKETS; i++)
+		for (process = tree->buckets[i]; process && nr < LOST_AT_ONCE; process = process->next)
+			if (process->space && space_lost(process->space))
+				lost[nr++] = space_get(process->space);
+	pthread_mutex_unlock(&tree->lock);
+	while (nr--) {
+		end_memory(tree, lost[nr]);
+		space_put(lost[nr]);
 	}
 }
 
-void tree_end_caller(struct tree *tree, pid_t tid)
+void tree_end_caller(struct tree *tree, struct space *space, pid_t tid)
 {
-	struct process *process = find_slowly(tree, tid), *orphan = NULL;
-	bool claimed;
+	struct process *process = find_slowly(tree, tid);
 
-	if (!process)
-		return;
-	pthread_mutex_lock(&tree->lock);
-	claimed = process->orphan;	/* then another is about to */
-	if (!claimed && process->space && space_losing(process->space))
-		orphan = claim_orphan(process);
-	pthread_mutex_unlock(&tree->lock);
-	if (orphan)
-		end_orphan(tree, orphan);
-	else if (!claimed)
+	end_memory(tree, space);
+	if (process)
 		sys_pidfd_kill(process->watch.fd, SIGKILL);
-	process_put(orphan);
 	process_put(process);
 }
 

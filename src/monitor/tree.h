@@ -7,8 +7,8 @@
  *	process		known from then on until it ends
  *	  space		the address space that it has now, if that is managed
  *
- * A process that shares its parent's memory for a while (vfork) is a process without a
- * space: who makes a call is found by its memory, not by its number.
+ * A process that shares another's memory (vfork, CLONE_VM) is a process without a space:
+ * who makes a call is found by its memory, not by its number.
  */
 #ifndef UHMM_MONITOR_TREE_H
 #define UHMM_MONITOR_TREE_H
@@ -36,7 +36,7 @@ struct process {
 	struct space *space;
 	uint64_t exec_ns;		/* when it last asked to become another program; 0: looked after */
 	bool joined;			/* an agent is or was in this program, or said why not */
-	bool orphan;			/* was ended because its agent was killed */
+	uint64_t compared;		/* it shares no space up to that one but its own */
 	char name[16];
 };
 
@@ -79,8 +79,8 @@ void tree_declined(struct tree *tree, struct process *process);
 
 /*
  * The managed address space that task @tid of @process is in, with a reference, or NULL:
- * the process's own, one that waited for it since a fork, or its parent's. *losing: its
- * agent has been killed, or is about to be gone.
+ * the process's own, one that waited for it since a fork, or another's that it shares.
+ * *losing: its agent has been killed, or is about to be gone.
  */
 struct space *tree_space_of(struct tree *tree, struct process *process, pid_t tid, bool *losing);
 
@@ -98,11 +98,11 @@ bool tree_look_for_execs(struct tree *tree);
 
 /*
  * Programs whose agent was killed cannot go on, nor can who shares their memory: end
- * them, and say so. Or the process of task @tid alone, a call of whose is not answered
- * because of that: it would wait for ever.
+ * them, and say so. Or those of @space, and in any case the process of task @tid, a call
+ * of whose is not answered because of that: it would wait for ever.
  */
 void tree_end_orphans(struct tree *tree);
-void tree_end_caller(struct tree *tree, pid_t tid);
+void tree_end_caller(struct tree *tree, struct space *space, pid_t tid);
 
 /* Processes as they are now, at most @max; how many. Each space is a reference, or NULL. */
 struct tree_entry {

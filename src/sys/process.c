@@ -94,24 +94,38 @@ int sys_same_memory(pid_t a, pid_t b)
 	return ret < 0 ? (int)ret : ret == 0;
 }
 
-bool sys_process_shares(pid_t process, pid_t task)
+bool sys_any_thread(pid_t process, bool (*is)(pid_t tid, const void *ctx), const void *ctx)
 {
 	const struct dirent *entry;
-	struct sys_memory memory;
-	bool shares = false;
+	bool some = false;
 	char path[64];
+	pid_t tid;
 	DIR *dir;
+
+	snprintf(path, sizeof(path), "/proc/%d/task", (int)process);
+	dir = opendir(path);
+	while (dir && !some && (entry = readdir(dir))) {
+		tid = (pid_t)strtol(entry->d_name, NULL, 10);
+		some = tid > 0 && is(tid, ctx);
+	}
+	if (dir)
+		closedir(dir);
+	return some;
+}
+
+static bool shares(pid_t tid, const void *task)
+{
+	return sys_same_memory(tid, *(const pid_t *)task) == 1;
+}
+
+bool sys_process_shares(pid_t process, pid_t task)
+{
+	struct sys_memory memory;
 
 	/* Two that have none are the same to the kernel. */
 	if (sys_memory_of(task, &memory) || !memory.writable)
 		return false;
-	snprintf(path, sizeof(path), "/proc/%d/task", (int)process);
-	dir = opendir(path);
-	while (dir && !shares && (entry = readdir(dir)))
-		shares = sys_same_memory((pid_t)strtol(entry->d_name, NULL, 10), task) == 1;
-	if (dir)
-		closedir(dir);
-	return shares;
+	return sys_any_thread(process, shares, &task);
 }
 
 bool sys_has_uffd(pid_t pid, int fd)

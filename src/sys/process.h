@@ -35,6 +35,9 @@ int sys_same_memory(pid_t a, pid_t b);
  */
 bool sys_process_shares(pid_t process, pid_t task);
 
+/* Does @is say so of any thread of @process? */
+bool sys_any_thread(pid_t process, bool (*is)(pid_t tid, const void *ctx), const void *ctx);
+
 /* Is number @fd of @pid's descriptors a userfaultfd? */
 bool sys_has_uffd(pid_t pid, int fd);
 

@@ -232,6 +232,9 @@ int sys_pagemap_open(void);
 /* The mapping that holds @addr, or else the next above it. -ENOENT: there is none. */
 int sys_vma_find(int maps_fd, uintptr_t addr, struct sys_vma *vma);
 
+/* The same of task @tid; or why its mappings cannot be seen. */
+int sys_mapping_of(int tid, uintptr_t addr, struct sys_vma *vma);
+
 /* What the CPU's page table says, one byte per page. */
 #define SYS_PAGE_PRESENT	0x01
 #define SYS_PAGE_ZERO		0x02	/* the zero page */

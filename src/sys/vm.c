@@ -47,6 +47,15 @@ int sys_proc_open(int pid, const char *name, bool write)
 	return (int)sys_ret(open(path, (write ? O_RDWR : O_RDONLY) | O_CLOEXEC));
 }
 
+int sys_mapping_of(int tid, uintptr_t addr, struct sys_vma *vma)
+{
+	int fd = sys_proc_open(tid, "maps", false);
+	int ret = fd < 0 ? fd : sys_vma_find(fd, addr, vma);
+
+	sys_close(fd);
+	return ret;
+}
+
 ssize_t sys_mem_read(int mem_fd, void *dst, uintptr_t addr, size_t len)
 {
 	size_t done = 0;

@@ -183,6 +183,24 @@ static void agent_of_a_shared_memory_killed(void **state)
 	}
 }
 
+/* ... also where there is nobody left by whom that can be told. */
+static void agent_and_program_killed(void **state)
+{
+	struct tree tree;
+	pid_t agent;
+
+	(void)state;
+	for (int round = 0; round < ROUNDS; round++) {
+		grow_with(&tree, "stress:rate=200000", "share-to-read");
+		agent = spawn_named(tree.pids, tree.nr, "uhmm-agent");
+		kill(round % 2 ? agent : tree.program, SIGKILL);
+		kill(round % 2 ? tree.program : agent, SIGKILL);
+		is_gone(&tree);
+		assert_int_equal(tree.run.status, 128 + SIGKILL);
+		assert_null(strstr(tree.run.said, "wrong"));
+	}
+}
+
 /* A program whose first thread has ended is one still. */
 static void monitor_of_a_headless_program_killed(void **state)
 {
@@ -273,6 +291,7 @@ int main(void)
 		cmocka_unit_test(agent_killed),
 		cmocka_unit_test(agent_killed_with_memory_away),
 		cmocka_unit_test(agent_of_a_shared_memory_killed),
+		cmocka_unit_test(agent_and_program_killed),
 		cmocka_unit_test(monitor_of_a_headless_program_killed),
 		cmocka_unit_test(anyone_killed),
 		cmocka_unit_test(anyone_killed_while_starting),

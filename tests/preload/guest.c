@@ -12,6 +12,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stddef.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -245,6 +246,81 @@ static int outlived(void)
 static int outlived_by_exec(void)
 {
 	return outlive_by(leave_by_exec);
+}
+
+/* What shares the program's memory makes another that does, and that one changes it. */
+struct nest {
+	uint64_t *words;
+	int go[2], done[2];
+	bool leave;		/* the one in the middle ends first */
+	char *stack;		/* of the two */
+};
+
+#define NEST_STACK	(1 << 18)
+
+static int innermost_main(void *arg)
+{
+	const struct nest *n = arg;
+	const int prot = PROT_READ | PROT_WRITE, flags = MAP_PRIVATE | MAP_ANONYMOUS;
+	char *p = (char *)n->words, *to, ready;
+
+	if (read(n->go[0], &ready, 1) != 1)
+		abort();
+	/* Its second half goes elsewhere, its first is made anew. */
+	to = mmap(NULL, HOARD / 2, PROT_NONE, flags, -1, 0);
+	if (mremap(p + HOARD / 2, HOARD / 2, HOARD / 2, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to ||
+	    munmap(p, HOARD / 2) || mmap(p, HOARD / 2, prot, flags | MAP_FIXED, -1, 0) != p)
+		abort();
+	for (size_t i = 0; i < HOARD / 16; i++)
+		if (n->words[i] || ((uint64_t *)(void *)to)[i] != word(HOARD / 16 + i, 5))
+			abort();
+	if (write(n->done[1], "", 1) != 1)
+		abort();
+	return 0;
+}
+
+static int middle_main(void *arg)
+{
+	const struct nest *n = arg;
+
+	if (clone(innermost_main, n->stack + NEST_STACK, CLONE_VM | SIGCHLD, arg) < 0)
+		abort();
+	if (!n->leave)
+		wait(NULL);
+	return 0;
+}
+
+static int nest(bool leave)
+{
+	struct nest n = {
+		.words = mmap(NULL, HOARD, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+			      0),
+		.leave = leave,
+		.stack = malloc(2 * NEST_STACK),
+	};
+	pid_t pid;
+	char done;
+
+	write_words(n.words, 5);
+	if (pipe(n.go) || pipe(n.done))
+		return 1;
+	pid = clone(middle_main, n.stack + 2 * NEST_STACK, CLONE_VM | SIGCHLD, &n);
+	if (pid < 0 || (leave && waitpid(pid, NULL, 0) != pid) || write(n.go[1], "", 1) != 1)
+		return 1;
+	close(n.done[1]);
+	done = read(n.done[0], &done, 1) == 1;
+	printf("%s\n", done ? "as it should be" : "wrong");
+	return 0;
+}
+
+static int nested(void)
+{
+	return nest(false);
+}
+
+static int nested_alone(void)
+{
+	return nest(true);
 }
 
 static sigjmp_buf over;
@@ -588,15 +664,38 @@ static int change_for_ever(void *arg)
 	return 0;
 }
 
-static int share(void)
+/* ... or reads it for ever, and says so when it is not what it was. */
+static int read_for_ever(void *words)
+{
+	const uint64_t *p = words;
+
+	for (size_t i = 0; p[i] == word(i, 9); i = (i + 1) % (HOARD / sizeof(*p)))
+		;
+	return write(1, "wrong\n", 6) != 6;
+}
+
+static int share_with(int (*other)(void *arg), void *arg)
 {
 	const size_t room = 1 << 18;
 	char *stack = malloc(room);
 
-	if (clone(change_for_ever, stack + room, CLONE_VM | SIGCHLD, NULL) < 0)
+	if (clone(other, stack + room, CLONE_VM | SIGCHLD, arg) < 0)
 		return 1;
 	announce_and_churn();
 	return 0;
+}
+
+static int share(void)
+{
+	return share_with(change_for_ever, NULL);
+}
+
+static int share_to_read(void)
+{
+	uint64_t *words = malloc(HOARD);
+
+	write_words(words, 9);
+	return share_with(read_for_ever, words);
 }
 
 static void *headless_main(void *arg)
@@ -683,9 +782,10 @@ int main(int argc, char **argv)
 	} acts[] = {
 		{ "manners", manners }, { "life", life }, { "daemonise", daemonise },
 		{ "sandbox", sandbox }, { "low-limits", low_limits }, { "linger", linger },
-		{ "busy", busy }, { "share", share }, { "headless", headless }, { "hang-up", hang_up }, { "hoard", hoard },
+		{ "busy", busy }, { "share", share }, { "share-to-read", share_to_read }, { "headless", headless }, { "hang-up", hang_up }, { "hoard", hoard },
 		{ "inherit", inherit }, { "survive", survive }, { "limits", limits }, { "whoami", who_am_i },
 		{ "outlived", outlived }, { "outlived-by-exec", outlived_by_exec },
+		{ "nested", nested }, { "nested-alone", nested_alone },
 	};
 
 	self = argv[0];

@@ -152,6 +152,16 @@ static void memory_outlives_its_process(void **state)
 	program_under(guest_static, "--policy", stress(), "outlived-by-exec");
 }
 
+/* Who shares the memory is known by it, however far from who made it. */
+static void who_shares_changes_it(void **state)
+{
+	(void)state;
+	guest_under("--policy", stress(), "nested");
+	guest_under("--dram", "24M", "nested");
+	guest_under("--dram", "24M", "nested-alone");
+	program_under(guest_static, "--dram", "24M", "nested");
+}
+
 static void tier_sends(const char *program)
 {
 	struct spawned run;
@@ -362,6 +372,7 @@ int main(void)
 		cmocka_unit_test(forks_have_their_own),
 		cmocka_unit_test(limits_are_the_programs),
 		cmocka_unit_test(memory_outlives_its_process),
+		cmocka_unit_test(who_shares_changes_it),
 		cmocka_unit_test(tier_sends_what_is_too_much),
 		cmocka_unit_test(fast_allocator_stays_within_the_limit),
 		cmocka_unit_test(full_device_is_no_failure),
