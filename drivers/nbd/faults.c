@@ -31,9 +31,9 @@ static uintptr_t range_end(const struct nbd_faults *f, uintptr_t addr, uint32_t 
 }
 
 /* The end of what to bring from @addr on. Lock held. */
-static uintptr_t pace(struct nbd_faults *f, uintptr_t addr)
+static uintptr_t pace(struct nbd_faults *f, const struct hmm_fault *fault)
 {
-	struct nbd_stream *s = stream_of(f, addr);
+	struct nbd_stream *s = stream_of(f, fault->addr);
 
 	if (s) {
 		s->pages = s->pages * GROWTH < FAULT_PAGES ? s->pages * GROWTH : FAULT_PAGES;
@@ -41,19 +41,22 @@ static uintptr_t pace(struct nbd_faults *f, uintptr_t addr)
 		s = &f->stream[f->oldest++ % FAULT_STREAMS];
 		s->pages = 1;
 	}
-	s->next = range_end(f, addr, s->pages);
+	s->next = range_end(f, fault->addr, hmm_fault_pages(fault, s->pages));
 	return s->next;
 }
 
 /* The range that a fault on @addr brings home. Lock held. */
-static void range_of(struct nbd_faults *f, uintptr_t addr, uintptr_t *start, uintptr_t *end)
+static void range_of(struct nbd_faults *f, const struct hmm_fault *fault, uintptr_t *start,
+		     uintptr_t *end)
 {
 	if (f->around) {
-		*start = addr & ~(f->around * f->page - 1);
-		*end = *start + f->around * f->page;
+		const uintptr_t bytes = hmm_fault_pages(fault, f->around) * f->page;
+
+		*start = fault->addr & ~(bytes - 1);
+		*end = *start + bytes;
 	} else {
-		*start = addr;
-		*end = pace(f, addr);
+		*start = fault->addr;
+		*end = pace(f, fault);
 	}
 }
 
@@ -319,10 +322,10 @@ int nbd_migrate_to_ram(struct hmm_devmem *devmem, const struct hmm_fault *fault)
 	uintptr_t start, end;
 
 	pthread_mutex_lock(&f->lock);
-	range_of(f, fault->addr, &start, &end);
+	range_of(f, fault, &start, &end);
 	if (end - start > f->page)
 		job = job_begin(f, fault, start, end);
-	if (job && !f->around)
+	if (job && !f->around && fault->most >= 2 * FAULT_PAGES)
 		bring_next(f, job, end);
 	pthread_mutex_unlock(&f->lock);
 	if (job)

@@ -46,22 +46,23 @@ static void page_free(struct hmm_devmem *devmem, uint64_t index, uint64_t nr_pag
 	ocl_memory_free(&ocl->memory, index, nr_pages);
 }
 
-static uintptr_t window_bytes(struct hmm_opencl *ocl, uintptr_t addr)
+static uintptr_t window_bytes(struct hmm_opencl *ocl, const struct hmm_fault *fault)
 {
 	uint32_t pages = ocl->fault_around;
 
 	if (!pages) {
 		pthread_mutex_lock(&ocl->streams_lock);
-		pages = hmm_streams_pages(&ocl->streams, addr, 1, FAULT_AROUND_MAX);
+		pages = hmm_streams_pages(&ocl->streams, fault->addr, 1,
+					  hmm_fault_pages(fault, FAULT_AROUND_MAX));
 		pthread_mutex_unlock(&ocl->streams_lock);
 	}
-	return pages * ocl->page_size;
+	return hmm_fault_pages(fault, pages) * ocl->page_size;
 }
 
 static int migrate_to_ram(struct hmm_devmem *devmem, const struct hmm_fault *fault)
 {
 	struct hmm_opencl *ocl = hmm_devmem_ctx(devmem);
-	uintptr_t bytes = window_bytes(ocl, fault->addr), start = fault->addr & ~(bytes - 1);
+	uintptr_t bytes = window_bytes(ocl, fault), start = fault->addr & ~(bytes - 1);
 	uintptr_t end = start + bytes < ocl->user_end ? start + bytes : ocl->user_end;
 	int64_t ret;
 

@@ -88,13 +88,6 @@ static void window_of(struct hmm_soft *soft, uintptr_t va, uint32_t pages, uintp
 }
 
 /* A power of two, not above @most. */
-static uint32_t round_down(uint64_t most)
-{
-	while (most & (most - 1))
-		most &= most - 1;
-	return (uint32_t)most;
-}
-
 /* At most a block, and at least the page that faulted. */
 static uint32_t block_pages(const struct hmm_soft *soft)
 {
@@ -230,14 +223,12 @@ int soft_migrate_to_ram(struct hmm_devmem *devmem, const struct hmm_fault *fault
 {
 	struct hmm_soft *soft = hmm_devmem_ctx(devmem);
 	uint32_t pages = atomic_load_explicit(&soft->policy.fault_around, memory_order_relaxed);
-	uint32_t most = block_pages(soft);
+	uint32_t most = hmm_fault_pages(fault, block_pages(soft));
 	bool ahead = !pages;
 	uintptr_t start, end;
 	int64_t ret;
 
 	soft_count(&soft->count.cpu_faults, 1);
-	if (fault->most < most)
-		most = round_down(fault->most);
 	if (!pages) {
 		pthread_mutex_lock(&soft->policy.lock);
 		pages = hmm_streams_pages(&soft->policy.cpu, fault->addr, 1,

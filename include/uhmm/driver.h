@@ -119,6 +119,14 @@ struct hmm_fault {
 				   somebody has set is exceeded: hmm_remote_allow() */
 };
 
+/* How many pages a fault may bring of @pages, a power of two: one, from 1 to @pages. */
+static inline uint32_t hmm_fault_pages(const struct hmm_fault *fault, uint32_t pages)
+{
+	while (pages > 1 && pages > fault->most)
+		pages /= 2;
+	return pages;
+}
+
 /**
  * hmm_fault_done() - end a fault that migrate_to_ram answered with -EINPROGRESS
  * @fault: as migrate_to_ram had it
