@@ -10,8 +10,8 @@
  * Small enough that staging and transfer overlap, and that what is staged is still in
  * the cache when the engine reads it; large enough for a call of the runtime.
  */
-#define PIECE_BYTES	(1UL << 20)
-#define IN_FLIGHT	2
+#define PIECE_BYTES	(512UL << 10)
+#define IN_FLIGHT	3
 
 /* Where a transfer stands in its runs. */
 struct cursor {
@@ -105,7 +105,7 @@ static int piece_end(struct hmm_opencl *ocl, struct piece *piece, bool in)
 }
 
 /*
- * The first slot is waited for, a second is taken if there is one: were it waited for
+ * The first slot is waited for, others are taken if there are any: were they waited for
  * too, all could hold one and wait for another.
  */
 static int transfer(struct hmm_opencl *ocl, const struct hmm_copy_run *runs, size_t nr_runs,

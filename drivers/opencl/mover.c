@@ -150,7 +150,7 @@ static uint64_t give_page(struct hmm_opencl *ocl, uint32_t slot, uintptr_t va, u
 	uint32_t at = ocl_page_in_block(ocl, va);
 	uint64_t index = ocl_slot_page(&ocl->memory, slot) + at;
 
-	if (!(src & HMM_SRC_MIGRATE))
+	if (!(src & HMM_SRC_MIGRATE) || slot == OCL_NO_SLOT)
 		return 0;
 	if (src & HMM_SRC_DEVICE && hmm_src_devmem(src) == ocl->devmem_id &&
 	    hmm_src_index(src) == index)
@@ -223,30 +223,33 @@ static int64_t pass(struct hmm_opencl *ocl, uintptr_t start, uintptr_t end, uint
 	return settle(ocl, nr);
 }
 
-/* What stayed, and the part of the range whose pages are elsewhere on a device. */
-static void count_refused(struct hmm_opencl *ocl, uintptr_t start, size_t nr, uintptr_t *from,
-			  uintptr_t *to)
+/* A part of one block; from == to: nothing. */
+struct part {
+	uintptr_t from, to;
+};
+
+/* What stayed of one block, and the part of it whose pages are elsewhere on a device. */
+static struct part count_refused(struct hmm_opencl *ocl, const uint64_t *src, uintptr_t start,
+				 uintptr_t end)
 {
-	struct ocl_mover *mover = &ocl->mover;
+	struct part elsewhere = { 0 };
 
-	*from = *to = 0;
-	for (size_t i = 0; i < nr; i++, start += ocl->page_size) {
-		uint64_t src = mover->src[i];
-
-		if (src & HMM_SRC_MIGRATE)
+	for (uintptr_t va = start; va < end; va += ocl->page_size, src++) {
+		if (*src & HMM_SRC_MIGRATE)
 			continue;
-		if (hmm_src_reason(src) != HMM_REASON_DEVICE) {
-			mover->reasons[hmm_src_reason(src) % HMM_REASONS]++;
+		if (hmm_src_reason(*src) != HMM_REASON_DEVICE) {
+			ocl->mover.reasons[hmm_src_reason(*src) % HMM_REASONS]++;
 			continue;
 		}
 		/* In its place, if it is mapped. */
 		ocl_table_lock(&ocl->table);
-		if (!ocl_table_get(&ocl->table, start).there) {
-			*from = *to ? *from : start;
-			*to = start + ocl->page_size;
+		if (!ocl_table_get(&ocl->table, va).there) {
+			elsewhere.from = elsewhere.to ? elsewhere.from : va;
+			elsewhere.to = va + ocl->page_size;
 		}
 		ocl_table_unlock(&ocl->table);
 	}
+	return elsewhere;
 }
 
 static int map_blocks(struct hmm_opencl *ocl, uintptr_t start, uintptr_t end)
@@ -258,28 +261,62 @@ static int map_blocks(struct hmm_opencl *ocl, uintptr_t start, uintptr_t end)
 	return ret;
 }
 
-int64_t ocl_blocks_move(struct hmm_opencl *ocl, uintptr_t start, uintptr_t end)
+static uintptr_t block_end(uintptr_t va, uintptr_t end)
 {
-	uintptr_t from, to;
+	uintptr_t stop = ocl_block_of(va) + HMM_BLOCK;
+
+	return stop < end ? stop : end;
+}
+
+/* Where, behind the first block, there was no staging any more; or @end. */
+static uintptr_t staged_end(const struct hmm_opencl *ocl, uintptr_t start, uintptr_t end)
+{
+	uintptr_t va = block_end(start, end);
+
+	while (va < end &&
+	       ocl->mover.src[(va - start) / ocl->page_size] != (uint64_t)HMM_REASON_NOMEM)
+		va = block_end(va, end);
+	return va;
+}
+
+/*
+ * Blocks that are held: their copies overlap. *end: how far it came, at least the first,
+ * since the rest of the program needs staging too. Pages moved, or an error.
+ */
+static int64_t move_blocks(struct hmm_opencl *ocl, uintptr_t start, uintptr_t *end)
+{
+	struct part elsewhere[OCL_HELD];
+	unsigned int nr = 0;
 	int64_t moved, more;
+	uintptr_t va, stop;
 	int ret;
 
-	if (end > ocl->user_end)
-		end = ocl->user_end;
-	if (start >= end)
-		return 0;
-	moved = pass(ocl, start, end, HMM_MIGRATE_SYSTEM);
+	moved = pass(ocl, start, *end, HMM_MIGRATE_SYSTEM);
 	if (moved < 0)
 		return moved;
-	ret = map_blocks(ocl, start, end);
-	count_refused(ocl, start, (end - start) / ocl->page_size, &from, &to);
-	if (!ret && to) {
-		more = pass(ocl, from, to, HMM_MIGRATE_DEVICE);
+	*end = staged_end(ocl, start, *end);
+	ret = map_blocks(ocl, start, *end);
+	for (va = start; va < *end; va = stop) {
+		stop = block_end(va, *end);
+		elsewhere[nr++] = count_refused(ocl, ocl->mover.src + (va - start) / ocl->page_size,
+						va, stop);
+	}
+	while (nr-- && !ret) {
+		if (!elsewhere[nr].to)
+			continue;
+		more = pass(ocl, elsewhere[nr].from, elsewhere[nr].to, HMM_MIGRATE_DEVICE);
 		moved += more > 0 ? more : 0;
-		ret = map_blocks(ocl, from, to);
+		ret = map_blocks(ocl, elsewhere[nr].from, elsewhere[nr].to);
 	}
 	ocl_count(&ocl->count.migrated_in, (uint64_t)moved);
 	return ret ? ret : moved;
+}
+
+int64_t ocl_block_move(struct hmm_opencl *ocl, uintptr_t start, uintptr_t end)
+{
+	if (end > ocl->user_end)
+		end = ocl->user_end;
+	return start < end ? move_blocks(ocl, start, &end) : 0;
 }
 
 /* What hmm_range_fault() says of a page that may be the device's own, in its place. */
@@ -335,41 +372,43 @@ int ocl_block_map(struct hmm_opencl *ocl, uintptr_t block)
 }
 
 /*
- * Hold @va's block, and those after it for which nothing has to leave: the copies of one
- * overlap those of the next. Where that ends, or an error.
+ * Hold @va's block, and those after it, @most in all, for which nothing has to leave.
+ * Where that ends, or an error.
  */
-static int64_t bind_blocks(struct hmm_opencl *ocl, uintptr_t va, uintptr_t end)
+static int64_t bind_blocks(struct hmm_opencl *ocl, uintptr_t va, uintptr_t end, int most)
 {
-	uintptr_t block = ocl_block_of(va);
-	int64_t slot = ocl_block_bind(ocl, block, UINT64_MAX);
+	int64_t slot = ocl_block_bind(ocl, ocl_block_of(va), UINT64_MAX);
 
 	if (slot < 0)
 		return slot;
-	for (int i = 1; i < OCL_HELD; i++) {
-		block += HMM_BLOCK;
-		if (block >= end)
-			break;
-		slot = bind_free(ocl, block);
+	va = block_end(va, end);
+	for (int i = 1; i < most && va < end; i++) {
+		slot = bind_free(ocl, va);
 		if (slot < 0 || slot == OCL_NO_SLOT)
-			return (int64_t)block;
+			break;
+		va = block_end(va, end);
 	}
-	block += HMM_BLOCK;
-	return (int64_t)(block < end ? block : end);
+	return (int64_t)va;
 }
 
 int64_t ocl_move_job(struct hmm_opencl *ocl, void *arg)
 {
 	struct ocl_move *move = arg;
-	uintptr_t va = move->start;
+	uintptr_t va = move->start, end, bound;
 	int64_t moved = 0, n = 0;
+	int most = OCL_HELD;
 
 	memset(ocl->mover.reasons, 0, sizeof(ocl->mover.reasons));
 	while (va < move->end && n >= 0) {
-		int64_t stop = bind_blocks(ocl, va, move->end);
-
-		n = stop < 0 ? stop : ocl_blocks_move(ocl, va, (uintptr_t)stop);
+		n = bind_blocks(ocl, va, move->end, most);
+		if (n < 0)
+			break;
+		end = bound = (uintptr_t)n;
+		n = move_blocks(ocl, va, &end);
+		if (end < bound)
+			most = 1;
 		moved += n > 0 ? n : 0;
-		va = (uintptr_t)stop;
+		va = end;
 	}
 	ocl_memory_let_go(&ocl->memory);
 	unbind_idle(ocl, UINT64_MAX);

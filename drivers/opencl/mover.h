@@ -30,11 +30,11 @@ void ocl_mover_destroy(struct ocl_mover *mover);
 int64_t ocl_block_bind(struct hmm_opencl *ocl, uintptr_t block, uint64_t since);
 
 /*
- * Move what can be moved of [start, end), inside at most OCL_HELD blocks, all of them
- * held, to their slots, and map all of the blocks that the device has. Refused pages are
- * counted in mover->reasons. Pages moved, or an error.
+ * Move what can be moved of [start, end), inside a block that is held, to its slot, and
+ * map all of the block that the device has. Refused pages are counted in mover->reasons.
+ * Pages moved, or an error.
  */
-int64_t ocl_blocks_move(struct hmm_opencl *ocl, uintptr_t start, uintptr_t end);
+int64_t ocl_block_move(struct hmm_opencl *ocl, uintptr_t start, uintptr_t end);
 
 /* Map what the device has of a bound block. 0, or an error. */
 int ocl_block_map(struct hmm_opencl *ocl, uintptr_t block);

@@ -124,12 +124,12 @@ static int move_for(struct hmm_opencl *ocl, uint32_t slot, uintptr_t va, uint32_
 	int64_t ret;
 
 	if (moves < MOVES_MAX)
-		ret = ocl_blocks_move(ocl, block, block + HMM_BLOCK);
+		ret = ocl_block_move(ocl, block, block + HMM_BLOCK);
 	else if (moves < PAGE_MOVES_MAX || what & HMM_FAULT_ATOMIC)
-		ret = ocl_blocks_move(ocl, page, page + ocl->page_size);
+		ret = ocl_block_move(ocl, page, page + ocl->page_size);
 	else
 		return -EBUSY;
-	return ret < 0 && ret != -EAGAIN ? (int)ret : 0;
+	return ret < 0 ? (int)ret : 0;
 }
 
 /* Is it that the page will not move, or that the CPU was faster? */
@@ -142,7 +142,7 @@ static bool is_fixed(struct hmm_opencl *ocl, uintptr_t page)
 	};
 
 	memset(ocl->mover.reasons, 0, sizeof(ocl->mover.reasons));
-	if (ocl_blocks_move(ocl, page, page + ocl->page_size) != 0)
+	if (ocl_block_move(ocl, page, page + ocl->page_size) != 0)
 		return false;
 	for (size_t i = 0; i < sizeof(fixed) / sizeof(fixed[0]); i++)
 		if (ocl->mover.reasons[fixed[i]])

@@ -29,7 +29,7 @@
 
 #include <uhmm/device.clh>
 
-#define OCL_SLOTS		4
+#define OCL_SLOTS		5	/* the worker's, those of a long copy, and one */
 #define OCL_RUNS		512
 #define OCL_STAGING		(2UL << 20)
 #define OCL_POOLS		8

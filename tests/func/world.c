@@ -351,7 +351,9 @@ int testdev_remove(struct testdev *dev)
 
 int world_begin(void **state)
 {
-	HMM_OPTS(hmm_mm_opts, opts, .flags = world_flags());
+	const char *staging = getenv("UHMM_TEST_STAGING");	/* bytes */
+	HMM_OPTS(hmm_mm_opts, opts, .flags = world_flags(),
+		 .staging_bytes = staging ? strtoull(staging, NULL, 10) : 0);
 	struct world *w = calloc(1, sizeof(*w));
 	int ret;
 

@@ -392,6 +392,49 @@ static void a_long_range_moves_block_by_block(void **state)
 	munmap(bad, page);
 }
 
+static _Atomic uint32_t touching;
+
+#define TOUCHED	(8 * HMM_TEST_BLOCK)
+
+static void *touch_for_ever(void *arg)
+{
+	volatile unsigned char *p = arg;
+
+	while (atomic_load(&touching))
+		for (size_t i = 0; i < TOUCHED && atomic_load(&touching); i += page)
+			p[i]++;
+	return NULL;
+}
+
+/* ... and not less of it where others need the staging at the same time. */
+static void a_long_range_needs_staging_for_one_block(void **state)
+{
+	HMM_OPTS(hmm_opencl_opts, opts, .mem_bytes = 32 * HMM_TEST_BLOCK);
+	size_t nr = 16 * HMM_TEST_BLOCK / page;
+	unsigned char *mine = map_filled(TOUCHED / page, 3), *p;
+	pthread_t thread;
+
+	ocl = opencl_open(*state, &opts);
+	for (int round = 0; round < 6; round++) {
+		uint64_t reasons[HMM_REASONS] = { 0 };
+		int64_t n;
+
+		p = map_filled(nr, 19);
+		IGNORE(hmm_opencl_migrate_in(ocl, (uintptr_t)mine, (uintptr_t)mine + TOUCHED, NULL));
+		atomic_store(&touching, 1);
+		assert_int_equal(pthread_create(&thread, NULL, touch_for_ever, mine), 0);
+		n = hmm_opencl_migrate_in(ocl, (uintptr_t)p, (uintptr_t)p + nr * page, reasons);
+		atomic_store(&touching, 0);
+		pthread_join(thread, NULL);
+		assert_int_equal(reasons[HMM_REASON_NOMEM], 0);
+		assert_int_equal(n, nr);
+		assert_holds(p, nr, 19, 0);
+		munmap(p, nr * page);
+	}
+	ocl_end();
+	munmap(mine, TOUCHED);
+}
+
 /* One item that needs more blocks at once than there are says so; one that fits, runs. */
 static void one_item_needs_all_of_it(void **state)
 {
@@ -578,6 +621,7 @@ int main(void)
 		world_test(neighbours_in_shared_memory),
 		world_test(more_than_the_device_has),
 		world_test(a_long_range_moves_block_by_block),
+		world_test(a_long_range_needs_staging_for_one_block),
 		world_test(one_item_needs_all_of_it),
 		world_test(check_finds_broken_kernels),
 		world_test(single_accesses),
