@@ -15,10 +15,20 @@
 /* A call may take as long as the unmapping of all memory takes: some seconds per 100 GiB. */
 #define ANSWER_NS	(20 * 1000000000ULL)
 
+static void link_free(struct link *link)
+{
+	sys_close(link->agent_pidfd);
+	sys_close(link->uffd);
+	sys_munmap(link->shm, link->shm_bytes);
+	pthread_mutex_destroy(&link->lock);
+	free(link);
+}
+
 int link_create(const struct agent_ready *ready, const struct agent_config *config, pid_t agent,
 		int agent_pidfd, int uffd, struct agent_shm *shm, struct link **out)
 {
 	struct link *link = calloc(1, sizeof(*link));
+	int ret;
 
 	if (!link) {
 		sys_close(agent_pidfd);
@@ -34,8 +44,12 @@ int link_create(const struct agent_ready *ready, const struct agent_config *conf
 	link->shm_bytes = config->shm_bytes;
 	link->limbo_bytes = config->limbo_bytes;
 	link->ready = *ready;
-	(void)sys_mapping_of(getpid(), (uintptr_t)shm, &link->file);
 	pthread_mutex_init(&link->lock, NULL);
+	ret = sys_mapping_of(getpid(), (uintptr_t)shm, &link->file);
+	if (ret) {
+		link_free(link);
+		return ret;
+	}
 	*out = link;
 	return 0;
 }
@@ -59,11 +73,7 @@ void link_put(struct link *link)
 	/* acq_rel: what others did with it happened before the last one frees it */
 	if (!link || atomic_fetch_sub_explicit(&link->refs, 1, memory_order_acq_rel) != 1)
 		return;
-	sys_close(link->agent_pidfd);
-	sys_close(link->uffd);
-	sys_munmap(link->shm, link->shm_bytes);
-	pthread_mutex_destroy(&link->lock);
-	free(link);
+	link_free(link);
 }
 
 void link_close(struct link *link)
@@ -72,9 +82,9 @@ void link_close(struct link *link)
 		sys_pidfd_kill(link->agent_pidfd, SIGKILL);
 }
 
-bool link_has(const struct link *link, pid_t tid)
+int link_has(const struct link *link, pid_t tid)
 {
-	return sys_same_memory(link->agent, tid) == 1;
+	return sys_same_memory(link->agent, tid);
 }
 
 static bool agent_ended(const struct link *link)
@@ -97,28 +107,20 @@ bool link_lost(const struct link *link)
 
 bool link_losing(const struct link *link)
 {
-	char byte;
-
-	return (agent_ended(link) ||
-		sys_vm_read(link->agent, &byte, link->ready.shm_addr, 1) == -ESRCH) &&
+	return (agent_ended(link) || sys_memory_gone(link->agent, link->agent_pidfd)) &&
 	       !is_closed(link);
 }
 
-bool link_had(const struct link *link, pid_t tid)
+int link_had(const struct link *link, pid_t tid)
 {
+	const uintptr_t addr = link->ready.shm_addr;
 	struct sys_vma vma;
+	int ret = sys_mapping_of(tid, addr, &vma);
 
-	return !sys_mapping_of(tid, link->ready.shm_addr, &vma) &&
-	       vma.start <= link->ready.shm_addr && vma.inode == link->file.inode &&
+	if (ret && ret != -ENOENT)
+		return ret;
+	return !ret && vma.start <= addr && vma.inode == link->file.inode &&
 	       vma.dev_major == link->file.dev_major && vma.dev_minor == link->file.dev_minor;
-}
-
-bool link_has_or_had(const struct link *link, pid_t tid, bool *losing)
-{
-	if (link_has(link, tid))
-		return true;
-	*losing = link_losing(link) && link_had(link, tid);
-	return *losing;
 }
 
 static bool agent_lives(const struct link *link)

@@ -26,14 +26,14 @@ struct link {
 	struct agent_shm *shm;	/* here; hostile: fields are read once */
 	uint64_t shm_bytes, limbo_bytes;
 	struct agent_ready ready;
-	struct sys_vma file;	/* of shm: no other memory has it mapped */
+	struct sys_vma file;	/* of shm */
 
 	pthread_mutex_t lock;	/* the ring */
 	uint32_t submitted;
 };
 
 /*
- * Takes @uffd, @agent_pidfd and the mapping @shm, also when it fails. -ENOMEM.
+ * Takes @uffd, @agent_pidfd and the mapping @shm, also when it fails: -ENOMEM, -EMFILE.
  */
 int link_create(const struct agent_ready *ready, const struct agent_config *config, pid_t agent,
 		int agent_pidfd, int uffd, struct agent_shm *shm, struct link **out);
@@ -52,17 +52,14 @@ bool link_lost(const struct link *link);
 /* ... or is it about to: a task lets go of its memory before it is seen to have ended. */
 bool link_losing(const struct link *link);
 
-/* Is @tid, a thread of any process, in this address space? */
-bool link_has(const struct link *link, pid_t tid);
+/* Is @tid, a thread of any process, in this address space? 1, 0, or why it cannot be told. */
+int link_has(const struct link *link, pid_t tid);
 
 /*
- * The same of one whose agent cannot be compared with any more, by what is mapped where
- * the agent had its shm: no child has got that.
+ * The same where there is no agent to compare with any more: by what is mapped where the
+ * agent had its shm, which no child has got.
  */
-bool link_had(const struct link *link, pid_t tid);
-
-/* Either; *losing: that the agent is lost, or about to be. */
-bool link_has_or_had(const struct link *link, pid_t tid, bool *losing);
+int link_had(const struct link *link, pid_t tid);
 
 /*
  * Have the agent make @nr calls, in order, all of them, whatever the results. Blocks;

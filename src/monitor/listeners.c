@@ -156,6 +156,17 @@ static bool copies_memory(const struct sys_notif *n)
 	return !(flags & CLONE_VM);
 }
 
+/* Who is in a call that is not answered. While it is, its number is nobody else's. */
+static void end_caller(struct listeners *l, struct space *space, const struct sys_notif *n)
+{
+	struct process *process = tree_find_anew(l->tree, (pid_t)n->tid);
+
+	tree_end_memory(l->tree, space);
+	if (process && sys_seccomp_waits(l->fd, n->id))
+		sys_pidfd_kill(process->watch.fd, SIGKILL);
+	process_put(process);
+}
+
 static void change(struct listeners *l, struct space *space, const struct sys_notif *n)
 {
 	int64_t result = HMM_CHANGE_CONTINUE;
@@ -172,7 +183,7 @@ static void change(struct listeners *l, struct space *space, const struct sys_no
 		sys_seccomp_answer(l->fd, n->id, result);
 	} else {
 		/* Its agent was killed before it made the call, which no kernel refused. */
-		tree_end_caller(l->tree, space, (pid_t)n->tid);
+		end_caller(l, space, n);
 	}
 }
 
@@ -196,7 +207,7 @@ static void answer(struct listeners *l, struct process *process, const struct sy
 	left_last(l, n->tid);
 	if (losing) {
 		/* Not answered: nobody is left who could make its changes. */
-		tree_end_caller(l->tree, space, (pid_t)n->tid);
+		end_caller(l, space, n);
 	} else if (!space) {
 		let_go(&call);
 	} else if (!makes_process(n)) {

@@ -66,6 +66,7 @@ struct note {
 struct tier {
 	uint64_t page;
 	uint64_t limit, high, low;	/* bytes */
+	struct hmm_mm *_Atomic mm;	/* one of the tree's, for its bounds; from the first program on */
 	uint64_t watched;		/* bytes of writable mappings when they were gone through; 0: not */
 	uint64_t hand_space;		/* id; the hand */
 	uintptr_t hand;
@@ -290,14 +291,13 @@ struct look {
 	uint64_t brought, mapped;	/* pages */
 };
 
-static void look(struct space **spaces, unsigned int nr, struct look *out)
+static void look(const struct tier *tier, struct space **spaces, unsigned int nr, struct look *out)
 {
 	struct sys_memory one;
 
 	memset(out, 0, sizeof(*out));
 	/* Counted first: what comes meanwhile counts twice, and not not at all. */
-	if (nr)
-		(void)hmm_remote_count(spaces[0]->mm, &out->brought, &out->mapped);
+	(void)hmm_remote_count(tier->mm, &out->brought, &out->mapped);
 	for (unsigned int i = 0; i < nr; i++) {
 		space_memory(spaces[i], &one);
 		out->memory.resident += one.resident;
@@ -361,42 +361,37 @@ static uint64_t pages_left(const struct tier *tier, uint64_t limit, uint64_t byt
 }
 
 /* Until the next look. What is not watched can be touched without us. */
-static void allow(const struct tier *tier, struct space **spaces, unsigned int nr,
-		  const struct look *now)
+static void allow(const struct tier *tier, const struct look *now)
 {
 	const uint64_t half = tier->limit / 2;
 	uint64_t bytes = now->memory.resident;
 
-	if (!nr)
-		return;
 	if (!tier->watched && bytes < half)
 		bytes = half;
-	(void)hmm_remote_allow(spaces[0]->mm, now->brought + pages_left(tier, tier->limit, bytes),
+	(void)hmm_remote_allow(tier->mm, now->brought + pages_left(tier, tier->limit, bytes),
 			       now->mapped + pages_left(tier, half, now->memory.writable));
 }
 
-static void allow_all(struct tier *tier, struct space **spaces, unsigned int nr)
+static void allow_all(struct tier *tier)
 {
 	tier->watched = 0;
-	if (nr)
-		(void)hmm_remote_allow(spaces[0]->mm, UINT64_MAX, UINT64_MAX);
+	(void)hmm_remote_allow(tier->mm, UINT64_MAX, UINT64_MAX);
 }
 
 /*
  * Nothing went: what could is in flight, or wanted. A little is allowed, and it is tried
  * again; if that goes on nothing can go, and nothing is gained by waiting.
  */
-static uint64_t nothing_went(struct tier *tier, struct space **spaces, unsigned int nr,
-			     struct look *now)
+static uint64_t nothing_went(struct tier *tier, struct look *now)
 {
 	uint64_t ns;
 
 	if (tier->stuck == STUCK_MAX) {
-		allow_all(tier, spaces, nr);
+		allow_all(tier);
 		return REST_MAX_NS;
 	}
 	now->brought += tier->limit / 64 / tier->page;
-	allow(tier, spaces, nr, now);
+	allow(tier, now);
 	ns = REST_MIN_NS << tier->stuck++;
 	return ns < REST_MAX_NS ? ns : REST_MAX_NS;
 }
@@ -425,24 +420,30 @@ static uint64_t turn(struct tier *tier, struct pool *pool, struct space **spaces
 	struct look now;
 	int64_t sent = 1;
 
-	look(spaces, nr, &now);
+	if (!tier->mm)
+		return REST_MAX_NS;
+	if (!nr) {	/* what there is has no agent, and nothing of it can go */
+		allow_all(tier);
+		return REST_MAX_NS;
+	}
+	look(tier, spaces, nr, &now);
 	bytes = now.memory.resident;
-	allow(tier, spaces, nr, &now);
+	allow(tier, &now);
 	watch(tier, spaces, nr, now.memory.writable);
 	if (bytes <= tier->high)
 		return rest_for(tier, bytes);
 	while (bytes > tier->low && sent > 0) {
 		sent = send_some(tier, pool, spaces, nr, bytes);
-		look(spaces, nr, &now);
+		look(tier, spaces, nr, &now);
 		bytes = now.memory.resident;
-		allow(tier, spaces, nr, &now);
+		allow(tier, &now);
 	}
 	if (sent == -ENOSPC) {
-		allow_all(tier, spaces, nr);
+		allow_all(tier);
 		return device_is_full(tier);
 	}
 	if (!sent)
-		return nothing_went(tier, spaces, nr, &now);
+		return nothing_went(tier, &now);
 	tier->stuck = 0;
 	return REST_MIN_NS;
 }
@@ -462,8 +463,9 @@ static uint64_t tier_turn(void *ctx, struct pool *pool)
 
 static void tier_begin(void *ctx, struct hmm_mm *mm)
 {
-	const struct tier *tier = ctx;
+	struct tier *tier = ctx;
 
+	tier->mm = mm;
 	(void)hmm_remote_allow(mm, tier->limit / 2 / tier->page, tier->limit / 2 / tier->page);
 }
 

@@ -17,6 +17,7 @@
 
 #define NAME_MAX_BYTES	64
 #define PENDING_AT_ONCE	64u
+#define FIND_AT_ONCE	64u
 
 /* All processes were looked at that often, and none had that memory. */
 #define OVERLOOKED_MAX	2
@@ -138,7 +139,21 @@ bool space_is_shared(struct space *space)
 	struct agent_call unshare = { .nr = SYS_unshare, .args = { CLONE_VM } };
 	struct link *link = space_link(space);
 
-	return link && link_call(link, &unshare, 1) == 0 && unshare.ret != 0;
+	if (!link)
+		return space_in_use(space);
+	return link_call(link, &unshare, 1) == 0 && unshare.ret != 0;
+}
+
+bool space_in_use(struct space *space)
+{
+	struct sys_vma first;
+	int fd, ret;
+
+	pthread_mutex_lock(&space->pool->lock);
+	fd = space->maps_fd;
+	pthread_mutex_unlock(&space->pool->lock);
+	ret = fd < 0 ? -ENOENT : sys_vma_find(fd, 0, &first);
+	return ret != -ENOENT && ret != -ESRCH;
 }
 
 int space_inherit(struct space *space, pid_t pid)
@@ -171,15 +186,22 @@ bool space_losing(struct space *space)
 	return space->mm && link && link_losing(link);
 }
 
-bool space_condemn(struct space *space)
+bool space_say_lost(struct space *space)
 {
 	bool first;
 
 	pthread_mutex_lock(&space->pool->lock);
-	first = !space->condemned;
-	space->condemned = true;
+	first = !space->said_lost;
+	space->said_lost = true;
 	pthread_mutex_unlock(&space->pool->lock);
 	return first;
+}
+
+void space_abandon(struct space *space)
+{
+	pthread_mutex_lock(&space->pool->lock);
+	space->abandoned = true;
+	pthread_mutex_unlock(&space->pool->lock);
 }
 
 bool space_joined(struct space *space)
@@ -209,18 +231,27 @@ bool space_has(struct space *space, pid_t tid)
 	struct link *link = space_link(space);
 
 	if (link)
-		return link_has(link, tid);
+		return link_has(link, tid) == 1;
 	return space->mm && hmm_remote_matches(space->mm, tid) == 1;
 }
 
-bool space_had(struct space *space, pid_t tid)
+int space_relation(struct space *space, pid_t tid)
 {
-	return space_losing(space) && link_had(space_link(space), tid);
+	struct link *link = space_link(space);
+	int ret;
+
+	if (!space->mm)
+		return SPACE_OTHER;
+	ret = link ? link_has(link, tid) : hmm_remote_matches(space->mm, tid);
+	if (ret == 1 || !link || !link_losing(link))
+		return ret;
+	ret = link_had(link, tid);
+	return ret == 1 ? SPACE_LOSING : ret;
 }
 
 static bool had(pid_t tid, const void *link)
 {
-	return link_had(link, tid);
+	return link_had(link, tid) == 1;
 }
 
 bool space_has_process(struct space *space, pid_t pid)
@@ -381,7 +412,8 @@ int pool_join(struct pool *pool, struct link *link, pid_t pid, struct space *for
 	pthread_mutex_lock(&pool->lock);
 	space->link = link;
 	space->pid = pid;
-	space->maps_fd = sys_proc_open(link->agent, "maps", false);
+	if (space->maps_fd < 0)
+		space->maps_fd = sys_proc_open(link->agent, "maps", false);
 	pthread_mutex_unlock(&pool->lock);
 	if (pool->manages)
 		sys_prefer(link->agent);	/* the program waits for what it does */
@@ -477,6 +509,7 @@ static bool take_pending(struct pool *pool, struct space *space, pid_t pid)
 	pthread_mutex_lock(&pool->lock);
 	if (!space->pid && !space->ended) {
 		space->pid = pid;
+		space->maps_fd = sys_proc_open(pid, "maps", false);
 		taken = true;
 	}
 	pthread_mutex_unlock(&pool->lock);
@@ -529,23 +562,58 @@ bool pool_has_pending(struct pool *pool)
 
 /* ---------------------------------------------------------------- looking at them */
 
-struct space *pool_find(struct pool *pool, pid_t tid, uint64_t *after, bool *losing)
+/* References to the oldest of the spaces that are newer than number @than. */
+static unsigned int newer(struct pool *pool, uint64_t than, struct space **out, unsigned int max)
 {
-	struct space *space, *found = NULL;
-	uint64_t last;
+	unsigned int nr = 0;
 
 	pthread_mutex_lock(&pool->lock);
-	last = pool->last_id;
-	for (space = pool->spaces; space && space->id > *after && !found; space = space->next) {
-		if (!space->link)
-			last = space->id - 1;	/* nor those after it: compared again */
-		else if (space->mm && link_has_or_had(space->link, tid, losing))
-			found = space_get(space);
+	/* The list begins with the newest. */
+	for (struct space *space = pool->spaces; space && space->id > than; space = space->next)
+		out[nr++ % max] = space;
+	nr = nr < max ? nr : max;
+	for (unsigned int i = 0; i < nr; i++)
+		space_get(out[i]);
+	pthread_mutex_unlock(&pool->lock);
+	return nr;
+}
+
+struct space *pool_find(struct pool *pool, pid_t tid, uint64_t *after, bool *losing)
+{
+	struct space *some[FIND_AT_ONCE], *found = NULL;
+	uint64_t last = *after, known = UINT64_MAX;
+	unsigned int nr;
+
+	while (!found && (nr = newer(pool, last, some, FIND_AT_ONCE))) {
+		for (unsigned int i = 0; i < nr; i++) {
+			const uint64_t id = some[i]->id;
+			const int is = found ? SPACE_OTHER : space_relation(some[i], tid);
+
+			last = id > last ? id : last;
+			if (is > SPACE_OTHER) {
+				found = space_get(some[i]);
+				*losing = is == SPACE_LOSING;
+			}
+			if (is < SPACE_OTHER && id <= known)
+				known = id - 1;
+			space_put(some[i]);
+		}
 	}
 	if (!found)
-		*after = last;
-	pthread_mutex_unlock(&pool->lock);
+		*after = last < known ? last : known;
 	return found;
+}
+
+unsigned int pool_abandoned(struct pool *pool, struct space **out, unsigned int max)
+{
+	unsigned int nr = 0;
+
+	pthread_mutex_lock(&pool->lock);
+	for (struct space *space = pool->spaces; space && nr < max; space = space->next)
+		if (space->abandoned)
+			out[nr++] = space_get(space);
+	pthread_mutex_unlock(&pool->lock);
+	return nr;
 }
 
 unsigned int pool_spaces(struct pool *pool, struct space **out, unsigned int max)

@@ -40,10 +40,11 @@ struct space {
 	struct space *next;
 	struct link *link;		/* set once; NULL: no agent has come */
 	pid_t pid;			/* 0: pending */
-	int maps_fd;			/* of the address space; -1 until there is a link */
+	int maps_fd;			/* of the address space, set once; -1: its process is not known */
 	unsigned int overlooked;	/* pending: sweeps that found no process for it */
 	bool ended;
-	bool condemned;		/* those who have it are being ended */
+	bool said_lost;			/* that those who have it are ended */
+	bool abandoned;			/* lost, and left by the process whose it was */
 };
 
 #define POOL_FORKS	16u		/* under way at once */
@@ -99,8 +100,11 @@ void space_put(struct space *space);		/* NULL is fine */
 /* The address space is no more. Any thread, not under the pool's or the tree's lock. */
 void space_end(struct space *space);
 
-/* Has anybody its memory besides its agent? Asks the agent. */
+/* Has anybody its memory besides its agent? Asks the agent, if there is one. */
 bool space_is_shared(struct space *space);
+
+/* Has anybody its memory, the agent or not? False as well where that cannot be told. */
+bool space_in_use(struct space *space);
 
 /* It is process @pid's from now on, which shares it. 0, or a negative errno. */
 int space_inherit(struct space *space, pid_t pid);
@@ -113,7 +117,11 @@ bool space_lost(struct space *space);
 bool space_losing(struct space *space);		/* or will be in a moment */
 
 /* They are; true: nobody has said so yet. */
-bool space_condemn(struct space *space);
+bool space_say_lost(struct space *space);
+
+/* It is lost and no process's, and ends when nobody has its memory any more. */
+void space_abandon(struct space *space);
+unsigned int pool_abandoned(struct pool *pool, struct space **out, unsigned int max);
 
 /* Has its agent come? */
 bool space_joined(struct space *space);
@@ -127,11 +135,14 @@ int space_forks_quietly(struct space *space);
 /* Of one that has an agent: its memory, without what the agent has reserved there. */
 void space_memory(const struct space *space, struct sys_memory *out);
 
-/* Is task @tid in it? Or is it and the agent gone, or going? */
+/* Is task @tid in it? */
 bool space_has(struct space *space, pid_t tid);
-bool space_had(struct space *space, pid_t tid);
 
-/* Either, of any of the process's threads. */
+/* The same where its agent may be lost, at more cost; below SPACE_OTHER: it cannot be told. */
+enum { SPACE_OTHER, SPACE_SAME, SPACE_LOSING };
+int space_relation(struct space *space, pid_t tid);
+
+/* Is any of @pid's threads in it, though its agent be lost? */
 bool space_has_process(struct space *space, pid_t pid);
 
 /* A thread of @space is about to copy it: what the kernel announces as @nr. */
@@ -145,8 +156,9 @@ void pool_fork(struct pool *pool, struct space *space, uint32_t tid, int nr,
 struct space *pool_claim(struct pool *pool, pid_t pid);
 
 /*
- * That of the spaces after number *@after that task @tid is in, with a reference, or NULL:
- * then *@after is the last of those that will never turn out to be. *losing: as space_had().
+ * Which of the spaces that are newer than number *@after task @tid is in, with a reference;
+ * or NULL: then it is certainly in none up to the new *@after. *losing: that has lost its
+ * agent, or will have in a moment.
  */
 struct space *pool_find(struct pool *pool, pid_t tid, uint64_t *after, bool *losing);
 

@@ -14,7 +14,6 @@
 /* An exec that has not happened by then has failed. */
 #define EXEC_PATIENCE_NS	(2 * 1000000000ULL)
 #define LEFT_AT_ONCE	32u
-#define LOST_AT_ONCE	32u
 
 /* Who has memory that its process has left is looked for that often. */
 #define HEIR_TRIES	20
@@ -46,6 +45,7 @@ void process_put(struct process *process)
 {
 	if (!process || atomic_fetch_sub_explicit(&process->refs, 1, memory_order_acq_rel) != 1)
 		return;
+	space_put(process->lent);
 	sys_close(process->watch.fd);
 	free(process);
 }
@@ -90,7 +90,7 @@ static struct process *add(struct tree *tree, const struct sys_process *who)
 }
 
 /* /proc is read without the lock: other callers need not wait for it. */
-static struct process *find_slowly(struct tree *tree, pid_t tid)
+struct process *tree_find_anew(struct tree *tree, pid_t tid)
 {
 	struct sys_process who;
 	struct process *process;
@@ -118,7 +118,7 @@ struct process *tree_find(struct tree *tree, pid_t tid)
 	if (tree->tasks[(uint32_t)tid % TREE_TASKS].tid == tid)
 		process = get(tree->tasks[(uint32_t)tid % TREE_TASKS].process);
 	pthread_mutex_unlock(&tree->lock);
-	return process ? process : find_slowly(tree, tid);
+	return process ? process : tree_find_anew(tree, tid);
 }
 
 /* Tree lock held. */
@@ -137,7 +137,8 @@ static void learn_name(struct process *process)
 		memcpy(process->name, who.name, sizeof(process->name));
 }
 
-void tree_attach(struct tree *tree, struct process *process, struct space *space)
+/* @process has @space from now on: the one that it had, with its reference, or NULL. */
+static struct space *exchange(struct tree *tree, struct process *process, struct space *space)
 {
 	struct space *old;
 
@@ -153,12 +154,10 @@ void tree_attach(struct tree *tree, struct process *process, struct space *space
 	process->joined |= space != NULL;
 	process->exec_ns = 0;
 	pthread_mutex_unlock(&tree->lock);
-	if (old)
-		space_end(old);
-	space_put(old);
+	return old;
 }
 
-/* Whom it finds of those who have that memory. How many; @who: the eldest. */
+/* Whom it finds of those who have that memory. How many; @who: one of them. */
 static unsigned int end_round(struct tree *tree, struct space *space, struct sys_process *who)
 {
 	pid_t pids[HEIRS_MAX];
@@ -177,15 +176,23 @@ static unsigned int end_round(struct tree *tree, struct space *space, struct sys
 	return ended;
 }
 
-/* Until it finds nobody any more: one who was ended may have made another before. */
-static void end_memory(struct tree *tree, struct space *space)
+static void say_ended(struct space *space, const char *name, pid_t pid)
+{
+	if (space_say_lost(space))
+		say(SAY_ERROR, "the agent of %s (%d) was killed: ended the program, "
+		    "whose memory it held", name, (int)pid);
+}
+
+/*
+ * For a moment, until it finds nobody any more: one who was ended may have made another
+ * before. Where /proc hides one, as while a parent of its ends, others look again.
+ */
+void tree_end_memory(struct tree *tree, struct space *space)
 {
 	struct sys_process who;
 
 	for (int i = 0; i < HEIR_TRIES && end_round(tree, space, &who); i++) {
-		if (space_condemn(space))
-			say(SAY_ERROR, "the agent of %s (%d) was killed: ended the program, "
-			    "whose memory it held", who.name, (int)who.tgid);
+		say_ended(space, who.name, who.tgid);
 		sys_rest(HEIR_LOOK_US);
 	}
 }
@@ -208,17 +215,32 @@ static void leave(struct tree *tree, struct space *space)
 			if (space_has_process(space, pids[nr]))
 				heir = tree_find(tree, pids[nr]);
 		if (heir && space_inherit(space, heir->pid) == 0) {
-			tree_attach(tree, heir, space);
+			space = exchange(tree, heir, space);
 			process_put(heir);
+			if (space) {
+				space_end(space);
+				space_put(space);
+			}
 			return;
 		}
 		process_put(heir);
 		sys_rest(HEIR_LOOK_US);
 	}
 	if (space_losing(space))
-		end_memory(tree, space);
-	space_end(space);
+		tree_end_memory(tree, space);
+	if (space_losing(space) && space_in_use(space))
+		space_abandon(space);
+	else
+		space_end(space);
 	space_put(space);
+}
+
+void tree_attach(struct tree *tree, struct process *process, struct space *space)
+{
+	struct space *old = exchange(tree, process, space);
+
+	if (old)
+		leave(tree, old);
 }
 
 /* With its reference, or NULL. */
@@ -307,9 +329,48 @@ static struct space *space_of_parent(struct tree *tree, struct process *process)
 	return space;
 }
 
+/* Its own, whose agent is lost, if it has not left that by an exec. */
+static struct space *losing_space(struct tree *tree, struct process *process, pid_t tid)
+{
+	struct space *space = own_space(tree, process);
+
+	if (space && space_relation(space, tid) == SPACE_LOSING)
+		return space;
+	space_put(space);
+	return NULL;
+}
+
+/* What it was found to share before. */
+static struct space *lent_space(struct tree *tree, struct process *process)
+{
+	struct space *space;
+
+	pthread_mutex_lock(&tree->lock);
+	space = process->lent ? space_get(process->lent) : NULL;
+	pthread_mutex_unlock(&tree->lock);
+	return space;
+}
+
+/* It shares @space, or else none up to number @compared. */
+static void note_lent(struct tree *tree, struct process *process, struct space *space,
+		      uint64_t compared)
+{
+	struct space *old = NULL;
+
+	pthread_mutex_lock(&tree->lock);
+	if (space) {
+		old = process->lent;
+		process->lent = space_get(space);
+	} else if (compared > process->compared) {
+		process->compared = compared;
+	}
+	pthread_mutex_unlock(&tree->lock);
+	space_put(old);
+}
+
 /*
- * The memory of who has made it, as after vfork, most likely; or of any other. What is not
- * shared now will never be, since a process changes its memory for a new one only.
+ * That of who has made it, as after vfork; or else any. What it does not share now it
+ * never will, since a process changes its memory for a new one only.
  */
 static struct space *shared_space(struct tree *tree, struct process *process, pid_t tid,
 				  bool *losing)
@@ -320,31 +381,22 @@ static struct space *shared_space(struct tree *tree, struct process *process, pi
 	if (space && space_has(space, tid))
 		return space;
 	space_put(space);
+	space = lent_space(tree, process);
+	if (space && space_has(space, tid))
+		return space;
+	space_put(space);
 	pthread_mutex_lock(&tree->lock);
 	compared = process->compared;
 	pthread_mutex_unlock(&tree->lock);
 	space = pool_find(tree->pool, tid, &compared, losing);
-	pthread_mutex_lock(&tree->lock);
-	if (compared > process->compared)
-		process->compared = compared;
-	pthread_mutex_unlock(&tree->lock);
+	note_lent(tree, process, space, compared);
 	return space;
-}
-
-static struct space *losing_space(struct tree *tree, struct process *process, pid_t tid)
-{
-	struct space *space = own_space(tree, process);
-
-	if (space && space_had(space, tid))
-		return space;
-	space_put(space);
-	return NULL;
 }
 
 /* What the table of tasks said is a hint: a number may be another's by now. */
 static struct space *space_of_stranger(struct tree *tree, pid_t tid, bool *losing)
 {
-	struct process *process = find_slowly(tree, tid);
+	struct process *process = tree_find_anew(tree, tid);
 	struct space *space = NULL;
 
 	if (process) {
@@ -418,32 +470,60 @@ bool tree_look_for_execs(struct tree *tree)
 	return again;
 }
 
-void tree_end_orphans(struct tree *tree)
+/* One that has a lost space, and does not ask to leave it by an exec. */
+struct orphan {
+	struct process *process;
+	struct space *space;
+};
+
+/* With references. Those that do ask are ended if they are found to have it still. */
+static unsigned int list_orphans(struct tree *tree, struct orphan *out, unsigned int max)
 {
-	struct space *lost[LOST_AT_ONCE];
-	const struct process *process;
+	struct process *process;
 	unsigned int nr = 0;
 
 	pthread_mutex_lock(&tree->lock);
 	for (unsigned int i = 0; i < TREE_BUCKETS; i++)
-		for (process = tree->buckets[i]; process && nr < LOST_AT_ONCE; process = process->next)
+		for (process = tree->buckets[i]; process && nr < max; process = process->next)
 			if (process->space && space_lost(process->space))
-				lost[nr++] = space_get(process->space);
+				out[nr++] = (struct orphan){
+					process->exec_ns ? NULL : get(process),
+					space_get(process->space),
+				};
 	pthread_mutex_unlock(&tree->lock);
+	return nr;
+}
+
+/* What is abandoned ends when nobody has it. */
+static void end_abandoned(struct tree *tree)
+{
+	struct space *left[LEFT_AT_ONCE];
+	unsigned int nr = pool_abandoned(tree->pool, left, LEFT_AT_ONCE);
+
 	while (nr--) {
-		end_memory(tree, lost[nr]);
-		space_put(lost[nr]);
+		tree_end_memory(tree, left[nr]);
+		if (!space_in_use(left[nr]))
+			space_end(left[nr]);
+		space_put(left[nr]);
 	}
 }
 
-void tree_end_caller(struct tree *tree, struct space *space, pid_t tid)
+void tree_end_orphans(struct tree *tree)
 {
-	struct process *process = find_slowly(tree, tid);
+	struct orphan orphans[LEFT_AT_ONCE];
+	unsigned int nr = list_orphans(tree, orphans, LEFT_AT_ONCE);
 
-	end_memory(tree, space);
-	if (process)
-		sys_pidfd_kill(process->watch.fd, SIGKILL);
-	process_put(process);
+	while (nr--) {
+		struct orphan *o = &orphans[nr];
+
+		tree_end_memory(tree, o->space);
+		/* Whether or not its memory could be seen. */
+		if (o->process && sys_pidfd_kill(o->process->watch.fd, SIGKILL) == 0)
+			say_ended(o->space, o->process->name, o->process->pid);
+		process_put(o->process);
+		space_put(o->space);
+	}
+	end_abandoned(tree);
 }
 
 unsigned int tree_list(struct tree *tree, struct tree_entry *out, unsigned int max)

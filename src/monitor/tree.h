@@ -36,7 +36,8 @@ struct process {
 	struct space *space;
 	uint64_t exec_ns;		/* when it last asked to become another program; 0: looked after */
 	bool joined;			/* an agent is or was in this program, or said why not */
-	uint64_t compared;		/* it shares no space up to that one but its own */
+	uint64_t compared;		/* number of a space: it shares none up to that but its own */
+	struct space *lent;		/* another's, that it shares or shared; a reference, or NULL */
 	char name[16];
 };
 
@@ -63,6 +64,7 @@ void tree_destroy(struct tree *tree);
 
 /* The process that task @tid belongs to; it becomes known. NULL: gone, or no memory. */
 struct process *tree_find(struct tree *tree, pid_t tid);
+struct process *tree_find_anew(struct tree *tree, pid_t tid);	/* not by what was true before */
 void process_put(struct process *process);
 
 /* It has ended: forget it. Takes the reference that the tree holds. */
@@ -98,11 +100,10 @@ bool tree_look_for_execs(struct tree *tree);
 
 /*
  * Programs whose agent was killed cannot go on, nor can who shares their memory: end
- * them, and say so. Or those of @space, and in any case the process of task @tid, a call
- * of whose is not answered because of that: it would wait for ever.
+ * them, and say so. Or those of @space.
  */
 void tree_end_orphans(struct tree *tree);
-void tree_end_caller(struct tree *tree, struct space *space, pid_t tid);
+void tree_end_memory(struct tree *tree, struct space *space);
 
 /* Processes as they are now, at most @max; how many. Each space is a reference, or NULL. */
 struct tree_entry {

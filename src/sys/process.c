@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
@@ -141,6 +142,17 @@ bool sys_has_uffd(pid_t pid, int fd)
 int sys_pidfd_open(pid_t pid)
 {
 	return (int)sys_ret(syscall(SYS_pidfd_open, (long)pid, 0L));
+}
+
+/* Advice about nothing asks for the memory all the same, and waits for nobody who has it. */
+bool sys_memory_gone(pid_t pid, int pidfd)
+{
+	long ret = sys_ret(syscall(SYS_process_madvise, (long)pidfd, 0L, 0L, (long)MADV_COLD, 0L));
+	struct sys_memory memory;
+
+	if (ret == 0 || ret == -ESRCH)
+		return ret != 0;
+	return !sys_memory_of(pid, &memory) && !memory.writable;
 }
 
 int sys_pidfd_kill(int pidfd, int sig)

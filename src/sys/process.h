@@ -41,6 +41,9 @@ bool sys_any_thread(pid_t process, bool (*is)(pid_t tid, const void *ctx), const
 /* Is number @fd of @pid's descriptors a userfaultfd? */
 bool sys_has_uffd(pid_t pid, int fd);
 
+/* Has process @pid let go of its memory? It does before it is seen to have ended. */
+bool sys_memory_gone(pid_t pid, int pidfd);
+
 int sys_pidfd_open(pid_t pid);			/* O_CLOEXEC; readable once it has ended */
 int sys_pidfd_kill(int pidfd, int sig);
 

@@ -425,6 +425,11 @@ int sys_seccomp_answer(int listener, uint64_t id, int64_t value)
 	return respond(listener, id, value, 0, 0);
 }
 
+bool sys_seccomp_waits(int listener, uint64_t id)
+{
+	return sys_ret(ioctl(listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &id)) == 0;
+}
+
 void sys_seccomp_pass(int nr, uint64_t args[6])
 {
 	if ((nr & NR_MASK) == SYS_mmap)

@@ -52,6 +52,9 @@ int sys_seccomp_recv(int listener, struct sys_notif *notif);
 int sys_seccomp_continue(int listener, uint64_t id);
 int sys_seccomp_answer(int listener, uint64_t id, int64_t value);
 
+/* Does the thread still wait for that, as long as it lives? */
+bool sys_seccomp_waits(int listener, uint64_t id);
+
 /* Make @notif's call here and now, with the cookie. Returns what the kernel did, negative errno. */
 int64_t sys_seccomp_perform(const struct sys_notif *notif);
 

@@ -213,13 +213,12 @@ static int outliver_main(void *arg)
 }
 
 /* A process shares its memory and ends, or becomes another program. */
-static int outlive_by(int (*leave)(void))
+static int outlive_by(uint64_t *words, int (*leave)(void))
 {
 	const size_t room = 1 << 18;
-	struct outliver o = { .words = malloc(HOARD) };
+	struct outliver o = { .words = words };
 	char *stack = malloc(room);
 
-	write_words(o.words, 7);
 	if (pipe2(o.ends, O_CLOEXEC) ||
 	    clone(outliver_main, stack + room, CLONE_VM | SIGCHLD, &o) < 0)
 		return 1;
@@ -238,14 +237,47 @@ static int leave_by_exec(void)
 	return 1;
 }
 
+static uint64_t *words_of(uint64_t salt)
+{
+	uint64_t *words = mmap(NULL, HOARD, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			       -1, 0);
+
+	write_words(words, salt);
+	return words;
+}
+
 static int outlived(void)
 {
-	return outlive_by(leave_by_end);
+	return outlive_by(words_of(7), leave_by_end);
 }
 
 static int outlived_by_exec(void)
 {
-	return outlive_by(leave_by_exec);
+	return outlive_by(words_of(7), leave_by_exec);
+}
+
+/* A child that no libc sees being made. It changes its mappings, and then does as told. */
+static int bare_child(uint64_t *words, int (*act)(uint64_t *words))
+{
+	pid_t pid = (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+	int status;
+
+	if (pid)
+		return status_of(pid);
+	munmap(mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), 4096);
+	status = act(words);
+	fflush(stdout);
+	_exit(status);
+}
+
+static int outlive(uint64_t *words)
+{
+	return outlive_by(words, leave_by_end);
+}
+
+static int outlived_child(void)
+{
+	return bare_child(words_of(7), outlive);
 }
 
 /* What shares the program's memory makes another that does, and that one changes it. */
@@ -290,18 +322,12 @@ static int middle_main(void *arg)
 	return 0;
 }
 
-static int nest(bool leave)
+static int nest(uint64_t *words, bool leave)
 {
-	struct nest n = {
-		.words = mmap(NULL, HOARD, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-			      0),
-		.leave = leave,
-		.stack = malloc(2 * NEST_STACK),
-	};
+	struct nest n = { .words = words, .leave = leave, .stack = malloc(2 * NEST_STACK) };
 	pid_t pid;
 	char done;
 
-	write_words(n.words, 5);
 	if (pipe(n.go) || pipe(n.done))
 		return 1;
 	pid = clone(middle_main, n.stack + 2 * NEST_STACK, CLONE_VM | SIGCHLD, &n);
@@ -315,12 +341,22 @@ static int nest(bool leave)
 
 static int nested(void)
 {
-	return nest(false);
+	return nest(words_of(5), false);
+}
+
+static int nest_alone(uint64_t *words)
+{
+	return nest(words, true);
 }
 
 static int nested_alone(void)
 {
-	return nest(true);
+	return nest_alone(words_of(5));
+}
+
+static int nested_in_child(void)
+{
+	return bare_child(words_of(5), nest_alone);
 }
 
 static sigjmp_buf over;
@@ -782,10 +818,13 @@ int main(int argc, char **argv)
 	} acts[] = {
 		{ "manners", manners }, { "life", life }, { "daemonise", daemonise },
 		{ "sandbox", sandbox }, { "low-limits", low_limits }, { "linger", linger },
-		{ "busy", busy }, { "share", share }, { "share-to-read", share_to_read }, { "headless", headless }, { "hang-up", hang_up }, { "hoard", hoard },
+		{ "busy", busy }, { "share", share }, { "share-to-read", share_to_read },
+		{ "headless", headless }, { "hang-up", hang_up }, { "hoard", hoard },
 		{ "inherit", inherit }, { "survive", survive }, { "limits", limits }, { "whoami", who_am_i },
 		{ "outlived", outlived }, { "outlived-by-exec", outlived_by_exec },
+		{ "outlived-child", outlived_child },
 		{ "nested", nested }, { "nested-alone", nested_alone },
+		{ "nested-in-child", nested_in_child },
 	};
 
 	self = argv[0];

@@ -149,6 +149,7 @@ static void memory_outlives_its_process(void **state)
 	guest_under("--policy", stress(), "outlived");
 	guest_under("--policy", stress(), "outlived-by-exec");
 	guest_under("--dram", "24M", "outlived");
+	guest_under("--dram", "24M", "outlived-child");
 	program_under(guest_static, "--policy", stress(), "outlived-by-exec");
 }
 
@@ -159,6 +160,7 @@ static void who_shares_changes_it(void **state)
 	guest_under("--policy", stress(), "nested");
 	guest_under("--dram", "24M", "nested");
 	guest_under("--dram", "24M", "nested-alone");
+	guest_under("--dram", "24M", "nested-in-child");
 	program_under(guest_static, "--dram", "24M", "nested");
 }
 
