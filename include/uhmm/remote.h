@@ -177,6 +177,16 @@ int hmm_remote_fork_end(struct hmm_mm *mm, uint32_t tid, uint64_t nr, struct hmm
  */
 int hmm_remote_matches(struct hmm_mm *mm, int32_t pid) HMM_MUST_CHECK;
 
+/**
+ * hmm_remote_in_use() - has any task that address space still?
+ *
+ * Also where nobody knows which: a process may have made another by clone(CLONE_VM), and
+ * ended. An agent is such a task too.
+ *
+ * Return: 1; 0: none, and none ever will; -EINVAL; -ENOMEM; -ECHILD.
+ */
+int hmm_remote_in_use(struct hmm_mm *mm) HMM_MUST_CHECK;
+
 /** hmm_remote_uffd() - its userfaultfd, still the mm's: for a copy to the child. */
 int hmm_remote_uffd(const struct hmm_mm *mm);
 

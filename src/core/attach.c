@@ -448,6 +448,22 @@ static int mark(struct hmm_mm *mm)
 	return ret;
 }
 
+/* Done already, or done. Lock held, dropped meanwhile. */
+static int marked(struct hmm_mm *mm)
+{
+	struct remote *r = mm->remote;
+	int ret = r->sentinel ? 0 : -EINVAL;
+
+	while (!ret && !r->marked) {
+		ret = mark(mm);
+		if (ret == -EAGAIN) {
+			mm_drain(mm);
+			ret = 0;
+		}
+	}
+	return ret;
+}
+
 static int compare(const struct remote *r, int32_t pid)
 {
 	uint64_t seen[2] = { 0 };
@@ -463,24 +479,38 @@ static int compare(const struct remote *r, int32_t pid)
 
 int hmm_remote_matches(struct hmm_mm *mm, int32_t pid)
 {
-	struct remote *r;
 	int ret = mm_enter(mm);
 
 	if (ret)
 		return ret;
-	r = mm->remote;
-	if (!r || pid <= 0)
+	if (!mm->remote || pid <= 0)
 		return -EINVAL;
 	lock_acquire(&mm->lock);
-	if (!r->sentinel)
-		ret = -EINVAL;
-	while (!ret && !r->marked) {
-		ret = mark(mm);
-		if (ret == -EAGAIN) {
-			mm_drain(mm);
-			ret = 0;
-		}
-	}
+	ret = marked(mm);
 	lock_release(&mm->lock);
-	return ret ? ret : compare(r, pid);
+	return ret ? ret : compare(mm->remote, pid);
+}
+
+/*
+ * A page where there is one already, or where we serve no faults, is refused: if there is
+ * a memory to refuse it.
+ */
+int hmm_remote_in_use(struct hmm_mm *mm)
+{
+	int ret = mm_enter(mm);
+	uintptr_t page;
+	size_t done;
+
+	if (ret)
+		return ret;
+	if (!mm->remote)
+		return -EINVAL;
+	lock_acquire(&mm->lock);
+	page = mm->remote->own_end ? mm->remote->own_start : mm->remote->sentinel;
+	if (!mm->remote->own_end)
+		ret = marked(mm);
+	if (!ret)
+		ret = sys_uffd_zeropage(mm->uffd, page, mm->page, 0, &done);
+	lock_release(&mm->lock);
+	return ret == -ESRCH ? 0 : ret == -EINVAL || ret == -ENOMEM ? ret : 1;
 }

@@ -146,14 +146,7 @@ bool space_is_shared(struct space *space)
 
 bool space_in_use(struct space *space)
 {
-	struct sys_vma first;
-	int fd, ret;
-
-	pthread_mutex_lock(&space->pool->lock);
-	fd = space->maps_fd;
-	pthread_mutex_unlock(&space->pool->lock);
-	ret = fd < 0 ? -ENOENT : sys_vma_find(fd, 0, &first);
-	return ret != -ENOENT && ret != -ESRCH;
+	return space->mm && hmm_remote_in_use(space->mm) == 1;
 }
 
 int space_inherit(struct space *space, pid_t pid)
@@ -412,8 +405,7 @@ int pool_join(struct pool *pool, struct link *link, pid_t pid, struct space *for
 	pthread_mutex_lock(&pool->lock);
 	space->link = link;
 	space->pid = pid;
-	if (space->maps_fd < 0)
-		space->maps_fd = sys_proc_open(link->agent, "maps", false);
+	space->maps_fd = sys_proc_open(link->agent, "maps", false);
 	pthread_mutex_unlock(&pool->lock);
 	if (pool->manages)
 		sys_prefer(link->agent);	/* the program waits for what it does */
@@ -509,7 +501,6 @@ static bool take_pending(struct pool *pool, struct space *space, pid_t pid)
 	pthread_mutex_lock(&pool->lock);
 	if (!space->pid && !space->ended) {
 		space->pid = pid;
-		space->maps_fd = sys_proc_open(pid, "maps", false);
 		taken = true;
 	}
 	pthread_mutex_unlock(&pool->lock);

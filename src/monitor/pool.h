@@ -40,7 +40,7 @@ struct space {
 	struct space *next;
 	struct link *link;		/* set once; NULL: no agent has come */
 	pid_t pid;			/* 0: pending */
-	int maps_fd;			/* of the address space, set once; -1: its process is not known */
+	int maps_fd;			/* of the address space; -1 until there is a link */
 	unsigned int overlooked;	/* pending: sweeps that found no process for it */
 	bool ended;
 	bool said_lost;			/* that those who have it are ended */

@@ -279,6 +279,25 @@ static void a_child_is_known_by_its_memory(void **state)
 	assert_int_equal(prog_end(two), 0);
 }
 
+/* Until its last task has ended, with an agent or without. */
+static void a_memory_is_in_use(void **state)
+{
+	struct prog *bare = prog_fork(prog, false), *attached = prog_fork(prog, true);
+
+	(void)state;
+	assert_int_equal(hmm_remote_in_use(prog->mm), 1);
+	assert_int_equal(hmm_remote_in_use(bare->mm), 1);
+	assert_int_equal(hmm_remote_in_use(bare->mm), 1);
+	prog_kill(bare);
+	assert_int_equal(hmm_remote_in_use(bare->mm), 0);
+	prog_end(bare);
+	assert_int_equal(hmm_remote_in_use(attached->mm), 1);
+	prog_kill(attached);
+	assert_int_equal(hmm_remote_in_use(attached->mm), 0);
+	prog_end(attached);
+	assert_int_equal(hmm_remote_in_use(prog->mm), 1);
+}
+
 /* ---------------------------------------------------------------- forks and the rest */
 
 static void a_fork_that_fails_changes_nothing(void **state)
@@ -464,6 +483,7 @@ int main(void)
 		fork_test(a_device_does_not_write_to_what_is_shared),
 		fork_test(changes_without_an_agent),
 		fork_test(a_child_is_known_by_its_memory),
+		fork_test(a_memory_is_in_use),
 		fork_test(a_fork_that_fails_changes_nothing),
 		fork_test(who_forks_again_has_ended_its_first),
 		fork_test(forks_while_pages_fly),
