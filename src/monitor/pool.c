@@ -159,8 +159,10 @@ int space_inherit(struct space *space, pid_t pid)
 	if (ret || !space->mm)
 		sys_close(pidfd);
 	pthread_mutex_lock(&space->pool->lock);
-	if (!ret)
+	if (!ret) {
 		space->pid = pid;
+		space->abandoned = false;
+	}
 	pthread_mutex_unlock(&space->pool->lock);
 	return ret;
 }

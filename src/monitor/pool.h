@@ -44,7 +44,7 @@ struct space {
 	unsigned int overlooked;	/* pending: sweeps that found no process for it */
 	bool ended;
 	bool said_lost;			/* that those who have it are ended */
-	bool abandoned;			/* lost, and left by the process whose it was */
+	bool abandoned;			/* left by the process whose it was, and in use */
 };
 
 #define POOL_FORKS	16u		/* under way at once */
@@ -119,9 +119,9 @@ bool space_losing(struct space *space);		/* or will be in a moment */
 /* They are; true: nobody has said so yet. */
 bool space_say_lost(struct space *space);
 
-/* It is lost and no process's, and ends when nobody has its memory any more. */
+/* It is no known process's, and ends when nobody has its memory any more. */
 void space_abandon(struct space *space);
-unsigned int pool_abandoned(struct pool *pool, struct space **out, unsigned int max);
+unsigned int pool_abandoned(struct pool *pool, struct space **out, unsigned int max);	/* references */
 
 /* Has its agent come? */
 bool space_joined(struct space *space);

@@ -15,10 +15,10 @@
 #define EXEC_PATIENCE_NS	(2 * 1000000000ULL)
 #define LEFT_AT_ONCE	32u
 
-/* Who has memory that its process has left is looked for that often. */
-#define HEIR_TRIES	20
-#define HEIR_LOOK_US	500u
-#define HEIRS_MAX	4096u
+/* Who has memory that its process has left, or its agent, is looked for that often. */
+#define LOOK_TRIES	20
+#define LOOK_AGAIN_US	500u
+#define LOOK_PIDS	4096u
 
 void tree_init(struct tree *tree, int epoll, struct pool *pool,
 	       void (*ended)(struct watch *watch))
@@ -160,8 +160,8 @@ static struct space *exchange(struct tree *tree, struct process *process, struct
 /* Whom it finds of those who have that memory. How many; @who: one of them. */
 static unsigned int end_round(struct tree *tree, struct space *space, struct sys_process *who)
 {
-	pid_t pids[HEIRS_MAX];
-	unsigned int nr = sys_descendants(tree->warden, AGENT_NAME, pids, HEIRS_MAX), ended = 0;
+	pid_t pids[LOOK_PIDS];
+	unsigned int nr = sys_descendants(tree->warden, AGENT_NAME, pids, LOOK_PIDS), ended = 0;
 
 	while (nr--) {
 		int pidfd = sys_pidfd_open(pids[nr]);
@@ -191,44 +191,54 @@ void tree_end_memory(struct tree *tree, struct space *space)
 {
 	struct sys_process who;
 
-	for (int i = 0; i < HEIR_TRIES && end_round(tree, space, &who); i++) {
+	for (int i = 0; i < LOOK_TRIES && end_round(tree, space, &who); i++) {
 		say_ended(space, who.name, who.tgid);
-		sys_rest(HEIR_LOOK_US);
+		sys_rest(LOOK_AGAIN_US);
 	}
 }
 
+/* Somebody who has it still has @space from now on, and the reference. False: nobody is found. */
+static bool find_heir(struct tree *tree, struct space *space)
+{
+	pid_t pids[LOOK_PIDS];
+	unsigned int nr = sys_descendants(tree->warden, AGENT_NAME, pids, LOOK_PIDS);
+	struct process *heir = NULL;
+	struct space *old;
+	bool found;
+
+	while (nr-- && !heir)
+		if (space_has_process(space, pids[nr]))
+			heir = tree_find(tree, pids[nr]);
+	found = heir && space_inherit(space, heir->pid) == 0;
+	if (found && (old = exchange(tree, heir, space))) {
+		space_end(old);
+		space_put(old);
+	}
+	process_put(heir);
+	return found;
+}
+
 /*
- * @process has left the memory that it had, by its end or by an exec. Another can have
- * it still, whom it made by clone(CLONE_VM), or by a vfork from which it was killed:
- * then it is that one's from now on. Takes the reference.
+ * The process that had that memory has left it, by its end or by an exec. Another can
+ * have it still, whom it made by clone(CLONE_VM), or by a vfork from which it was killed:
+ * then it is that one's from now on, or ends with it where its agent is lost. While
+ * somebody has it that cannot be found it does not end. Takes the reference.
  */
 static void leave(struct tree *tree, struct space *space)
 {
-	pid_t pids[HEIRS_MAX];
+	bool shared = false;
 
 	/* The one seen sharing it may be making another and ending itself. */
-	for (int i = 0; i < HEIR_TRIES && space_is_shared(space); i++) {
-		unsigned int nr = sys_descendants(tree->warden, AGENT_NAME, pids, HEIRS_MAX);
-		struct process *heir = NULL;
-
-		while (nr-- && !heir)
-			if (space_has_process(space, pids[nr]))
-				heir = tree_find(tree, pids[nr]);
-		if (heir && space_inherit(space, heir->pid) == 0) {
-			space = exchange(tree, heir, space);
-			process_put(heir);
-			if (space) {
-				space_end(space);
-				space_put(space);
-			}
+	for (int i = 0; i < LOOK_TRIES && (shared = space_is_shared(space)); i++) {
+		if (find_heir(tree, space))
 			return;
-		}
-		process_put(heir);
-		sys_rest(HEIR_LOOK_US);
+		sys_rest(LOOK_AGAIN_US);
 	}
-	if (space_losing(space))
+	if (space_losing(space)) {
 		tree_end_memory(tree, space);
-	if (space_losing(space) && space_in_use(space))
+		shared = space_in_use(space);
+	}
+	if (shared)
 		space_abandon(space);
 	else
 		space_end(space);
@@ -494,18 +504,14 @@ static unsigned int list_orphans(struct tree *tree, struct orphan *out, unsigned
 	return nr;
 }
 
-/* What is abandoned ends when nobody has it. */
-static void end_abandoned(struct tree *tree)
+/* What is abandoned is looked for again. */
+static void leave_abandoned(struct tree *tree)
 {
 	struct space *left[LEFT_AT_ONCE];
 	unsigned int nr = pool_abandoned(tree->pool, left, LEFT_AT_ONCE);
 
-	while (nr--) {
-		tree_end_memory(tree, left[nr]);
-		if (!space_in_use(left[nr]))
-			space_end(left[nr]);
-		space_put(left[nr]);
-	}
+	while (nr--)
+		leave(tree, left[nr]);
 }
 
 void tree_end_orphans(struct tree *tree)
@@ -523,7 +529,7 @@ void tree_end_orphans(struct tree *tree)
 		process_put(o->process);
 		space_put(o->space);
 	}
-	end_abandoned(tree);
+	leave_abandoned(tree);
 }
 
 unsigned int tree_list(struct tree *tree, struct tree_entry *out, unsigned int max)
