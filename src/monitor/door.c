@@ -188,7 +188,7 @@ static void guest_come(struct door *door, int sock, pid_t pid)
 	guest->watch.ready = guest_ready;
 	guest->door = door;
 	guest->pid = pid;
-	guest->process = tree_find(door->tree, pid);
+	guest->process = tree_find_anew(door->tree, pid);
 	guest->next = door->guests;
 	door->guests = guest;
 	if (!guest->process || guest_greet(guest))

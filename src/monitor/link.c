@@ -32,6 +32,7 @@ int link_create(const struct agent_ready *ready, const struct agent_config *conf
 	int ret;
 
 	if (!link) {
+		sys_pidfd_kill(agent_pidfd, SIGKILL);
 		sys_close(agent_pidfd);
 		sys_close(uffd);
 		sys_munmap(shm, config->shm_bytes);
@@ -48,6 +49,7 @@ int link_create(const struct agent_ready *ready, const struct agent_config *conf
 	pthread_mutex_init(&link->lock, NULL);
 	ret = sys_mapping_of(getpid(), (uintptr_t)shm, &link->file);
 	if (ret) {
+		sys_pidfd_kill(agent_pidfd, SIGKILL);
 		link_free(link);
 		return ret;
 	}

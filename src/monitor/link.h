@@ -33,7 +33,8 @@ struct link {
 };
 
 /*
- * Takes @uffd, @agent_pidfd and the mapping @shm, also when it fails: -ENOMEM, -EMFILE.
+ * Takes @uffd, @agent_pidfd and the mapping @shm, also when it fails, -ENOMEM or -EMFILE:
+ * then the agent is ended.
  */
 int link_create(const struct agent_ready *ready, const struct agent_config *config, pid_t agent,
 		int agent_pidfd, int uffd, struct agent_shm *shm, struct link **out);

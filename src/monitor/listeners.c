@@ -16,6 +16,7 @@
 /* How often to look whether a thread is out of its call, and when to believe it is. */
 #define LOOK_US		200u
 #define GO_PATIENCE_NS	(3 * 1000000000ULL)
+#define HEARD_TRIES	5000	/* a second */
 
 /* ---------------------------------------------------------------- who goes on by itself */
 
@@ -103,6 +104,10 @@ void listeners_forget(struct listeners *l)
 
 	while ((going = unlink_first(l, anyone, 0)))
 		gone_on(going);
+	/* Who was killed in a call may be dealt with still. acquire: pairs with its end */
+	for (int i = 0; i < HEARD_TRIES &&
+			atomic_load_explicit(&l->hearing, memory_order_acquire); i++)
+		sys_rest(LOOK_US);
 }
 
 /* ---------------------------------------------------------------- answers */
@@ -275,8 +280,12 @@ static void *listen_main(void *arg)
 	struct listeners *l = arg;
 	struct sys_notif n;
 
-	while (receive(l, &n) != -ECANCELED)
+	while (receive(l, &n) != -ECANCELED) {
+		atomic_fetch_add_explicit(&l->hearing, 1, memory_order_relaxed);
 		hear(l, &n);
+		/* release: what it did to processes and spaces happened before */
+		atomic_fetch_sub_explicit(&l->hearing, 1, memory_order_release);
+	}
 	return NULL;
 }
 

@@ -38,6 +38,7 @@ struct listeners {
 	struct pool *pool;
 	struct injector *injector;
 	_Atomic uint64_t nr_calls;
+	_Atomic unsigned int hearing;	/* calls that are being dealt with */
 
 	/*
 	 * Who holds it waits for the next call. The kernel wakes all that do, at every call,
@@ -57,7 +58,7 @@ struct listeners {
 int listeners_start(struct listeners *listeners, int fd, int exec_fd, struct tree *tree,
 		    struct pool *pool, struct injector *injector);
 
-/* The tree is empty: nobody goes any more. */
+/* The tree is empty: nobody goes any more, and soon nobody is heard any more. */
 void listeners_forget(struct listeners *listeners);
 
 #endif

@@ -234,7 +234,7 @@ static void sweep(struct monitor *m)
 		return;
 	nr = sys_descendants(m->warden.pid, AGENT_NAME, pids, SWEEP_PIDS);
 	for (unsigned int i = 0; i < nr; i++) {
-		process = tree_find(&m->tree, pids[i]);
+		process = tree_find_anew(&m->tree, pids[i]);
 		if (process)
 			space_put(tree_claim(&m->tree, process));
 		process_put(process);

@@ -76,6 +76,7 @@ struct tier {
 	uint64_t sent_in_round;		/* pages, and ... */
 	bool insist;			/* ... a round without any: nobody has chances */
 	unsigned int stuck;		/* turns in a row in which nothing went */
+	unsigned int bare;		/* ... in which nobody had an agent */
 	bool full_said;
 	uint8_t places[WINDOW_PAGES];
 	struct note notes[NOTES];
@@ -422,10 +423,12 @@ static uint64_t turn(struct tier *tier, struct pool *pool, struct space **spaces
 
 	if (!tier->mm)
 		return REST_MAX_NS;
-	if (!nr) {	/* what there is has no agent, and nothing of it can go */
+	/* What there is has no agent, and nothing of it can go; unless one is on its way. */
+	tier->bare = !nr && pool_has_bare(pool) ? tier->bare + 1 : 0;
+	if (tier->bare > 1)
 		allow_all(tier);
+	if (!nr)
 		return REST_MAX_NS;
-	}
 	look(tier, spaces, nr, &now);
 	bytes = now.memory.resident;
 	allow(tier, &now);

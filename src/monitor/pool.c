@@ -146,7 +146,9 @@ bool space_is_shared(struct space *space)
 
 bool space_in_use(struct space *space)
 {
-	return space->mm && hmm_remote_in_use(space->mm) == 1;
+	const int ret = space->mm ? hmm_remote_in_use(space->mm) : 0;
+
+	return ret == 1 || ret == -ENOMEM;
 }
 
 int space_inherit(struct space *space, pid_t pid)
@@ -237,11 +239,18 @@ int space_relation(struct space *space, pid_t tid)
 
 	if (!space->mm)
 		return SPACE_OTHER;
-	ret = link ? link_has(link, tid) : hmm_remote_matches(space->mm, tid);
-	if (ret == 1 || !link || !link_losing(link))
-		return ret;
+	if (!link)
+		return hmm_remote_matches(space->mm, tid);
+	/* The number of an agent that has ended can be another's. */
+	if (!link_losing(link))
+		return link_has(link, tid);
 	ret = link_had(link, tid);
 	return ret == 1 ? SPACE_LOSING : ret;
+}
+
+static bool in_bare(pid_t tid, const void *mm)
+{
+	return hmm_remote_matches((struct hmm_mm *)mm, tid) == 1;
 }
 
 static bool had(pid_t tid, const void *link)
@@ -254,9 +263,10 @@ bool space_has_process(struct space *space, pid_t pid)
 	struct link *link = space_link(space);
 
 	if (!link)
-		return space_has(space, pid);
-	return sys_process_shares(pid, link->agent) ||
-	       (space_losing(space) && sys_any_thread(pid, had, link));
+		return space->mm && sys_any_thread(pid, in_bare, space->mm);
+	if (space_losing(space))
+		return sys_any_thread(pid, had, link);
+	return sys_process_shares(pid, link->agent);
 }
 
 /* ---------------------------------------------------------------- joining */
@@ -595,6 +605,17 @@ struct space *pool_find(struct pool *pool, pid_t tid, uint64_t *after, bool *los
 	if (!found)
 		*after = last < known ? last : known;
 	return found;
+}
+
+bool pool_has_bare(struct pool *pool)
+{
+	const struct space *space;
+
+	pthread_mutex_lock(&pool->lock);
+	for (space = pool->spaces; space && space->link; space = space->next)
+		;
+	pthread_mutex_unlock(&pool->lock);
+	return space != NULL;
 }
 
 unsigned int pool_abandoned(struct pool *pool, struct space **out, unsigned int max)

@@ -103,7 +103,7 @@ void space_end(struct space *space);
 /* Has anybody its memory besides its agent? Asks the agent, if there is one. */
 bool space_is_shared(struct space *space);
 
-/* Has anybody its memory, the agent or not? False as well where that cannot be told. */
+/* Has anybody its memory, the agent or not? */
 bool space_in_use(struct space *space);
 
 /* It is process @pid's from now on, which shares it. 0, or a negative errno. */
@@ -161,6 +161,9 @@ struct space *pool_claim(struct pool *pool, pid_t pid);
  * agent, or will have in a moment.
  */
 struct space *pool_find(struct pool *pool, pid_t tid, uint64_t *after, bool *losing);
+
+/* Is there a space without an agent? */
+bool pool_has_bare(struct pool *pool);
 
 /* References to at most @max spaces that have an agent. */
 unsigned int pool_spaces(struct pool *pool, struct space **out, unsigned int max);

@@ -152,7 +152,6 @@ static struct space *exchange(struct tree *tree, struct process *process, struct
 		trace_name(tree->pool->trace, hmm_mm_id(space->mm), process->pid, process->name);
 	}
 	process->joined |= space != NULL;
-	process->exec_ns = 0;
 	pthread_mutex_unlock(&tree->lock);
 	return old;
 }
@@ -197,6 +196,8 @@ void tree_end_memory(struct tree *tree, struct space *space)
 	}
 }
 
+static void leave(struct tree *tree, struct space *space, int tries);
+
 /* Somebody who has it still has @space from now on, and the reference. False: nobody is found. */
 static bool find_heir(struct tree *tree, struct space *space)
 {
@@ -208,12 +209,10 @@ static bool find_heir(struct tree *tree, struct space *space)
 
 	while (nr-- && !heir)
 		if (space_has_process(space, pids[nr]))
-			heir = tree_find(tree, pids[nr]);
+			heir = tree_find_anew(tree, pids[nr]);
 	found = heir && space_inherit(space, heir->pid) == 0;
-	if (found && (old = exchange(tree, heir, space))) {
-		space_end(old);
-		space_put(old);
-	}
+	if (found && (old = exchange(tree, heir, space)))
+		leave(tree, old, 1);
 	process_put(heir);
 	return found;
 }
@@ -224,12 +223,12 @@ static bool find_heir(struct tree *tree, struct space *space)
  * then it is that one's from now on, or ends with it where its agent is lost. While
  * somebody has it that cannot be found it does not end. Takes the reference.
  */
-static void leave(struct tree *tree, struct space *space)
+static void leave(struct tree *tree, struct space *space, int tries)
 {
 	bool shared = false;
 
 	/* The one seen sharing it may be making another and ending itself. */
-	for (int i = 0; i < LOOK_TRIES && (shared = space_is_shared(space)); i++) {
+	for (int i = 0; i < tries && (shared = space_is_shared(space)); i++) {
 		if (find_heir(tree, space))
 			return;
 		sys_rest(LOOK_AGAIN_US);
@@ -238,7 +237,7 @@ static void leave(struct tree *tree, struct space *space)
 		tree_end_memory(tree, space);
 		shared = space_in_use(space);
 	}
-	if (shared)
+	if (shared && space->mm)
 		space_abandon(space);
 	else
 		space_end(space);
@@ -249,8 +248,11 @@ void tree_attach(struct tree *tree, struct process *process, struct space *space
 {
 	struct space *old = exchange(tree, process, space);
 
+	pthread_mutex_lock(&tree->lock);
+	process->exec_ns = 0;
+	pthread_mutex_unlock(&tree->lock);
 	if (old)
-		leave(tree, old);
+		leave(tree, old, LOOK_TRIES);
 }
 
 /* With its reference, or NULL. */
@@ -272,7 +274,7 @@ void tree_remove(struct tree *tree, struct process *process)
 	bool plain;
 
 	if (space)
-		leave(tree, space);
+		leave(tree, space, LOOK_TRIES);
 	pthread_mutex_lock(&tree->lock);
 	for (at = bucket(tree, process->pid); *at != process; at = &(*at)->next)
 		;
@@ -339,13 +341,39 @@ static struct space *space_of_parent(struct tree *tree, struct process *process)
 	return space;
 }
 
-/* Its own, whose agent is lost, if it has not left that by an exec. */
-static struct space *losing_space(struct tree *tree, struct process *process, pid_t tid)
+static bool asks_to_exec(struct tree *tree, const struct process *process)
+{
+	bool asks;
+
+	pthread_mutex_lock(&tree->lock);
+	asks = process->exec_ns != 0;
+	pthread_mutex_unlock(&tree->lock);
+	return asks;
+}
+
+/*
+ * Has the process still the memory that it had? Where that cannot be compared, as with a
+ * program that made itself undumpable, it has, unless it has become another program: then
+ * nobody shares it with the agent.
+ */
+static bool keeps(struct space *space, int relation, bool asks)
+{
+	if (relation != SPACE_OTHER)
+		return relation > SPACE_OTHER || !asks || space_losing(space) ||
+		       space_is_shared(space);
+	return false;
+}
+
+/* Its own all the same, perhaps without its agent. */
+static struct space *doubtful_space(struct tree *tree, struct process *process, pid_t tid,
+				    bool *losing)
 {
 	struct space *space = own_space(tree, process);
 
-	if (space && space_relation(space, tid) == SPACE_LOSING)
+	if (space && keeps(space, space_relation(space, tid), asks_to_exec(tree, process))) {
+		*losing = space_losing(space);
 		return space;
+	}
 	space_put(space);
 	return NULL;
 }
@@ -411,10 +439,8 @@ static struct space *space_of_stranger(struct tree *tree, pid_t tid, bool *losin
 
 	if (process) {
 		space = tree_claim(tree, process);
-		if (!space) {
-			space = losing_space(tree, process, tid);
-			*losing = space != NULL;
-		}
+		if (!space)
+			space = doubtful_space(tree, process, tid, losing);
 		if (!space)
 			space = shared_space(tree, process, tid, losing);
 	}
@@ -441,42 +467,70 @@ void tree_exec(struct tree *tree, struct process *process)
 	pthread_mutex_unlock(&tree->lock);
 }
 
-/* Tree lock held. Has it left the memory that it had? */
-static struct space *left_by_exec(struct process *process)
-{
-	struct space *space = process->space;
+/* Who asked to become another program, and the space that is left if it has. */
+struct leaver {
+	struct process *process;
+	struct space *space;
+};
 
-	if (!process->exec_ns)
-		return NULL;
-	learn_name(process);
-	if (!space || sys_now_ns() - process->exec_ns > EXEC_PATIENCE_NS)
+/* With references. *again: some have to be looked at again. */
+static unsigned int list_leavers(struct tree *tree, struct leaver *out, unsigned int max,
+				 bool *again)
+{
+	const uint64_t now = sys_now_ns();
+	struct process *process;
+	unsigned int nr = 0;
+
+	pthread_mutex_lock(&tree->lock);
+	for (unsigned int i = 0; i < TREE_BUCKETS; i++) {
+		for (process = tree->buckets[i]; process && nr < max; process = process->next) {
+			if (!process->exec_ns)
+				continue;
+			learn_name(process);
+			*again = true;
+			if (process->space)
+				out[nr++] = (struct leaver){ get(process),
+							     space_get(process->space) };
+			if (!process->space || now - process->exec_ns > EXEC_PATIENCE_NS)
+				process->exec_ns = 0;
+		}
+	}
+	pthread_mutex_unlock(&tree->lock);
+	return nr;
+}
+
+/* It has become another program: it has not that space any more. */
+static void has_left(struct tree *tree, struct process *process, struct space *space)
+{
+	bool has;
+
+	pthread_mutex_lock(&tree->lock);
+	has = process->space == space;
+	if (has) {
+		process->space = NULL;
 		process->exec_ns = 0;
-	if (!space || space_has_process(space, process->pid))
-		return NULL;
-	process->space = NULL;
-	process->exec_ns = 0;
-	process->joined = false;
-	return space;
+		process->joined = false;
+	}
+	pthread_mutex_unlock(&tree->lock);
+	if (has)
+		leave(tree, space, LOOK_TRIES);
 }
 
 bool tree_look_for_execs(struct tree *tree)
 {
-	struct space *left[LEFT_AT_ONCE];
-	struct process *process;
-	unsigned int nr = 0;
+	struct leaver leavers[LEFT_AT_ONCE];
 	bool again = false;
+	unsigned int nr = list_leavers(tree, leavers, LEFT_AT_ONCE, &again);
 
-	pthread_mutex_lock(&tree->lock);
-	for (unsigned int i = 0; i < TREE_BUCKETS; i++) {
-		for (process = tree->buckets[i]; process; process = process->next) {
-			if (nr < LEFT_AT_ONCE && (left[nr] = left_by_exec(process)))
-				nr++;
-			again |= process->exec_ns != 0;
-		}
+	while (nr--) {
+		struct leaver *l = &leavers[nr];
+
+		if (!space_has_process(l->space, l->process->pid) &&
+		    !keeps(l->space, space_relation(l->space, l->process->pid), true))
+			has_left(tree, l->process, l->space);
+		process_put(l->process);
+		space_put(l->space);
 	}
-	pthread_mutex_unlock(&tree->lock);
-	while (nr--)
-		leave(tree, left[nr]);
 	return again;
 }
 
@@ -511,7 +565,7 @@ static void leave_abandoned(struct tree *tree)
 	unsigned int nr = pool_abandoned(tree->pool, left, LEFT_AT_ONCE);
 
 	while (nr--)
-		leave(tree, left[nr]);
+		leave(tree, left[nr], 1);
 }
 
 void tree_end_orphans(struct tree *tree)

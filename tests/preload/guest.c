@@ -290,22 +290,29 @@ struct nest {
 
 #define NEST_STACK	(1 << 18)
 
-static int innermost_main(void *arg)
+/* The words' second half goes elsewhere, their first is made anew. */
+static void change_halves(uint64_t *words)
 {
-	const struct nest *n = arg;
 	const int prot = PROT_READ | PROT_WRITE, flags = MAP_PRIVATE | MAP_ANONYMOUS;
-	char *p = (char *)n->words, *to, ready;
+	char *p = (char *)words, *to;
 
-	if (read(n->go[0], &ready, 1) != 1)
-		abort();
-	/* Its second half goes elsewhere, its first is made anew. */
 	to = mmap(NULL, HOARD / 2, PROT_NONE, flags, -1, 0);
 	if (mremap(p + HOARD / 2, HOARD / 2, HOARD / 2, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to ||
 	    munmap(p, HOARD / 2) || mmap(p, HOARD / 2, prot, flags | MAP_FIXED, -1, 0) != p)
 		abort();
 	for (size_t i = 0; i < HOARD / 16; i++)
-		if (n->words[i] || ((uint64_t *)(void *)to)[i] != word(HOARD / 16 + i, 5))
+		if (words[i] || ((uint64_t *)(void *)to)[i] != word(HOARD / 16 + i, 5))
 			abort();
+}
+
+static int innermost_main(void *arg)
+{
+	const struct nest *n = arg;
+	char ready;
+
+	if (read(n->go[0], &ready, 1) != 1)
+		abort();
+	change_halves(n->words);
 	if (write(n->done[1], "", 1) != 1)
 		abort();
 	return 0;
@@ -352,6 +359,18 @@ static int nest_alone(uint64_t *words)
 static int nested_alone(void)
 {
 	return nest_alone(words_of(5));
+}
+
+/* Nobody may look into it, nor has it become another program, as it wanted to. */
+static int undumpable(void)
+{
+	uint64_t *words = words_of(5);
+
+	prctl(PR_SET_DUMPABLE, 0);
+	execl("/nonexistent", "nonexistent", NULL);
+	change_halves(words);
+	printf("as it should be\n");
+	return 0;
 }
 
 static int nested_in_child(void)
@@ -824,7 +843,7 @@ int main(int argc, char **argv)
 		{ "outlived", outlived }, { "outlived-by-exec", outlived_by_exec },
 		{ "outlived-child", outlived_child },
 		{ "nested", nested }, { "nested-alone", nested_alone },
-		{ "nested-in-child", nested_in_child },
+		{ "nested-in-child", nested_in_child }, { "undumpable", undumpable },
 	};
 
 	self = argv[0];
