@@ -618,28 +618,38 @@ bool pool_has_bare(struct pool *pool)
 	return space != NULL;
 }
 
-unsigned int pool_abandoned(struct pool *pool, struct space **out, unsigned int max)
+static bool is_abandoned(const struct space *space)
+{
+	return space->abandoned;
+}
+
+static bool has_agent(const struct space *space)
+{
+	return space->link && space->mm;
+}
+
+/* References to those that fit. */
+static unsigned int list(struct pool *pool, bool (*fits)(const struct space *space),
+			 struct space **out, unsigned int max)
 {
 	unsigned int nr = 0;
 
 	pthread_mutex_lock(&pool->lock);
 	for (struct space *space = pool->spaces; space && nr < max; space = space->next)
-		if (space->abandoned)
+		if (fits(space))
 			out[nr++] = space_get(space);
 	pthread_mutex_unlock(&pool->lock);
 	return nr;
 }
 
+unsigned int pool_abandoned(struct pool *pool, struct space **out, unsigned int max)
+{
+	return list(pool, is_abandoned, out, max);
+}
+
 unsigned int pool_spaces(struct pool *pool, struct space **out, unsigned int max)
 {
-	unsigned int nr = 0;
-
-	pthread_mutex_lock(&pool->lock);
-	for (struct space *space = pool->spaces; space && nr < max; space = space->next)
-		if (space->link && space->mm)
-			out[nr++] = space_get(space);
-	pthread_mutex_unlock(&pool->lock);
-	return nr;
+	return list(pool, has_agent, out, max);
 }
 
 void pool_stats(struct pool *pool, struct hmm_stats *stats)

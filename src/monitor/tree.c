@@ -306,14 +306,20 @@ void tree_declined(struct tree *tree, struct process *process)
 	pthread_mutex_unlock(&tree->lock);
 }
 
-static struct space *own_space(struct tree *tree, struct process *process)
+/* A process's, with a reference, or NULL. */
+static struct space *reference(struct tree *tree, struct space *const *at)
 {
 	struct space *space;
 
 	pthread_mutex_lock(&tree->lock);
-	space = process->space ? space_get(process->space) : NULL;
+	space = *at ? space_get(*at) : NULL;
 	pthread_mutex_unlock(&tree->lock);
 	return space;
+}
+
+static struct space *own_space(struct tree *tree, const struct process *process)
+{
+	return reference(tree, &process->space);
 }
 
 struct space *tree_claim(struct tree *tree, struct process *process)
@@ -379,14 +385,9 @@ static struct space *doubtful_space(struct tree *tree, struct process *process, 
 }
 
 /* What it was found to share before. */
-static struct space *lent_space(struct tree *tree, struct process *process)
+static struct space *lent_space(struct tree *tree, const struct process *process)
 {
-	struct space *space;
-
-	pthread_mutex_lock(&tree->lock);
-	space = process->lent ? space_get(process->lent) : NULL;
-	pthread_mutex_unlock(&tree->lock);
-	return space;
+	return reference(tree, &process->lent);
 }
 
 /* It shares @space, or else none up to number @compared. */

@@ -690,7 +690,6 @@ static int linger(void)
 	return 0;
 }
 
-/* Busy, and changing its mappings, when whatever happens to it happens. */
 /* For ever; the test waits for the line. */
 static void announce_and_churn(void)
 {
@@ -700,6 +699,7 @@ static void announce_and_churn(void)
 		;
 }
 
+/* Busy, and changing its mappings, when whatever happens to it happens. */
 static int busy(void)
 {
 	if (fork() == 0)
