@@ -371,18 +371,37 @@ static int64_t move_in_parts(struct hmm_mm *mm, const struct sys_notif *n, uintp
 	return ret;
 }
 
+/* Of [start, end), of several parts alike, the last one grows, as all of it would. */
+static int64_t grow_last(struct hmm_mm *mm, uintptr_t start, uintptr_t end, size_t grow)
+{
+	struct sys_vma vma;
+	int64_t ret;
+
+	for (; !sys_vma_find(mm->maps_fd, start, &vma) && vma.end < end; start = vma.end)
+		;
+	let_grow(mm, start);
+	ret = move_part(mm, start, end - start, end - start + grow, 0, 0);
+	mm_vma_join(mm, start);
+	return ret;
+}
+
 /* In place, as the kernel would try first. -ENOMEM: it has to move. */
 static int64_t resize_in_place(struct hmm_mm *mm, const struct sys_notif *n)
 {
+	const bool grows = n->args[2] > n->args[1];
 	struct sys_notif in_place = *n;
+	uintptr_t start, end;
 	int64_t ret;
 
-	bool grows = n->args[2] > n->args[1];
-
+	mm_span(mm, n->args[0], n->args[1], &start, &end);
 	in_place.args[3] &= ~(uint64_t)MREMAP_MAYMOVE;
 	if (grows)
 		let_grow(mm, (uintptr_t)n->args[0]);
 	ret = mm->ops->perform(mm, &in_place);
+	if (ret == -EFAULT && grows && in_like_parts(mm, start, end)) {
+		ret = grow_last(mm, start, end, page_up(mm, n->args[2]) - (end - start));
+		ret = ret < 0 ? ret : (int64_t)start;
+	}
 	if (ret == (int64_t)n->args[0])
 		remapped(mm, n, (uintptr_t)ret);
 	if (grows)

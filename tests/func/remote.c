@@ -645,6 +645,33 @@ static void mremap_carries_device_pages(void **state)
 	assert_prog_holds(prog, a, 300, 23, 0);
 }
 
+/* Two mappings that the kernel cannot make one, as migrations without UFFDIO_MOVE leave them. */
+static uintptr_t map_in_parts(size_t nr, uint32_t seed)
+{
+	uintptr_t room = prog_map_empty(prog, 4 * nr, PROT_NONE), a = prog_map(prog, nr, seed),
+		  b = prog_map(prog, nr, seed + 1);
+	const uint64_t how = MREMAP_MAYMOVE | MREMAP_FIXED;
+
+	assert_int_equal(prog_change(prog, SYS_mremap, a, nr * page, nr * page, how, room), room);
+	assert_int_equal(prog_change(prog, SYS_mremap, b, nr * page, nr * page, how,
+				     room + nr * page), room + nr * page);
+	return room;
+}
+
+static void mappings_in_parts_grow_where_they_are(void **state)
+{
+	uintptr_t a = map_in_parts(8, 80);
+
+	(void)state;
+	to_dev(prog, a, 16);
+	assert_int_equal(prog_change(prog, SYS_mremap, a, 16 * page, 24 * page, 0, 0), -ENOMEM);
+	assert_int_equal(prog_change(prog, SYS_munmap, a + 16 * page, 16 * page, 0, 0, 0), 0);
+	assert_int_equal(prog_change(prog, SYS_mremap, a, 16 * page, 24 * page, 0, 0), a);
+	assert_prog_holds(prog, a, 8, 80, 0);
+	assert_prog_holds(prog, a + 8 * page, 8, 81, 0);
+	assert_int_equal(prog_run(prog, prog_loads, a + 20 * page, 1, 0), 1);
+}
+
 static void mprotect_none_keeps_the_bytes(void **state)
 {
 	uintptr_t a = prog_map(prog, 64, 24);
@@ -967,6 +994,7 @@ int main(void)
 		remote_test(munmap_frees_device_pages),
 		remote_test(dontneed_reads_as_zeros),
 		remote_test(mremap_carries_device_pages),
+		remote_test(mappings_in_parts_grow_where_they_are),
 		remote_test(mprotect_none_keeps_the_bytes),
 		remote_test(mapping_over_drops),
 		remote_test(a_file_over_device_pages),
