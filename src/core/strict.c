@@ -23,6 +23,13 @@
 #include "sys/seccomp.h"
 
 #define LISTENERS	4
+
+/*
+ * How many of them wait for a call: the kernel wakes all that do, at every call and on the
+ * caller's CPU, so the caller waits for each. With two the one that goes to serve has to
+ * wake nobody in its place, which would take longer than the other's look.
+ */
+#define RECEIVERS	2u
 #define CALLS_MAX	1024u
 
 /*
@@ -37,6 +44,7 @@ static struct {
 	_Atomic uint32_t waiting;	/* futex: threads that wait for ready */
 	int listener;			/* published by ready */
 	_Atomic uint32_t ready;		/* futex: 1, listener is there; 2, it cannot be had */
+	_Atomic uint32_t receiving;	/* futex: listeners that wait for a call */
 
 	/*
 	 * All listeners but one may wait for our locks. The last one lets other processes'
@@ -174,6 +182,39 @@ static bool serve_next(struct sys_notif *n)
 	return more;
 }
 
+static void begin_receiving(void)
+{
+	uint32_t nr = atomic_load_explicit(&strict.receiving, memory_order_relaxed);
+
+	for (;;) {
+		if (nr == RECEIVERS) {
+			sys_futex_wait(&strict.receiving, RECEIVERS, NULL);
+			nr = atomic_load_explicit(&strict.receiving, memory_order_relaxed);
+		} else if (atomic_compare_exchange_weak_explicit(&strict.receiving, &nr, nr + 1,
+								 memory_order_relaxed,
+								 memory_order_relaxed)) {
+			return;
+		}
+	}
+}
+
+/* What it goes to serve may wait for another call. */
+static void end_receiving(void)
+{
+	if (atomic_fetch_sub_explicit(&strict.receiving, 1, memory_order_relaxed) == 1)
+		sys_futex_wake(&strict.receiving, 1);
+}
+
+static int receive(int listener, struct sys_notif *n)
+{
+	int ret;
+
+	begin_receiving();
+	ret = sys_seccomp_recv(listener, n);
+	end_receiving();
+	return ret;
+}
+
 static void *listen_main(void *arg)
 {
 	struct sys_notif n;
@@ -188,7 +229,7 @@ static void *listen_main(void *arg)
 	if (ret != 1)
 		return NULL;
 	listener = strict.listener;
-	while ((ret = sys_seccomp_recv(listener, &n)) != -ECANCELED) {
+	while ((ret = receive(listener, &n)) != -ECANCELED) {
 		if (ret)
 			continue;
 		if (!sys_shares_mm(n.tid)) {
@@ -200,6 +241,7 @@ static void *listen_main(void *arg)
 				serve(listener, &n);
 			while (serve_next(&n));
 	}
+	sys_futex_wake(&strict.receiving, LISTENERS);
 	return NULL;
 }
 
