@@ -140,6 +140,23 @@ int hmm_mm_open_remote(const struct hmm_remote_opts *opts, struct hmm_mm **out) 
 int hmm_remote_change(struct hmm_mm *mm, uint32_t tid, uint64_t nr, const uint64_t args[6],
 		      int64_t *result) HMM_MUST_CHECK;
 
+/**
+ * hmm_remote_pass() - may the kernel make the change by itself, now?
+ *
+ * Arguments as of hmm_remote_change(), which this is a fast way round: a munmap or mprotect
+ * of memory that is all at home, before hmm_range_fault() was first asked about the mm. The
+ * thread is then to be told to go on, and its end is nothing to the caller. Nothing leaves
+ * the range until the call has been made. Notifiers are not told.
+ *
+ * Context: any thread, not from a callback; never waits, so that the one thread that
+ * receives can call it.
+ *
+ * Return: 1: tell it to go on; 0: hmm_remote_change() has to see to it; -EINVAL; -ECHILD;
+ * -EDEADLK.
+ */
+int hmm_remote_pass(struct hmm_mm *mm, uint32_t tid, uint64_t nr,
+		    const uint64_t args[6]) HMM_MUST_CHECK;
+
 /** hmm_remote_change_end() - the thread is out of its call, or dead. Any thread; blocks. */
 void hmm_remote_change_end(struct hmm_mm *mm, uint32_t tid);
 

@@ -27,12 +27,12 @@
 #include "core/trace.h"
 #include "sys/seccomp.h"
 
-bool remote_gated(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
+bool remote_gated(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 {
 	for (const struct gate *g = mm->remote->gates; g; g = g->next)
 		if (start < g->end && end > g->start)
 			return true;
-	return false;
+	return passes_hold(mm, start, end);
 }
 
 void gates_free(struct hmm_mm *mm)
@@ -199,6 +199,25 @@ static bool is_free_to_map(struct hmm_mm *mm, const struct sys_notif *n)
 	return family_may_map(mm->family) || !by_agent(mm, n);
 }
 
+int hmm_remote_pass(struct hmm_mm *mm, uint32_t tid, uint64_t nr, const uint64_t args[6])
+{
+	struct sys_notif n = { .tid = tid, .nr = (int)nr };
+	int ret = mm_enter(mm);
+
+	if (ret)
+		return ret;
+	if (!mm->remote || !args)
+		return -EINVAL;
+	memcpy(n.args, args, sizeof(n.args));
+	if (!lock_try(&mm->lock))
+		return 0;
+	ret = pass_give(mm, &n);
+	if (ret)
+		mm_trace_change(mm, &n, trace_begin(mm), HMM_CHANGE_IGNORE);
+	lock_release(&mm->lock);
+	return ret;
+}
+
 int hmm_remote_change(struct hmm_mm *mm, uint32_t tid, uint64_t nr, const uint64_t args[6],
 		      int64_t *result)
 {
@@ -212,12 +231,17 @@ int hmm_remote_change(struct hmm_mm *mm, uint32_t tid, uint64_t nr, const uint64
 	memcpy(n.args, args, sizeof(n.args));
 	if (is_free_to_map(mm, &n)) {
 		*result = HMM_CHANGE_IGNORE;
+		if (lock_try(&mm->lock)) {
+			pass_return(mm, tid);
+			lock_release(&mm->lock);
+		}
 		return 0;
 	}
 	if (n.nr == SYS_ioctl)
 		read_range(&n);
 	*result = HMM_CHANGE_CONTINUE;
 	lock_acquire(&mm->lock);
+	pass_return(mm, tid);
 	remote_wait_fork(mm, tid);
 	mm->remote->changes++;
 	if (by_agent(mm, &n)) {

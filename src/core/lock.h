@@ -97,6 +97,18 @@ static inline void lock_acquire(struct hmm_lock *lock)
 	lock_taken(lock);
 }
 
+static inline bool lock_try(struct hmm_lock *lock)
+{
+	uint32_t free = 0;
+
+	/* acquire: as in lock_acquire() */
+	if (!atomic_compare_exchange_strong_explicit(&lock->word, &free, 1, memory_order_acquire,
+						     memory_order_relaxed))
+		return false;
+	lock_taken(lock);
+	return true;
+}
+
 static inline void lock_release(struct hmm_lock *lock)
 {
 	lock_assert_held(lock);

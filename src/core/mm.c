@@ -62,7 +62,7 @@ static bool holds(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 	return directory_next(&mm->dir, start, end) != end || adopt_next(mm, start, end) != end;
 }
 
-bool mm_held(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
+bool mm_held(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 {
 	return mm->fork_gate || (mm->remote && remote_gated(mm, start, end));
 }
@@ -71,7 +71,7 @@ bool mm_held(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
  * Are the first touches of the run to be ours? Where as much is mapped as the tree may
  * have without.
  */
-static bool watched(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
+static bool watched(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 {
 	return end - start >= WATCHED_BYTES && !family_may_map(mm->family) &&
 	       !mm_held(mm, start, end);

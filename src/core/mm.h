@@ -249,7 +249,7 @@ enum hmm_reason mm_vma_reason(const struct hmm_mm *mm, const struct sys_vma *vma
 bool mm_vma_anonymous(const struct hmm_mm *mm, const struct sys_vma *vma);
 
 /* Is any of the range held at home, for a fork or a change? Lock held. */
-bool mm_held(const struct hmm_mm *mm, uintptr_t start, uintptr_t end);
+bool mm_held(struct hmm_mm *mm, uintptr_t start, uintptr_t end);
 
 /* The mapping has a page away from now on: trap its holes. 0, or why not. Lock held. */
 enum hmm_reason mm_vma_register(struct hmm_mm *mm, const struct sys_vma *vma);

@@ -4,6 +4,7 @@
  * there is faulted in without it, and then looked at again.
  */
 #include "core/devmem.h"
+#include "core/remote.h"
 
 #include "core/opts.h"
 
@@ -250,6 +251,15 @@ static size_t same_request(const struct hmm_range *r, size_t at, size_t until)
 	return i;
 }
 
+/* Is a change of it under way that no notifier will be told of? Lock held. */
+static bool changing(const struct looker *l, size_t first, size_t end)
+{
+	const uintptr_t start = l->range->start;
+	const size_t page = l->mm->page;
+
+	return l->mm->remote && passes_hide(l->mm, start + first * page, start + end * page);
+}
+
 static int fault_pages(struct looker *l, size_t nr)
 {
 	struct hmm_range *r = l->range;
@@ -262,7 +272,7 @@ static int fault_pages(struct looker *l, size_t nr)
 		int ret;
 
 		lock_acquire(&l->mm->lock);
-		ret = look(l, first, end, &at, &until);
+		ret = changing(l, first, end) ? -EBUSY : look(l, first, end, &at, &until);
 		lock_release(&l->mm->lock);
 		if (ret < 0)
 			return ret;

@@ -34,6 +34,17 @@ struct gate {
 	uintptr_t start, end;
 };
 
+/* A call that the kernel was let make, and may not have made yet: see pass.c. */
+struct pass {
+	uint32_t tid;
+	int nr;
+	uintptr_t start, end;
+	uint64_t prot;		/* of mprotect */
+	bool whole;		/* of munmap: all of the range was mapped */
+};
+
+#define PASSES	64u
+
 struct remote {
 	/* Written once, by open or attach, under the mm's lock. */
 	bool attached;			/* there is an agent */
@@ -60,6 +71,9 @@ struct remote {
 	uint64_t nonce[2];
 	uint64_t limbo_used;		/* chunks, one bit each */
 	struct gate *gates;
+	struct pass pass[PASSES];	/* in no order, one of a thread */
+	uint32_t nr_passes, pass_looked;
+	bool mirrored;			/* a device has looked at the memory, and may have pages of it */
 	uint32_t changes;		/* under way */
 	uint32_t forking;		/* the thread that forks, or 0 */
 	bool copied;			/* the kernel has copied the address space for it */
@@ -95,8 +109,26 @@ bool remote_is_static(const struct hmm_mm *mm, const struct sys_vma *vma);
 int remote_open_files(struct hmm_mm *mm, int tid);
 
 /* gate.c: is any of the range held at home? Lock held. */
-bool remote_gated(const struct hmm_mm *mm, uintptr_t start, uintptr_t end);
+bool remote_gated(struct hmm_mm *mm, uintptr_t start, uintptr_t end);
 void gates_free(struct hmm_mm *mm);
+
+/*
+ * pass.c: is the kernel to make this call by itself, and nobody hears of its end? Lock
+ * held.
+ */
+bool pass_give(struct hmm_mm *mm, const struct sys_notif *n);
+
+/* @tid makes another call. Lock held. */
+void pass_return(struct hmm_mm *mm, uint32_t tid);
+
+/*
+ * Is any of the range held at home by passes? Once more where they are over, for what
+ * the caller has looked up may be of before. Lock held.
+ */
+bool passes_hold(struct hmm_mm *mm, uintptr_t start, uintptr_t end);
+
+/* The same for a device, that wants to see the range. It is the end of passes. Lock held. */
+bool passes_hide(struct hmm_mm *mm, uintptr_t start, uintptr_t end);
 
 /*
  * inherit.c: the child of a fork. Lock held. An error: not made, @child_uffd is still

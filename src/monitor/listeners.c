@@ -67,6 +67,17 @@ static bool is_of(const struct going *going, uint32_t tid)
 	return going->tid == tid;
 }
 
+static bool is_watched(struct listeners *l, uint32_t tid)
+{
+	const struct going *going;
+
+	pthread_mutex_lock(&l->lock);
+	for (going = l->going; going && !is_of(going, tid); going = going->next)
+		;
+	pthread_mutex_unlock(&l->lock);
+	return going != NULL;
+}
+
 /* A thread that runs may be in user space or deep in the call: it counts as inside. */
 static bool is_out(const struct going *going, uint32_t unused)
 {
@@ -250,12 +261,28 @@ static void hear(struct listeners *l, const struct sys_notif *n)
 	process_put(process);
 }
 
-/* With nothing managed only an exec is anybody's business, and nothing is to be waited for. */
+/* A change that the kernel may make by itself, of who is not being watched. */
+static bool passes(struct listeners *l, const struct sys_notif *n)
+{
+	struct space *space;
+	bool ret;
+
+	if (n->nr != SYS_munmap && n->nr != SYS_mprotect)
+		return false;
+	space = tree_known_space(l->tree, (pid_t)n->tid);
+	ret = space && !is_watched(l, n->tid) &&
+	      hmm_remote_pass(space->mm, n->tid, (uint64_t)n->nr, n->args) == 1;
+	space_put(space);
+	return ret;
+}
+
+/* With nothing managed only an exec is anybody's business. Waits for nobody. */
 static bool hear_at_once(struct listeners *l, const struct sys_notif *n)
 {
-	if (l->pool->manages || n->nr == SYS_execve || n->nr == SYS_execveat)
+	if (n->nr == SYS_execve || n->nr == SYS_execveat || (l->pool->manages && !passes(l, n)))
 		return false;
-	process_put(tree_find(l->tree, (pid_t)n->tid));	/* known from now on */
+	if (!l->pool->manages)
+		process_put(tree_find(l->tree, (pid_t)n->tid));	/* known from now on */
 	sys_seccomp_continue(l->fd, n->id);
 	return true;
 }

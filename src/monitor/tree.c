@@ -110,13 +110,22 @@ struct process *tree_find_anew(struct tree *tree, pid_t tid)
 	return process;
 }
 
+/* Tree lock held. */
+static struct process *remembered(const struct tree *tree, pid_t tid)
+{
+	const unsigned int i = (uint32_t)tid % TREE_TASKS;
+
+	return tree->tasks[i].tid == tid ? tree->tasks[i].process : NULL;
+}
+
 struct process *tree_find(struct tree *tree, pid_t tid)
 {
-	struct process *process = NULL;
+	struct process *process;
 
 	pthread_mutex_lock(&tree->lock);
-	if (tree->tasks[(uint32_t)tid % TREE_TASKS].tid == tid)
-		process = get(tree->tasks[(uint32_t)tid % TREE_TASKS].process);
+	process = remembered(tree, tid);
+	if (process)
+		get(process);
 	pthread_mutex_unlock(&tree->lock);
 	return process ? process : tree_find_anew(tree, tid);
 }
@@ -447,6 +456,21 @@ static struct space *space_of_stranger(struct tree *tree, pid_t tid, bool *losin
 	}
 	process_put(process);
 	return space;
+}
+
+struct space *tree_known_space(struct tree *tree, pid_t tid)
+{
+	struct process *process;
+	struct space *space;
+
+	pthread_mutex_lock(&tree->lock);
+	process = remembered(tree, tid);
+	space = process && process->space ? space_get(process->space) : NULL;
+	pthread_mutex_unlock(&tree->lock);
+	if (!space || space_has(space, tid))
+		return space;
+	space_put(space);
+	return NULL;
 }
 
 struct space *tree_space_of(struct tree *tree, struct process *process, pid_t tid, bool *losing)

@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Changes of another process that its kernel is let make by itself: nothing of the range
+ * leaves before they are made (src/core/pass.c).
+ */
+#include "prog.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+
+static struct prog *prog;
+static struct testdev *dev;
+
+static int begin(void **state)
+{
+	(void)state;
+	prog_and_device(&prog, &dev);
+	return 0;
+}
+
+static int end(void **state)
+{
+	(void)state;
+	prog_and_device_end(prog, dev);
+	return 0;
+}
+
+#define remote_test(f)	cmocka_unit_test_setup_teardown(f, begin, end)
+
+/* The program computes, which from outside may as well be its call, until told to stop. */
+static int64_t compute(uint64_t flag, uint64_t unused, uint64_t unused2)
+{
+	(void)unused;
+	(void)unused2;
+	while (!*(volatile uint32_t *)(uintptr_t)flag)
+		;
+	return 0;
+}
+
+static void stop_computing(uintptr_t flag)
+{
+	const uint32_t stop = 1;
+
+	assert_int_equal(hmm_copy_to_user(prog->mm, flag, &stop, sizeof(stop)), sizeof(stop));
+	assert_int_equal(prog_wait(prog), 0);
+}
+
+static int pass(long nr, uintptr_t addr, size_t len, uint64_t prot)
+{
+	const uint64_t args[6] = { addr, len, prot };
+
+	return hmm_remote_pass(prog->mm, (uint32_t)prog->pid, (uint64_t)nr, args);
+}
+
+/* By another thread of the program's, so that the pass stands. */
+static int64_t change_by_another(long nr, uintptr_t addr, size_t len, uint64_t prot)
+{
+	const uint64_t args[6] = { addr, len, prot };
+	int64_t result;
+
+	assert_int_equal(hmm_remote_change(prog->mm, 4711, (uint64_t)nr, args, &result), 0);
+	return result;
+}
+
+/* Who meets a pass that is over ends it, and comes in vain once more. */
+static void leaves_at_the_second_try(uintptr_t a, size_t nr)
+{
+	assert_int_equal(prog_migrate(prog, dev, a, nr), 0);
+	assert_int_equal(prog_migrate(prog, dev, a, nr), nr);
+}
+
+static void a_pass_holds_its_range_until_its_thread_is_out(void **state)
+{
+	uintptr_t a = prog_map(prog, 64, 31), flag = prog_map_empty(prog, 1, PROT_READ | PROT_WRITE);
+
+	(void)state;
+	prog_go(prog, compute, flag, 0, 0);
+	assert_int_equal(pass(SYS_munmap, a, 32 * page, 0), 1);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(prog_migrate(prog, dev, a + 8 * page, 4), 0);
+	assert_int_equal(prog_migrate(prog, dev, a + 32 * page, 32), 32);
+		stop_computing(flag);
+	leaves_at_the_second_try(a, 32);
+	assert_prog_holds(prog, a, 64, 31, 0);
+}
+
+static void the_next_call_ends_a_pass(void **state)
+{
+	uintptr_t a = prog_map(prog, 64, 32), flag = prog_map_empty(prog, 1, PROT_READ | PROT_WRITE);
+	const uint64_t args[6] = { 0, page, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, (uint64_t)-1 };
+	int64_t result;
+
+	(void)state;
+	prog_go(prog, compute, flag, 0, 0);
+	assert_int_equal(pass(SYS_munmap, a, 32 * page, 0), 1);
+	assert_int_equal(pass(SYS_munmap, a + 32 * page, 32 * page, 0), 1);
+	assert_int_equal(prog_migrate(prog, dev, a, 32), 32);
+	assert_int_equal(prog_migrate(prog, dev, a + 32 * page, 32), 0);
+	assert_int_equal(hmm_remote_change(prog->mm, (uint32_t)prog->pid, SYS_mmap, args, &result),
+			 0);
+	assert_true(result == HMM_CHANGE_IGNORE);
+	assert_int_equal(prog_migrate(prog, dev, a + 32 * page, 32), 32);
+	stop_computing(flag);
+	assert_prog_holds(prog, a, 64, 32, 0);
+}
+
+/* A thread may compute for hours. */
+static void mappings_as_its_call_makes_them_end_a_pass(void **state)
+{
+	uintptr_t a = prog_map(prog, 64, 33), flag = prog_map_empty(prog, 1, PROT_READ | PROT_WRITE);
+
+	(void)state;
+	assert_int_equal(change_by_another(SYS_mprotect, a, 32 * page, PROT_READ), 0);
+	prog_go(prog, compute, flag, 0, 0);
+	assert_int_equal(pass(SYS_mprotect, a, 32 * page, PROT_READ | PROT_WRITE), 1);
+	assert_int_equal(change_by_another(SYS_mprotect, a, 8 * page, PROT_READ | PROT_WRITE), 0);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(prog_migrate(prog, dev, a, 8), 0);
+	assert_int_equal(change_by_another(SYS_mprotect, a, 32 * page, PROT_READ | PROT_WRITE), 0);
+	leaves_at_the_second_try(a, 32);
+	/* A hole that was there before says nothing; one that was not says that it was made. */
+	assert_int_equal(change_by_another(SYS_munmap, a + 40 * page, 8 * page, 0), 0);
+	assert_int_equal(pass(SYS_munmap, a + 32 * page, 32 * page, 0), 1);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(prog_migrate(prog, dev, a + 32 * page, 8), 0);
+	assert_int_equal(pass(SYS_munmap, a + 48 * page, 16 * page, 0), 1);
+	assert_int_equal(prog_migrate(prog, dev, a + 48 * page, 8), 0);
+	assert_int_equal(change_by_another(SYS_munmap, a + 56 * page, 8 * page, 0), 0);
+	leaves_at_the_second_try(a + 48 * page, 8);
+	stop_computing(flag);
+	assert_prog_holds(prog, a, 40, 33, 0);
+	assert_prog_holds(prog, a + 48 * page, 8, 33, 48);
+}
+
+static void a_pass_is_for_what_is_at_home_and_nobodys(void **state)
+{
+	uintptr_t a = prog_map(prog, 64, 34);
+	HMM_OPTS(hmm_range, range, .start = a, .end = a + page);
+	uint64_t pfn;
+
+	(void)state;
+	assert_int_equal(prog_migrate(prog, dev, a + 32 * page, 1), 1);
+	assert_int_equal(pass(SYS_munmap, a, 33 * page, 0), 0);
+	assert_int_equal(pass(SYS_mprotect, a + 32 * page, page, PROT_READ), 0);
+	assert_int_equal(pass(SYS_mprotect, a, page, PROT_READ | PROT_GROWSDOWN), 0);
+	assert_int_equal(pass(SYS_madvise, a, page, MADV_DONTNEED), 0);
+	assert_int_equal(pass(SYS_munmap, a + 1, page, 0), 0);
+	assert_int_equal(pass(SYS_munmap, a, 0, 0), 0);
+	assert_int_equal(hmm_remote_pass(prog->mm, 1, SYS_munmap, NULL), -EINVAL);
+	assert_int_equal(hmm_remote_fork_begin(prog->mm, 4712), 0);
+	assert_int_equal(pass(SYS_munmap, a, page, 0), 0);
+	assert_int_equal(hmm_remote_fork_end(prog->mm, 4712, SYS_clone, &(struct hmm_mm *){ 0 }), 0);
+	assert_int_equal(pass(SYS_mprotect, a, page, PROT_READ), 1);
+	/* From now on a device may have any page of it. */
+	range.pfns = &pfn;
+	assert_int_equal(hmm_range_fault_wait(prog->mm, &range, 0), 0);
+	assert_int_equal(pass(SYS_mprotect, a, page, PROT_READ), 0);
+	assert_prog_holds(prog, a, 64, 34, 0);
+}
+
+/* What it saw of one could be of before the call, and nobody would tell it. */
+static void a_device_does_not_see_what_has_a_pass(void **state)
+{
+	uintptr_t a = prog_map(prog, 64, 35), flag = prog_map_empty(prog, 1, PROT_READ | PROT_WRITE);
+	HMM_OPTS(hmm_range, range, .start = a, .end = a + 4 * page);
+	uint64_t pfns[4] = { 0 };
+
+	(void)state;
+	prog_go(prog, compute, flag, 0, 0);
+	assert_int_equal(pass(SYS_mprotect, a + page, page, PROT_NONE), 1);
+	range.pfns = pfns;
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(hmm_range_fault(prog->mm, &range), -EBUSY);
+	range.start = a + 8 * page;
+	range.end = a + 12 * page;
+	assert_int_equal(hmm_range_fault(prog->mm, &range), 0);
+	stop_computing(flag);
+	range.start = a;
+	range.end = a + 4 * page;
+	assert_int_equal(hmm_range_fault_wait(prog->mm, &range, 0), 0);
+	assert_true(pfns[1] & HMM_PFN_VALID);
+	assert_prog_holds(prog, a, 64, 35, 0);
+}
+
+/* Their threads are idle or gone: each that asks finds one, and none holds anything. */
+static void passes_of_who_is_gone_are_given_again(void **state)
+{
+	uintptr_t a = prog_map(prog, 64, 36);
+	const uint64_t args[6] = { a, page, PROT_READ };
+	unsigned int given = 0;
+
+	(void)state;
+	for (uint32_t tid = 0x3fff0000; tid < 0x3fff0000 + 500; tid++)
+		given += hmm_remote_pass(prog->mm, tid, SYS_mprotect, args) == 1;
+	assert_int_equal(given, 500);
+	assert_int_equal(prog_migrate(prog, dev, a, 1), 0);
+	assert_int_equal(prog_migrate(prog, dev, a, 1), 1);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		remote_test(a_pass_holds_its_range_until_its_thread_is_out),
+		remote_test(the_next_call_ends_a_pass),
+		remote_test(mappings_as_its_call_makes_them_end_a_pass),
+		remote_test(a_pass_is_for_what_is_at_home_and_nobodys),
+		remote_test(a_device_does_not_see_what_has_a_pass),
+		remote_test(passes_of_who_is_gone_are_given_again),
+	};
+
+	need_mm();
+	progs_begin();
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
