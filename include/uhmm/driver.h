@@ -364,13 +364,14 @@ static inline uint64_t hmm_dst(uint32_t devmem_id, uint64_t index)
 
 #define HMM_MIGRATE_SYSTEM	(1ULL << 0)	/* take system pages and holes */
 #define HMM_MIGRATE_DEVICE	(1ULL << 1)	/* take device pages of from_owner */
+#define HMM_MIGRATE_KEEP_HOLES	(1ULL << 2)	/* holes are not taken, for no reason */
 
 /* Most pages of one hmm_migrate; larger ranges are several. */
 #define HMM_MIGRATE_MAX_PAGES	4096
 
 struct hmm_migrate {
 	uint64_t size;			/* sizeof(struct hmm_migrate) */
-	uint64_t flags;			/* HMM_MIGRATE_*; at least one */
+	uint64_t flags;			/* HMM_MIGRATE_*; SYSTEM or DEVICE or both */
 	uintptr_t start, end;
 	uint64_t *src;			/* the caller's; ours to write in setup and pages */
 	uint64_t *dst;			/* the caller's between setup and pages, then frozen */

@@ -101,9 +101,11 @@ struct isolation *isolation_get(struct hmm_mm *mm, uintptr_t addr, bool wait)
 	iso->buffer = 0;
 	iso->owner = NULL;
 	iso->huge = false;
+	iso->keep_holes = false;
 	iso->met.read_ns = 0;
 	iso->starved = 0;
 	memset(iso->landed, 0, sizeof(iso->landed));
+	memset(iso->passed, 0, sizeof(iso->passed));
 	mm->isolations_free--;
 	return iso;
 }
@@ -230,11 +232,14 @@ static void sort_out(struct hmm_mm *mm, struct isolation *iso, uint32_t first, u
 		bool present = state & (SYS_PAGE_PRESENT | SYS_PAGE_SWAPPED);
 		uint8_t tried_by = t->tried[i];
 
+		if (isolation_passes(iso, i))
+			continue;
 		if (!iso->where[i])
 			tried_by = TRIED_NOT;	/* unmapped meanwhile: nobody's */
 		if (present && iso->where[i])
 			iso->kind[i] = state & SYS_PAGE_ZERO ? SLOT_ZERO : SLOT_CONTENT;
-		else if (tried_by == TRIED_PASSED && !adopt_has(mm, iso->where[i]))
+		else if (tried_by == TRIED_PASSED && !iso->keep_holes &&
+			 !adopt_has(mm, iso->where[i]))
 			iso->kind[i] = SLOT_HOLE;
 		if (iso->kind[i] != SLOT_NONE) {
 			iso->nr++;
@@ -242,7 +247,8 @@ static void sort_out(struct hmm_mm *mm, struct isolation *iso, uint32_t first, u
 		}
 		/* A hole of what is adopted is not zeros but the file's data. */
 		iso->reason[i] = tried_by == TRIED_BUSY ? HMM_REASON_PINNED :
-				 tried_by == TRIED_PASSED ? HMM_REASON_FILE : reason;
+				 tried_by != TRIED_PASSED ? reason :
+				 adopt_has(mm, iso->where[i]) ? HMM_REASON_FILE : HMM_REASON_NONE;
 		slot_revert(mm, iso, i);
 	}
 }
@@ -251,8 +257,32 @@ static void sort_out(struct hmm_mm *mm, struct isolation *iso, uint32_t first, u
 static void enter_run(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr)
 {
 	directory_block_set_huge(&mm->dir, iso->base, false);
-	for (uint32_t i = first; i < first + nr; i++)
-		slot_enter(mm, iso, iso->base + i * mm->page);
+	for (uint32_t i = first; i < first + nr; i++) {
+		uintptr_t addr = iso->base + i * mm->page;
+
+		if (entry_state(directory_get(&mm->dir, addr)) != PAGE_DEVICE) {
+			slot_enter(mm, iso, addr);
+			continue;
+		}
+		iso->passed[i / 64] |= BIT(i % 64);
+		iso->reason[i] = HMM_REASON_DEVICE;
+	}
+}
+
+/*
+ * Whatever is on a device is to the CPU what a hole is, and as long as the lock is held it
+ * stays one: a move of all of it is one call, where runs between device pages were many.
+ */
+uintptr_t isolation_span(const struct hmm_mm *mm, const struct sys_vma *vma, uintptr_t start,
+			 uintptr_t end)
+{
+	uintptr_t a = start;
+
+	if (!mm->can_move || !(vma->flags & SYS_VMA_WRITE))
+		return start;
+	while (a < end && entry_state(directory_get(&mm->dir, a)) == PAGE_DEVICE)
+		a = directory_next(&mm->dir, a + mm->page, end);
+	return a;
 }
 
 /* Why a move of a mapping that looked right was refused. */

@@ -63,6 +63,8 @@ struct isolation {
 	uint32_t starved;		/* times that giving has waited for memory */
 	bool in_use;
 	bool huge;			/* taken as one 2 MiB page */
+	bool keep_holes;		/* holes are not taken */
+	uint64_t passed[BLOCK_PAGES / 64];	/* slots of device pages in what is taken: holes to a move */
 	uint64_t landed[BLOCK_PAGES / 64];	/* slots to be fetched from limbo (remote.h) */
 	void *bounce;			/* BOUNCE_PAGES pages, always there */
 	uint8_t kind[BLOCK_PAGES];
@@ -87,6 +89,12 @@ struct taking {
 static inline uintptr_t block_base(uintptr_t addr)
 {
 	return addr & ~(arena_chunk_bytes() - 1);
+}
+
+/* A device page that what is taken goes past. */
+static inline bool isolation_passes(const struct isolation *iso, uint32_t slot)
+{
+	return iso->passed[slot / 64] & BIT(slot % 64);
 }
 
 /* The slot's bytes. */
@@ -116,9 +124,12 @@ void isolation_wake(struct hmm_mm *mm);
 /*
  * Take the pages of [start, end), inside one mapping and the isolation's block, whose
  * entries are PAGE_SYSTEM or PAGE_COHERENT. iso->chunk is empty there. What cannot be
- * taken gets its reason. May drop and retake the mm lock.
+ * taken gets its reason. Up to isolation_span() there may be PAGE_DEVICE ones among them:
+ * they are left. May drop and retake the mm lock.
  */
 struct sys_vma;
+uintptr_t isolation_span(const struct hmm_mm *mm, const struct sys_vma *vma, uintptr_t start,
+			 uintptr_t end);
 void isolation_take_system(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
 			   uintptr_t start, uintptr_t end);
 

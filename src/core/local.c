@@ -28,9 +28,14 @@ static void local_chunk_put(struct hmm_mm *mm, struct chunk *chunk)
 static bool in_place(const struct hmm_mm *mm, const struct isolation *iso, uint32_t first,
 		     uint32_t end)
 {
-	for (uint32_t i = first; i < end; i++)
-		if (iso->where[i] != iso->base + i * mm->page)
+	for (uint32_t i = first; i < end; i++) {
+		uintptr_t addr = iso->base + i * mm->page;
+
+		if (isolation_passes(iso, i) ?
+		    entry_state(directory_get(&mm->dir, addr)) != PAGE_DEVICE :
+		    iso->where[i] != addr)
 			return false;
+	}
 	return true;
 }
 

@@ -18,7 +18,8 @@
 #include "core/opts.h"
 #include "core/trace.h"
 
-#define MIGRATE_FLAGS	(HMM_MIGRATE_SYSTEM | HMM_MIGRATE_DEVICE)
+#define MIGRATE_WHAT	(HMM_MIGRATE_SYSTEM | HMM_MIGRATE_DEVICE)
+#define MIGRATE_FLAGS	(MIGRATE_WHAT | HMM_MIGRATE_KEEP_HOLES)
 #define MIGRATE_BLOCKS	(HMM_MIGRATE_MAX_PAGES / BLOCK_PAGES + 1)
 #define COPY_RUNS	64
 
@@ -107,8 +108,11 @@ static uintptr_t take_part(struct hmm_mm *mm, struct hmm_migrate *m, struct isol
 	if (next == start)
 		return take_tracked(mm, m, iso, vma, start, end);
 	/* Without the flag they are left, for no reason. */
-	if (m->flags & HMM_MIGRATE_SYSTEM)
-		isolation_take_system(mm, iso, vma, start, next);
+	if (!(m->flags & HMM_MIGRATE_SYSTEM))
+		return next;
+	if (!(m->flags & HMM_MIGRATE_DEVICE))
+		next = isolation_span(mm, vma, next, end);
+	isolation_take_system(mm, iso, vma, start, next);
 	return next;
 }
 
@@ -222,6 +226,7 @@ static bool setup_block(struct hmm_mm *mm, struct hmm_migrate *m, struct migrati
 		return false;
 	}
 	iso->owner = m->owner;
+	iso->keep_holes = m->flags & HMM_MIGRATE_KEEP_HOLES;
 	iso->chunk = chunk;
 	iso->buffer = chunk->addr;
 	take_block(mm, m, iso, start, end);
@@ -231,6 +236,11 @@ static bool setup_block(struct hmm_mm *mm, struct hmm_migrate *m, struct migrati
 	mig->iso[mig->nr] = iso;
 	mig->chunk[mig->nr++] = chunk;
 	return true;
+}
+
+static bool flags_ok(uint64_t flags)
+{
+	return (flags & MIGRATE_WHAT) && !(flags & ~MIGRATE_FLAGS);
 }
 
 static int check_migrate(const struct hmm_mm *mm, const struct hmm_migrate *m)
@@ -244,7 +254,7 @@ static int check_migrate(const struct hmm_mm *mm, const struct hmm_migrate *m)
 	ret = opts_check(m, m->size, sizeof(*m), sizeof(*m));
 	if (ret)
 		return ret;
-	if (!m->src || !m->dst || !m->flags || (m->flags & ~MIGRATE_FLAGS) ||
+	if (!m->src || !m->dst || !flags_ok(m->flags) ||
 	    !mm_range_ok(m->start, m->end) || nr_pages(mm, m) > HMM_MIGRATE_MAX_PAGES)
 		return -EINVAL;
 	return 0;
@@ -676,7 +686,7 @@ int64_t hmm_migrate_to_device(struct hmm_mm *mm, struct hmm_devmem *d, uintptr_t
 
 	if (ret)
 		return ret;
-	if (!d || !mm_range_ok(start, end) || !flags || (flags & ~MIGRATE_FLAGS))
+	if (!d || !mm_range_ok(start, end) || !flags_ok(flags))
 		return -EINVAL;
 	if (d->alive != MM_ALIVE)
 		return -ECHILD;

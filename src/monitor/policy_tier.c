@@ -130,26 +130,27 @@ static bool wanted(struct tier *tier, struct note *note)
 
 /* ---------------------------------------------------------------- sending */
 
-/* Pages that went, 0, or -ENOSPC. Holes stay holes: only runs of what is in RAM are sent. */
+/*
+ * From the first to the last page in RAM of each chunk. Pages that went, 0, or -ENOSPC.
+ */
 static int64_t send_chunks(struct tier *tier, struct pool *pool, struct space *space,
 			   uintptr_t start, const uint8_t *places, unsigned int nr)
 {
-	int64_t sum = 0, ret;
+	const uint64_t flags = HMM_MIGRATE_SYSTEM | HMM_MIGRATE_KEEP_HOLES;
+	int64_t ret;
 
-	for (unsigned int i = 0, end; i < nr; i = end) {
-		for (end = i; end < nr && places[end] == HMM_PLACE_SYSTEM; end++)
-			;
-		if (end == i) {
-			end++;
-			continue;
-		}
-		ret = hmm_migrate_to_device(space->mm, pool->device.devmem, start + i * tier->page,
-					    start + end * tier->page, HMM_MIGRATE_SYSTEM, NULL);
-		if (ret == -ENOSPC && !sum)
-			return ret;
-		sum += ret > 0 ? ret : 0;
+	while (nr && *places != HMM_PLACE_SYSTEM) {
+		places++;
+		nr--;
+		start += tier->page;
 	}
-	return sum;
+	while (nr && places[nr - 1] != HMM_PLACE_SYSTEM)
+		nr--;
+	if (!nr)
+		return 0;
+	ret = hmm_migrate_to_device(space->mm, pool->device.devmem, start, start + nr * tier->page,
+				    flags, NULL);
+	return ret > 0 || ret == -ENOSPC ? ret : 0;
 }
 
 static bool any_system(const uint8_t *places, unsigned int nr)

@@ -270,6 +270,9 @@ static void migrate_setup_refuses(void **state)
 	m.flags = 0;
 	assert_int_equal(hmm_migrate_setup(w->mm, &m), -EINVAL);
 	m = o.m;
+	m.flags = HMM_MIGRATE_KEEP_HOLES;	/* of nothing */
+	assert_int_equal(hmm_migrate_setup(w->mm, &m), -EINVAL);
+	m = o.m;
 	m.flags |= 1ULL << 20;
 	assert_int_equal(hmm_migrate_setup(w->mm, &m), -EINVAL);
 	m = o.m;

@@ -304,6 +304,62 @@ static void refused_holes_stay_holes(void **state)
 	munmap(p, 16 * page);
 }
 
+/* What is not there is not made, where that is asked; the zero page is there. */
+static void holes_are_kept(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(16, 11);
+	static struct job job;
+
+	assert_int_equal(madvise(p + 4 * page, 8 * page, MADV_DONTNEED), 0);
+	assert_true(all_zero(p + 5 * page, page));
+	job_setup(w, &job, p, 16, HMM_MIGRATE_SYSTEM | HMM_MIGRATE_KEEP_HOLES);
+	assert_int_equal(job.m.nr_pages, 9);
+	for (int i = 0; i < 16; i++) {
+		bool hole = i >= 4 && i < 12 && i != 5;
+
+		assert_int_equal(!(job.src[i] & HMM_SRC_MIGRATE), hole);
+		assert_true(!hole || job.src[i] == 0);
+	}
+	job_aim(&job, w->dev, 16);
+	assert_int_equal(hmm_migrate_copy(w->mm, &job.m), 0);
+	job_finish(w, &job);
+	assert_at(w, p + 6 * page, 6, HMM_PLACE_HOLE);
+	assert_at(w, p, 4, HMM_PLACE_DEVICE);
+	assert_holds(p, 4, 11, 0);
+	assert_true(all_zero(p + 4 * page, 8 * page));
+	assert_holds(p + 12 * page, 4, 11, 12);
+	munmap(p, 16 * page);
+}
+
+/* Every other page is on the device already: the rest goes in one move, not in as many. */
+static void device_pages_between_are_passed(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(64, 12);
+	static struct job job;
+
+	for (int i = 1; i < 64; i += 2)
+		to_device(w, w->other, p + i * page, 1);
+	stats_mark(w);
+	job_setup(w, &job, p, 64, HMM_MIGRATE_SYSTEM);
+	assert_int_equal(job.m.nr_pages, 32);
+	for (int i = 0; i < 64; i++) {
+		assert_int_equal(!(job.src[i] & HMM_SRC_MIGRATE), i % 2);
+		assert_true(i % 2 == 0 || hmm_src_reason(job.src[i]) == HMM_REASON_DEVICE);
+	}
+	if (!masked("uffdio-move"))
+		assert_int_equal(moved(w, moved_runs), 1);
+	job_aim(&job, w->dev, 64);
+	assert_int_equal(hmm_migrate_copy(w->mm, &job.m), 0);
+	job_finish(w, &job);
+	assert_at(w, p, 64, HMM_PLACE_DEVICE);
+	assert_int_equal(testdev_used(w->dev), 32);
+	assert_int_equal(testdev_used(w->other), 32);
+	assert_holds(p, 64, 12, 0);
+	munmap(p, 64 * page);
+}
+
 /* Device pages that got no destination stay on their device. */
 static void refused_device_pages_stay_there(void **state)
 {
@@ -513,6 +569,8 @@ int main(void)
 		world_test(path_is_the_one_promised),
 		world_test(finalize_with_dst_zero_keeps_pages),
 		world_test(refused_holes_stay_holes),
+		world_test(holes_are_kept),
+		world_test(device_pages_between_are_passed),
 		world_test(refused_device_pages_stay_there),
 		world_test(flags_choose_what_is_taken),
 		world_test(from_owner_chooses_the_device),

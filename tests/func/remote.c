@@ -112,6 +112,22 @@ static void a_store_is_not_lost(void **state)
 	}
 }
 
+/* The rest of a range whose pages are here and there goes by few calls of the agent. */
+static void what_is_between_device_pages_goes_at_once(void **state)
+{
+	uintptr_t a = prog_map(prog, 256, 8);
+	uint64_t batches;
+
+	(void)state;
+	for (uint64_t i = 1; i < 256; i += 2)
+		assert_int_equal(prog_migrate(prog, dev, a + i * page, 1), 1);
+	batches = prog_batches;
+	assert_int_equal(prog_migrate(prog, dev, a, 256), 128);
+	assert_true(masked("uffdio-move") || prog_batches - batches < 16);
+	place_at(prog, a, 256, HMM_PLACE_DEVICE);
+	assert_prog_holds(prog, a, 256, 8, 0);
+}
+
 static void holes_become_zeroed_device_pages(void **state)
 {
 	uintptr_t a = prog_map_empty(prog, 300, PROT_READ | PROT_WRITE);
@@ -971,6 +987,7 @@ int main(void)
 		remote_test(migrates_both_ways),
 		remote_test(a_touch_brings_a_page_home),
 		remote_test(a_store_is_not_lost),
+		remote_test(what_is_between_device_pages_goes_at_once),
 		remote_test(holes_become_zeroed_device_pages),
 		remote_test(zero_pages_stay_zero),
 		remote_test(a_full_device_leaves_the_rest),

@@ -28,21 +28,41 @@ static int end(void **state)
 
 #define remote_test(f)	cmocka_unit_test_setup_teardown(f, begin, end)
 
+enum flag {
+	FLAG_WAIT,
+	FLAG_COMPUTES,
+	FLAG_STOP
+};
+
 /* The program computes, which from outside may as well be its call, until told to stop. */
-static int64_t compute(uint64_t flag, uint64_t unused, uint64_t unused2)
+static int64_t compute(uint64_t at, uint64_t unused, uint64_t unused2)
 {
+	volatile uint32_t *flag = (volatile uint32_t *)(uintptr_t)at;
+
 	(void)unused;
 	(void)unused2;
-	while (!*(volatile uint32_t *)(uintptr_t)flag)
+	*flag = FLAG_COMPUTES;
+	while (*flag != FLAG_STOP)
 		;
 	return 0;
 }
 
-static void stop_computing(uintptr_t flag)
+static uintptr_t begin_computing(void)
 {
-	const uint32_t stop = 1;
+	uintptr_t at = prog_map_empty(prog, 1, PROT_READ | PROT_WRITE);
+	uint32_t flag = FLAG_WAIT;
 
-	assert_int_equal(hmm_copy_to_user(prog->mm, flag, &stop, sizeof(stop)), sizeof(stop));
+	prog_go(prog, compute, at, 0, 0);
+	while (flag != FLAG_COMPUTES)
+		assert_int_equal(hmm_copy_from_user(prog->mm, &flag, at, sizeof(flag)), sizeof(flag));
+	return at;
+}
+
+static void stop_computing(uintptr_t at)
+{
+	const uint32_t flag = FLAG_STOP;
+
+	assert_int_equal(hmm_copy_to_user(prog->mm, at, &flag, sizeof(flag)), sizeof(flag));
 	assert_int_equal(prog_wait(prog), 0);
 }
 
@@ -72,27 +92,32 @@ static void leaves_at_the_second_try(uintptr_t a, size_t nr)
 
 static void a_pass_holds_its_range_until_its_thread_is_out(void **state)
 {
-	uintptr_t a = prog_map(prog, 64, 31), flag = prog_map_empty(prog, 1, PROT_READ | PROT_WRITE);
+	uintptr_t a = prog_map(prog, 64, 31), flag;
+	int64_t moved;
 
 	(void)state;
-	prog_go(prog, compute, flag, 0, 0);
+	flag = begin_computing();
 	assert_int_equal(pass(SYS_munmap, a, 32 * page, 0), 1);
 	for (int i = 0; i < 3; i++)
 		assert_int_equal(prog_migrate(prog, dev, a + 8 * page, 4), 0);
 	assert_int_equal(prog_migrate(prog, dev, a + 32 * page, 32), 32);
-		stop_computing(flag);
-	leaves_at_the_second_try(a, 32);
+	stop_computing(flag);
+	assert_int_equal(prog_migrate(prog, dev, a, 32), 0);
+	/* It has answered, and may have a little way to go before it sleeps. */
+	while (!(moved = prog_migrate(prog, dev, a, 32)))
+		;
+	assert_int_equal(moved, 32);
 	assert_prog_holds(prog, a, 64, 31, 0);
 }
 
 static void the_next_call_ends_a_pass(void **state)
 {
-	uintptr_t a = prog_map(prog, 64, 32), flag = prog_map_empty(prog, 1, PROT_READ | PROT_WRITE);
+	uintptr_t a = prog_map(prog, 64, 32), flag;
 	const uint64_t args[6] = { 0, page, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, (uint64_t)-1 };
 	int64_t result;
 
 	(void)state;
-	prog_go(prog, compute, flag, 0, 0);
+	flag = begin_computing();
 	assert_int_equal(pass(SYS_munmap, a, 32 * page, 0), 1);
 	assert_int_equal(pass(SYS_munmap, a + 32 * page, 32 * page, 0), 1);
 	assert_int_equal(prog_migrate(prog, dev, a, 32), 32);
@@ -108,11 +133,11 @@ static void the_next_call_ends_a_pass(void **state)
 /* A thread may compute for hours. */
 static void mappings_as_its_call_makes_them_end_a_pass(void **state)
 {
-	uintptr_t a = prog_map(prog, 64, 33), flag = prog_map_empty(prog, 1, PROT_READ | PROT_WRITE);
+	uintptr_t a = prog_map(prog, 64, 33), flag;
 
 	(void)state;
 	assert_int_equal(change_by_another(SYS_mprotect, a, 32 * page, PROT_READ), 0);
-	prog_go(prog, compute, flag, 0, 0);
+	flag = begin_computing();
 	assert_int_equal(pass(SYS_mprotect, a, 32 * page, PROT_READ | PROT_WRITE), 1);
 	assert_int_equal(change_by_another(SYS_mprotect, a, 8 * page, PROT_READ | PROT_WRITE), 0);
 	for (int i = 0; i < 3; i++)
@@ -162,12 +187,12 @@ static void a_pass_is_for_what_is_at_home_and_nobodys(void **state)
 /* What it saw of one could be of before the call, and nobody would tell it. */
 static void a_device_does_not_see_what_has_a_pass(void **state)
 {
-	uintptr_t a = prog_map(prog, 64, 35), flag = prog_map_empty(prog, 1, PROT_READ | PROT_WRITE);
+	uintptr_t a = prog_map(prog, 64, 35), flag;
 	HMM_OPTS(hmm_range, range, .start = a, .end = a + 4 * page);
 	uint64_t pfns[4] = { 0 };
 
 	(void)state;
-	prog_go(prog, compute, flag, 0, 0);
+	flag = begin_computing();
 	assert_int_equal(pass(SYS_mprotect, a + page, page, PROT_NONE), 1);
 	range.pfns = pfns;
 	for (int i = 0; i < 3; i++)

@@ -275,6 +275,8 @@ static void migrate_some(struct prog *p, uint64_t *random)
 
 	if (xorshift(random) % 4 == 0)
 		flags |= HMM_MIGRATE_DEVICE;
+	if (xorshift(random) % 4 == 0)
+		flags |= HMM_MIGRATE_KEEP_HOLES;
 	if (xorshift(random) % 4)
 		IGNORE(hmm_migrate_to_device(p->mm, devs[xorshift(random) % 2]->devmem, at(first),
 					     at(first + nr), flags, NULL));

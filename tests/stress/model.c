@@ -636,6 +636,8 @@ static void op_migrate_by_hand(struct world *w)
 		nr = HAND_PAGES;
 	if (stress_one_in(&w->rng, 3))
 		migrate.flags = stress_one_in(&w->rng, 2) ? HMM_MIGRATE_SYSTEM : HMM_MIGRATE_DEVICE;
+	if (stress_one_in(&w->rng, 4))
+		migrate.flags |= HMM_MIGRATE_KEEP_HOLES;
 	migrate.start = address(w, page);
 	migrate.end = address(w, page + nr);
 	trace(w, "migrate by hand", page, nr, (long)migrate.flags);

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The program moves a page onto a device page that a migration is about to go past: it
+ * is none of those that were asked for, and nobody may take it.
+ *
+ *	migration of [p, p + 16)		program
+ *	------------------------		-------
+ *	page 5 is on the device: a hole
+ *						mremap(q, onto page 5)
+ *	UFFDIO_MOVE: EAGAIN, an event		  waits for its event to be read
+ *	reads it; UFFDIO_MOVE of what is
+ *	  now something else
+ *
+ * The linker puts the program's mremap there (--wrap, see meson.build). What is at q
+ * once was page 5, so that the kernel makes one mapping of it and its new neighbours.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include <uhmm/driver.h>
+#include <uhmm/soft.h>
+
+#include "sys/sys.h"
+
+#define EXIT_SKIP	77
+#define TEST_SECONDS	60
+#define NR		16
+#define PASSED		5
+
+int __real_sys_uffd_move(int uffd, uintptr_t dst, uintptr_t src, size_t len, unsigned int flags,
+			 size_t *done);
+int __wrap_sys_uffd_move(int uffd, uintptr_t dst, uintptr_t src, size_t len, unsigned int flags,
+			 size_t *done);
+
+static struct hmm_mm *mm;
+static struct hmm_soft *soft;
+static size_t page;
+static unsigned char *p, *q;
+static bool armed;
+static pthread_t program;
+static _Atomic uint32_t tid;
+
+static void *move_onto(void *unused)
+{
+	void *to = p + PASSED * page;
+
+	atomic_store(&tid, (uint32_t)syscall(SYS_gettid));
+	return mremap(q, page, page, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to ? unused : NULL;
+}
+
+/* Asleep in the call: a thread that runs is not told from one that is not in it. */
+static bool waits_for_its_event(void)
+{
+	char path[64], state[64] = "";
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%u/syscall", atomic_load(&tid));
+	f = fopen(path, "r");
+	if (f && !fgets(state, sizeof(state), f))
+		state[0] = '\0';
+	if (f)
+		fclose(f);
+	return atoi(state) == SYS_mremap && state[0] != 'r';
+}
+
+int __wrap_sys_uffd_move(int uffd, uintptr_t dst, uintptr_t src, size_t len, unsigned int flags,
+			 size_t *done)
+{
+	/* The one that takes, not the one that asks whether the mapping is watched. */
+	if (armed && src == (uintptr_t)p) {
+		armed = false;
+		pthread_create(&program, NULL, move_onto, p);
+		while (!waits_for_its_event())
+			;
+	}
+	return __real_sys_uffd_move(uffd, dst, src, len, flags, done);
+}
+
+static unsigned char *map(size_t nr, void *at)
+{
+	unsigned char *a = mmap(at, nr * page, PROT_READ | PROT_WRITE,
+				MAP_PRIVATE | MAP_ANONYMOUS | (at ? MAP_FIXED : 0), -1, 0);
+
+	assert_ptr_not_equal(a, MAP_FAILED);
+	for (size_t i = 0; i < nr; i++)
+		memset(a + i * page, (int)i + 1, page);
+	return a;
+}
+
+static void to_device(unsigned char *from, size_t nr)
+{
+	assert_int_equal(hmm_soft_migrate_in(soft, (uintptr_t)from, (uintptr_t)from + nr * page,
+					     NULL), nr);
+}
+
+static void a_page_moved_onto_one_that_is_passed_stays(void **state)
+{
+	void *ret;
+
+	(void)state;
+	p = map(NR, NULL);
+	q = map(2, NULL);
+	assert_ptr_equal(mremap(p + PASSED * page, 2 * page, 2 * page,
+				MREMAP_MAYMOVE | MREMAP_FIXED, q), q);
+	map(2, p + PASSED * page);
+	to_device(p + PASSED * page, 1);
+	to_device(q + page, 1);		/* so that q's mapping is watched too */
+	armed = true;
+	(void)!hmm_soft_migrate_in(soft, (uintptr_t)p, (uintptr_t)p + NR * page, NULL);
+	assert_false(armed);
+	assert_int_equal(pthread_join(program, &ret), 0);
+	assert_ptr_equal(ret, p);
+	for (size_t i = 0; i < NR; i++)
+		assert_int_equal(p[i * page], i == PASSED + 1 ? 2 : i + 1);
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_page_moved_onto_one_that_is_passed_stays),
+	};
+	HMM_OPTS(hmm_soft_opts, device, .mem_bytes = 1 << 20, .lanes = 1);
+	int ret;
+
+	alarm(TEST_SECONDS);
+	page = hmm_page_size();
+	if (!sys_cap(CAP_MOVE)) {
+		printf("skipped: no UFFDIO_MOVE\n");
+		return EXIT_SKIP;
+	}
+	ret = hmm_mm_create(NULL, &mm);
+	if (ret == -EPERM || ret == -EOPNOTSUPP) {
+		printf("skipped: this user or kernel has no userfaultfd for an mm\n");
+		return EXIT_SKIP;
+	}
+	if (ret || hmm_soft_open(mm, &device, &soft))
+		return EXIT_FAILURE;
+	ret = cmocka_run_group_tests_name("move_race", tests, NULL, NULL);
+	return hmm_soft_close(soft) || hmm_mm_destroy(mm) ? EXIT_FAILURE : ret;
+}
