@@ -19,7 +19,11 @@
 
 #define NR	8
 #define RW	(PROT_READ | PROT_WRITE)
+#ifdef __x86_64__
 #define TOP	((uintptr_t)1 << 47)
+#else
+#define TOP	((uintptr_t)1 << 48)
+#endif
 
 static unsigned char *good;		/* NR pages with a pattern, half of them away */
 static uintptr_t lo, hi;		/* their bounds */
