@@ -51,7 +51,13 @@ static struct {
 
 static void run(hmm_soft_kernel kernel, uint64_t items)
 {
-	assert_int_equal(hmm_soft_run(soft, kernel, items, &job, NULL), 0);
+	struct hmm_soft_fault fault = { 0 };
+	int ret = hmm_soft_run(soft, kernel, items, &job, &fault);
+
+	if (ret)
+		fail_msg("%d: access %d of item %llu to %lx: reason %d", ret, (int)fault.access,
+			 (unsigned long long)fault.item, (unsigned long)fault.addr,
+			 (int)fault.reason);
 }
 
 /* Item i checks page i, word for word. */
