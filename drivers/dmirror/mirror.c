@@ -43,16 +43,6 @@ static void invalidate(struct hmm_notifier *notifier, const struct hmm_event *ev
 	pthread_mutex_unlock(&m->lock);
 }
 
-/* End of user space in the layout that programs get. */
-static uintptr_t user_end(size_t page)
-{
-#ifdef __x86_64__
-	return ((uintptr_t)1 << 47) - page;
-#else
-	return ((uintptr_t)1 << 48) - page;
-#endif
-}
-
 int mirror_create(struct dmirror_process *process, struct dmirror_device *device,
 		  struct dmirror **out)
 {
@@ -67,8 +57,7 @@ int mirror_create(struct dmirror_process *process, struct dmirror_device *device
 	pthread_mutex_init(&m->lock, NULL);
 	ret = table_init(&m->table);
 	if (!ret)
-		ret = hmm_notifier_insert(process->mm, 0, user_end(process->page_size), &ops, m,
-					  &m->notifier);
+		ret = hmm_notifier_insert(process->mm, 0, hmm_user_end(), &ops, m, &m->notifier);
 	if (ret) {
 		table_destroy(&m->table);
 		pthread_mutex_destroy(&m->lock);

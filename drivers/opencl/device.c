@@ -12,13 +12,6 @@
 #define SLICE_US	20000
 #define SLICE_US_MAX	1000000
 
-/* Beyond it no program has memory. */
-#if defined(__x86_64__)
-#define USER_END(page)	((1UL << 47) - (page))
-#else
-#define USER_END(page)	((1UL << 48) - (page))
-#endif
-
 /*
  * All events alike, but that copies of what cannot move stay through our own migrations:
  * two pages of one block would take each other away for ever.
@@ -273,7 +266,7 @@ int hmm_opencl_open(struct hmm_mm *mm, const struct hmm_opencl_opts *opts, struc
 		return -ENOMEM;
 	ocl->mm = mm;
 	ocl->page_size = hmm_page_size();
-	ocl->user_end = USER_END(ocl->page_size);
+	ocl->user_end = hmm_user_end();
 	ocl->fault_around = given.fault_around;
 	pthread_mutex_init(&ocl->streams_lock, NULL);
 	ocl->slice_ns = given.slice_us * 1000ULL;

@@ -302,7 +302,7 @@ int hmm_soft_open(struct hmm_mm *mm, const struct hmm_soft_opts *opts, struct hm
 	soft->mm = mm;
 	soft->owner = given.peer_group ? given.peer_group : soft;
 	soft->page_size = hmm_page_size();
-	soft->user_end = SOFT_USER_END(soft->page_size);
+	soft->user_end = hmm_user_end();
 	soft->mem_mbps = given.mem_mbps;
 	ret = parts_init(soft, &given);
 	if (ret)

@@ -38,13 +38,6 @@
 #define SOFT_MAGIC		0x74666f736d6d68ULL
 #define SOFT_LANES		64
 
-/* Beyond it no program has memory. */
-#if defined(__x86_64__)
-#define SOFT_USER_END(page)	((1UL << 47) - (page))
-#else
-#define SOFT_USER_END(page)	((1UL << 48) - (page))
-#endif
-
 struct soft_counters {
 	_Atomic uint64_t device_faults, replays, shootdowns, migrated_in, migrated_out, evicted;
 	_Atomic uint64_t prefetched, thrash_held, exclusive_pages;

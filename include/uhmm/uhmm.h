@@ -56,6 +56,14 @@ struct hmm_devmem;	/* memory of a device (driver.h) */
 /** hmm_page_size() - bytes of a page on this machine. Any thread; never fails. */
 size_t hmm_page_size(void);
 
+/**
+ * hmm_user_end() - the first address that no program of this machine has
+ *
+ * What ranges and notifiers end at or before: [0, hmm_user_end()) is the whole address
+ * space. A choice of the kernel's build on some machines. Any thread; never fails.
+ */
+uintptr_t hmm_user_end(void);
+
 /** hmm_version() - "MAJOR.MINOR.PATCH" of the library at run time; static storage. */
 const char *hmm_version(void);
 

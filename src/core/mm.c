@@ -804,6 +804,11 @@ size_t hmm_page_size(void)
 	return sys_page_size();
 }
 
+uintptr_t hmm_user_end(void)
+{
+	return sys_task_size();
+}
+
 const char *hmm_version(void)
 {
 	return HMM_VERSION_STRING;

@@ -19,11 +19,6 @@
 
 #define NR	8
 #define RW	(PROT_READ | PROT_WRITE)
-#ifdef __x86_64__
-#define TOP	((uintptr_t)1 << 47)
-#else
-#define TOP	((uintptr_t)1 << 48)
-#endif
 
 static unsigned char *good;		/* NR pages with a pattern, half of them away */
 static uintptr_t lo, hi;		/* their bounds */
@@ -49,8 +44,8 @@ static size_t bad_ranges(struct bad_range *bad)
 		{ "both misaligned", lo + 512, lo + page + 512 },
 		{ "zero and zero", 0, 0 },
 		{ "wraps", last, page },
-		{ "across the end of user space", TOP - page, TOP + page },
-		{ "beyond the end of user space", TOP, TOP + page },
+		{ "across the end of user space", hmm_user_end() - page, hmm_user_end() + page },
+		{ "beyond the end of user space", hmm_user_end(), hmm_user_end() + page },
 		{ "non-canonical", (uintptr_t)1 << 55, ((uintptr_t)1 << 55) + page },
 		{ "kernel half", last - page, last },
 		{ "all of it", 0, last },
@@ -185,7 +180,7 @@ static void guarded_copies_refuse(void **state)
 	assert_int_equal(hmm_copy_to_user(w->mm, UINTPTR_MAX - 4, buf, 16), -EINVAL);
 	assert_int_equal(hmm_copy_from_user(w->mm, buf, 0, 1), -EFAULT);
 	assert_int_equal(hmm_copy_to_user(w->mm, 0, buf, 1), -EFAULT);
-	assert_int_equal(hmm_copy_from_user(w->mm, buf, TOP, 16), -EFAULT);
+	assert_int_equal(hmm_copy_from_user(w->mm, buf, hmm_user_end(), 16), -EFAULT);
 	assert_int_equal(hmm_copy_from_user(w->mm, buf, UINTPTR_MAX - 64, 16), -EFAULT);
 	assert_int_equal(hmm_copy_to_user(w->mm, UINTPTR_MAX - 64, buf, 16), -EFAULT);
 	assert_int_equal(hmm_copy_from_user(w->mm, buf, hi - page, 0), 0);
@@ -236,7 +231,7 @@ static void notifier_insert_refuses(void **state)
 static void notifier_of_the_whole_address_space(void **state)
 {
 	struct world *w = *state;
-	struct heard *h = listen_to(w, (void *)0, (void *)(TOP - page));
+	struct heard *h = listen_to(w, (void *)0, (void *)hmm_user_end());
 	unsigned char *p = map_filled(2, 2);
 
 	to_device(w, w->other, p, 2);
@@ -396,7 +391,7 @@ static void unmapped_ranges_are_empty(void **state)
 	assert_int_equal(hmm_migrate_to_device(w->mm, w->other->devmem, start, end,
 					       HMM_MIGRATE_SYSTEM, reasons), 0);
 	assert_int_equal(reasons[HMM_REASON_GAP], NR);
-	assert_int_equal(hmm_evict(w->mm, page, TOP - page) >= NR / 2, 1);
+	assert_int_equal(hmm_evict(w->mm, page, hmm_user_end()) >= NR / 2, 1);
 	to_device(w, w->dev, good, NR / 2);
 	w->start = stats_now(w);
 }
