@@ -11,7 +11,8 @@
 #define PROCESS_ALIVE	0x75686d6d616c6976ULL
 
 #define CLASS_MIN	6		/* 64 bytes */
-#define CLASS_MAX	16		/* 64 KiB */
+#define CLASS_MAX	19		/* 512 KiB: 8 pages of 64 KiB (isolation.h) */
+#define SAFE_MAX	((size_t)64 << 10)	/* of hmm_safe_alloc(); above it a mapping */
 #define CLASSES		(CLASS_MAX - CLASS_MIN + 1)
 #define CHUNKS_MAX	8192u
 #define MAPPINGS_MAX	512u
@@ -286,7 +287,7 @@ void *hmm_safe_alloc(size_t bytes)
 {
 	if (!bytes || bytes > PTRDIFF_MAX / 2 || !process_get())
 		return NULL;
-	if (bytes <= (size_t)1 << CLASS_MAX)
+	if (bytes <= SAFE_MAX)
 		return arena_alloc(bytes);
 	return mapping_make(bytes);
 }
@@ -295,7 +296,7 @@ void hmm_safe_free(void *p, size_t bytes)
 {
 	if (!p || !bytes)
 		return;
-	if (bytes <= (size_t)1 << CLASS_MAX) {
+	if (bytes <= SAFE_MAX) {
 		arena_free(p, bytes);
 		return;
 	}

@@ -8,7 +8,7 @@
  *
  *	| process | small objects, WIPEONFORK ... | chunks, DONTFORK ...        |
  *
- * Small objects (up to 64 KiB) hold every structure that a handle points to; a
+ * Small objects (up to 512 KiB) hold every structure that a handle points to; a
  * forked child finds them zeroed, which is how it knows that they are not its own.
  * A chunk is 512 pages, aligned to its size: directory leaves, staging, stacks.
  * Pieces above 64 KiB that drivers ask for are mappings of their own.
@@ -57,7 +57,7 @@ struct process *process_get(void);
 /* The process if there is one and it is not one's parent's, else NULL. Any context. */
 struct process *process_peek(void);
 
-/* Zeroed, 64-byte aligned, at most 64 KiB; NULL: none left. Any context. */
+/* Zeroed, 64-byte aligned, at most 512 KiB; NULL: none left. Any context. */
 void *arena_alloc(size_t bytes);
 void arena_free(void *p, size_t bytes);
 

@@ -181,6 +181,7 @@ int remote_inherit(struct hmm_mm *mm, int child_uffd)
 err_pages:
 	mm_drop(child, 0, sys_task_size());
 	family_remove(mm->family, child);
+	isolations_fini(child);
 	directory_fini(&child->dir);
 err_free:
 	child->uffd = -1;

@@ -10,12 +10,6 @@
 
 #define STARVED_MAX	500u	/* waits of 2 ms for memory to give a page in */
 
-int isolations_init(struct hmm_mm *mm)
-{
-	mm->isolations_free = ISOLATIONS;
-	return 0;
-}
-
 static void isolation_destroy(struct hmm_mm *mm, struct isolation *iso)
 {
 	if (iso)
@@ -42,6 +36,13 @@ static struct isolation *isolation_make(struct hmm_mm *mm, uint32_t id)
 		return NULL;
 	}
 	return mm->isolations[id] = iso;
+}
+
+/* One is there from the beginning: who waits for one waits for somebody. */
+int isolations_init(struct hmm_mm *mm)
+{
+	mm->isolations_free = ISOLATIONS;
+	return isolation_make(mm, 0) ? 0 : -ENOMEM;
 }
 
 static struct isolation *isolation_pick(struct hmm_mm *mm)
