@@ -364,7 +364,11 @@ static inline uint64_t hmm_dst(uint32_t devmem_id, uint64_t index)
 
 #define HMM_MIGRATE_SYSTEM	(1ULL << 0)	/* take system pages and holes */
 #define HMM_MIGRATE_DEVICE	(1ULL << 1)	/* take device pages of from_owner */
-#define HMM_MIGRATE_KEEP_HOLES	(1ULL << 2)	/* holes are not taken, for no reason */
+/*
+ * Holes are not taken, for no reason. One that is taken comes home as a page of zeros,
+ * which is a difference to a program that traps first touches by a userfaultfd of its own.
+ */
+#define HMM_MIGRATE_KEEP_HOLES	(1ULL << 2)
 
 /* Most pages of one hmm_migrate; larger ranges are several. */
 #define HMM_MIGRATE_MAX_PAGES	4096

@@ -35,6 +35,14 @@ bool remote_gated(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 	return passes_hold(mm, start, end);
 }
 
+bool remote_leaving(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
+{
+	for (const struct gate *g = mm->remote->gates; g; g = g->next)
+		if (g->leaving && start < g->end && end > g->start)
+			return true;
+	return false;
+}
+
 void gates_free(struct hmm_mm *mm)
 {
 	struct gate *g, *next;
@@ -154,7 +162,7 @@ static int hold_home(struct hmm_mm *mm, const struct sys_notif *n)
 	if (mm->maps_fd < 0)	/* nobody has attached it yet: its thread tells where it is */
 		(void)remote_open_files(mm, (int)n->tid);
 	span_of_call(mm, n, &start, &end);
-	*g = (struct gate){ mm->remote->gates, n->tid, start, end };
+	*g = (struct gate){ mm->remote->gates, n->tid, start, end, n->nr == SYS_ioctl };
 	mm->remote->gates = g;
 	mm->stats.changes++;
 	memset(&mm->vma_cache, 0, sizeof(mm->vma_cache));

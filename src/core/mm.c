@@ -290,10 +290,15 @@ bool mm_vma_anonymous(const struct hmm_mm *mm, const struct sys_vma *vma)
 	       !mm->ops->owns(mm, vma->start, vma->end);
 }
 
+static bool leaving(const struct hmm_mm *mm, const struct sys_vma *vma)
+{
+	return mm->remote && remote_leaving(mm, vma->start, vma->end);
+}
+
 /* Could the mapping become one with a private anonymous neighbour? */
 static bool mappings_merge(const struct hmm_mm *mm, const struct sys_vma *vma)
 {
-	return mm_vma_anonymous(mm, vma) && !(vma->flags & SYS_VMA_STACK);
+	return mm_vma_anonymous(mm, vma) && !(vma->flags & SYS_VMA_STACK) && !leaving(mm, vma);
 }
 
 /*
@@ -411,6 +416,8 @@ enum hmm_reason mm_vma_register(struct hmm_mm *mm, const struct sys_vma *vma)
 	uintptr_t start, end;
 	int ret;
 
+	if (leaving(mm, vma))
+		return HMM_REASON_BUSY;
 	mapping_run(mm, vma, &start, &end);
 	ret = sys_uffd_register(mm->uffd, start, end - start, SYS_UFFD_MISSING);
 	if (ret)	/* a neighbour may be another userfaultfd's */
@@ -480,6 +487,8 @@ bool mm_vma_foreign(struct hmm_mm *mm, const struct sys_vma *vma)
 	uintptr_t start, end;
 	int ret;
 
+	if (leaving(mm, vma))
+		return true;
 	if (holds(mm, vma->start, vma->end))
 		return false;	/* trapped by us */
 	ret = sys_uffd_register(mm->uffd, vma->start, len, SYS_UFFD_MISSING);
@@ -626,8 +635,10 @@ int mm_tables_init(struct hmm_mm *mm)
 	ret = isolations_init(mm);
 	if (!ret)
 		ret = family_add(mm->family, mm);
-	if (ret)
+	if (ret) {
+		isolations_fini(mm);
 		directory_fini(&mm->dir);
+	}
 	return ret;
 }
 

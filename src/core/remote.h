@@ -32,6 +32,7 @@ struct gate {
 	struct gate *next;
 	uint32_t tid;
 	uintptr_t start, end;
+	bool leaving;		/* the program is about to trap it by a userfaultfd of its own */
 };
 
 /* A call that the kernel was let make, and may not have made yet: see pass.c. */
@@ -111,6 +112,9 @@ int remote_open_files(struct hmm_mm *mm, int tid);
 /* gate.c: is any of the range held at home? Lock held. */
 bool remote_gated(struct hmm_mm *mm, uintptr_t start, uintptr_t end);
 void gates_free(struct hmm_mm *mm);
+
+/* ... and not to be trapped, for the program is about to? Lock held. */
+bool remote_leaving(const struct hmm_mm *mm, uintptr_t start, uintptr_t end);
 
 /*
  * pass.c: is the kernel to make this call by itself, and nobody hears of its end? Lock

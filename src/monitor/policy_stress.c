@@ -97,13 +97,17 @@ static uint64_t move_some(struct stress *stress, struct pool *pool, struct space
 	if (nr > nr_pages - first)
 		nr = nr_pages - first;
 	start = mapping->start + first * page;
-	/* Refused and failed pages are counted by the core; here there is nothing to do. */
+	/*
+	 * Refused and failed pages are counted by the core; here there is nothing to do. A
+	 * hole would come home as a page: a program that puts a userfaultfd of its own over
+	 * its memory would find filled there what it has not filled.
+	 */
 	if (draw(stress, 8) == 0) {
 		ret = hmm_evict(space->mm, start, start + nr * page);
 		return nr;
 	}
 	ret = hmm_migrate_to_device(space->mm, pool->device.devmem, start, start + nr * page,
-				    HMM_MIGRATE_SYSTEM, NULL);
+				    HMM_MIGRATE_SYSTEM | HMM_MIGRATE_KEEP_HOLES, NULL);
 	if (ret == -ENOSPC)
 		ret = hmm_evict(space->mm, mapping->start, mapping->end);
 	return nr;

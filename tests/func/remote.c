@@ -393,6 +393,30 @@ static void own_userfaultfd_gets_its_range(void **state)
 	assert_prog_holds(prog, a, 96, 21, 0);
 }
 
+/* What else is in the mapping would be trapped with all of it, and the program refused. */
+static void own_userfaultfd_is_not_forestalled(void **state)
+{
+	uintptr_t a = prog_map(prog, 96, 22), at = prog_map_empty(prog, 1, PROT_READ | PROT_WRITE);
+	uint32_t tid = (uint32_t)prog->pid;
+	uint64_t args[6] = { 0, UFFDIO_REGISTER, at };
+	int64_t fd, result;
+
+	(void)state;
+	fd = prog_run(prog, own_uffd, a + 32 * page, 32 * page, at);
+	assert_true(fd >= 0);
+	args[0] = (uint64_t)fd;
+	assert_int_equal(hmm_remote_change(prog->mm, tid, SYS_ioctl, args, &result), 0);
+	assert_true(result == HMM_CHANGE_CONTINUE);
+	IGNORE(prog_migrate(prog, dev, a, 32));
+	assert_int_equal(prog_call(prog, SYS_ioctl, (uint64_t)fd, UFFDIO_REGISTER, at, 0), 0);
+	hmm_remote_change_end(prog->mm, tid);
+	IGNORE(prog_migrate(prog, dev, a, 96));
+	place_at(prog, a, 32, HMM_PLACE_DEVICE);
+	place_at(prog, a + 32 * page, 32, HMM_PLACE_SYSTEM);
+	assert_prog_holds(prog, a, 96, 22, 0);
+	assert_int_equal(prog_call(prog, SYS_close, (uint64_t)fd, 0, 0, 0), 0);
+}
+
 static void readonly_memory_goes_by_copy(void **state)
 {
 	uintptr_t a = prog_map(prog, 128, 15);
@@ -1001,6 +1025,7 @@ int main(void)
 		remote_test(first_touches_are_served_where_asked),
 		remote_test(sequential_touches_are_told_apart),
 		remote_test(own_userfaultfd_gets_its_range),
+		remote_test(own_userfaultfd_is_not_forestalled),
 		remote_test(readonly_memory_goes_by_copy),
 		remote_test(executable_memory_goes_too),
 		remote_test(what_cannot_go_is_refused),

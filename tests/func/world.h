@@ -129,7 +129,7 @@ uint64_t testdev_used(struct testdev *dev);
 #define assert_used(dev, nr)	assert_true(eventually(testdev_used(dev) == (nr)))
 static inline unsigned char *testdev_page(struct testdev *dev, uint64_t index)
 {
-	return dev->mem + index * 4096;
+	return dev->mem + index * page;
 }
 
 /* Counters now; and how far one has moved since the test began. */
