@@ -365,7 +365,7 @@ static inline uint64_t hmm_dst(uint32_t devmem_id, uint64_t index)
 #define HMM_MIGRATE_SYSTEM	(1ULL << 0)	/* take system pages and holes */
 #define HMM_MIGRATE_DEVICE	(1ULL << 1)	/* take device pages of from_owner */
 /*
- * Holes are not taken, for no reason. One that is taken comes home as a page of zeros,
+ * Holes are left, and src[] says nothing of them. One that is taken comes home as a page of zeros,
  * which is a difference to a program that traps first touches by a userfaultfd of its own.
  */
 #define HMM_MIGRATE_KEEP_HOLES	(1ULL << 2)

@@ -144,12 +144,13 @@ int hmm_remote_change(struct hmm_mm *mm, uint32_t tid, uint64_t nr, const uint64
  * hmm_remote_pass() - may the kernel make the change by itself, now?
  *
  * Arguments as of hmm_remote_change(), which this is a fast way round: a munmap or mprotect
- * of memory that is all at home, before hmm_range_fault() was first asked about the mm. The
- * thread is then to be told to go on, and its end is nothing to the caller. Nothing leaves
- * the range until the call has been made. Notifiers are not told.
+ * of at most 256 KiB that are all at home, before hmm_range_fault() was first asked about
+ * the mm. The thread is then to be told to go on, and its end is nothing to the caller.
+ * Nothing leaves the range, and hmm_range_fault() says -EBUSY of it, until the thread is
+ * seen out of the call. Notifiers are not told.
  *
- * Context: any thread, not from a callback; never waits, so that the one thread that
- * receives can call it.
+ * Context: any thread, not from a callback; waits for no lock, no program and no agent, so
+ * that the one thread that receives can call it.
  *
  * Return: 1: tell it to go on; 0: hmm_remote_change() has to see to it; -EINVAL; -ECHILD;
  * -EDEADLK.

@@ -27,12 +27,12 @@
 #include "core/trace.h"
 #include "sys/seccomp.h"
 
-bool remote_gated(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
+bool remote_gated(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 {
 	for (const struct gate *g = mm->remote->gates; g; g = g->next)
 		if (start < g->end && end > g->start)
 			return true;
-	return passes_hold(mm, start, end);
+	return false;
 }
 
 bool remote_leaving(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
@@ -214,7 +214,7 @@ int hmm_remote_pass(struct hmm_mm *mm, uint32_t tid, uint64_t nr, const uint64_t
 
 	if (ret)
 		return ret;
-	if (!mm->remote || !args)
+	if (!mm->remote || !args || !tid)
 		return -EINVAL;
 	memcpy(n.args, args, sizeof(n.args));
 	if (!lock_try(&mm->lock))

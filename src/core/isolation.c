@@ -273,15 +273,19 @@ static void enter_run(struct hmm_mm *mm, struct isolation *iso, uint32_t first, 
 /*
  * Whatever is on a device is to the CPU what a hole is, and as long as the lock is held it
  * stays one: a move of all of it is one call, where runs between device pages were many.
+ * The kernel is asked whether it is one. @first is the first device page.
  */
-uintptr_t isolation_span(const struct hmm_mm *mm, const struct sys_vma *vma, uintptr_t start,
+uintptr_t isolation_span(const struct hmm_mm *mm, const struct sys_vma *vma, uintptr_t first,
 			 uintptr_t end)
 {
-	uintptr_t a = start;
+	uint8_t states[BLOCK_PAGES];
+	uintptr_t a = first;
 
-	if (!mm->can_move || !(vma->flags & SYS_VMA_WRITE))
-		return start;
-	while (a < end && entry_state(directory_get(&mm->dir, a)) == PAGE_DEVICE)
+	if (a == end || !mm->can_move || !(vma->flags & SYS_VMA_WRITE) ||
+	    sys_page_states(mm->pagemap_fd, first, (end - first) / mm->page, states))
+		return first;
+	while (a < end && entry_state(directory_get(&mm->dir, a)) == PAGE_DEVICE &&
+	       !(states[(a - first) / mm->page] & (SYS_PAGE_PRESENT | SYS_PAGE_SWAPPED)))
 		a = directory_next(&mm->dir, a + mm->page, end);
 	return a;
 }

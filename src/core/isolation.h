@@ -121,15 +121,21 @@ void isolation_wait(struct hmm_mm *mm);
 /* Something else that isolation_wait() may wait for has come about. Lock held. */
 void isolation_wake(struct hmm_mm *mm);
 
+struct sys_vma;
+
+/*
+ * How far what is taken may reach past @first, its first page that is not PAGE_SYSTEM, over
+ * PAGE_DEVICE ones. @end: of the mapping, or the block. Lock held.
+ */
+uintptr_t isolation_span(const struct hmm_mm *mm, const struct sys_vma *vma, uintptr_t first,
+			 uintptr_t end);
+
 /*
  * Take the pages of [start, end), inside one mapping and the isolation's block, whose
  * entries are PAGE_SYSTEM or PAGE_COHERENT. iso->chunk is empty there. What cannot be
  * taken gets its reason. Up to isolation_span() there may be PAGE_DEVICE ones among them:
  * they are left. May drop and retake the mm lock.
  */
-struct sys_vma;
-uintptr_t isolation_span(const struct hmm_mm *mm, const struct sys_vma *vma, uintptr_t start,
-			 uintptr_t end);
 void isolation_take_system(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
 			   uintptr_t start, uintptr_t end);
 

@@ -62,19 +62,24 @@ static bool holds(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 	return directory_next(&mm->dir, start, end) != end || adopt_next(mm, start, end) != end;
 }
 
-bool mm_held(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
+static bool gated(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 {
 	return mm->fork_gate || (mm->remote && remote_gated(mm, start, end));
+}
+
+bool mm_held(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
+{
+	return gated(mm, start, end) || (mm->remote && passes_hold(mm, start, end));
 }
 
 /*
  * Are the first touches of the run to be ours? Where as much is mapped as the tree may
  * have without.
  */
-static bool watched(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
+static bool watched(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 {
 	return end - start >= WATCHED_BYTES && !family_may_map(mm->family) &&
-	       !mm_held(mm, start, end);
+	       !gated(mm, start, end);
 }
 
 static void tcb_add(uintptr_t addr, bool main, void *ctx)

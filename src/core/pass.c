@@ -12,14 +12,15 @@
  *	munmap(A)			.			.
  *	  (stopped by the filter)	pass for A		.
  *	  .				CONTINUE		take A: BUSY
- *	  made by the kernel					.
+ *	  made by the kernel		.
  *	its next call			pass is over		take A
  *
  * Nobody has to be told: devices have no page of the program's RAM before one has asked
  * for any, and from then on no pass is given. So nobody looks for the end but who meets
- * the pass, because it wants to take or show of the range. What it finds is certain, or
- * the range stays: the thread is seen elsewhere than in the call, or the mappings are as
- * the call makes them.
+ * the pass, because it wants to take or show of the range, and a pass ends when its
+ * thread is seen out of the call. Nothing else tells: whatever the mappings look like,
+ * another thread may have made them so. A thread that runs is not told from one in the
+ * call, so one that computes keeps its range at home, a small one.
  */
 #include <string.h>
 #include <sys/mman.h>
@@ -27,6 +28,8 @@
 
 #include "core/remote.h"
 #include "sys/seccomp.h"
+
+#define PASS_BYTES	((uintptr_t)256 << 10)
 
 static bool overlaps(const struct pass *p, uintptr_t start, uintptr_t end)
 {
@@ -36,41 +39,6 @@ static bool overlaps(const struct pass *p, uintptr_t start, uintptr_t end)
 static void retire(struct remote *r, struct pass *p)
 {
 	*p = r->pass[--r->nr_passes];
-}
-
-static bool has_gap(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
-{
-	struct sys_vma vma;
-
-	for (uintptr_t a = start; a < end; a = vma.end)
-		if (sys_vma_find(mm->maps_fd, a, &vma) || vma.start > a)
-			return true;
-	return false;
-}
-
-/* Then the call, should it not be made yet, does nothing. Lock held. */
-static bool is_protected(struct hmm_mm *mm, const struct pass *p)
-{
-	const uint32_t rights = SYS_VMA_READ | SYS_VMA_WRITE | SYS_VMA_EXEC;
-	const uint32_t wanted = (p->prot & PROT_READ ? SYS_VMA_READ : 0) |
-				(p->prot & PROT_WRITE ? SYS_VMA_WRITE : 0) |
-				(p->prot & PROT_EXEC ? SYS_VMA_EXEC : 0);
-	struct sys_vma vma;
-
-	for (uintptr_t a = p->start; a < p->end; a = vma.end)
-		if (sys_vma_find(mm->maps_fd, a, &vma) || vma.start > a ||
-		    (vma.flags & rights) != wanted)
-			return false;
-	return true;
-}
-
-static bool is_over(struct hmm_mm *mm, const struct pass *p)
-{
-	if (!sys_in_syscall(p->tid, p->nr))
-		return true;
-	if (p->nr == SYS_mprotect)
-		return is_protected(mm, p);
-	return p->whole && has_gap(mm, p->start, p->end);
 }
 
 bool passes_hold(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
@@ -83,7 +51,7 @@ bool passes_hold(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 		if (!overlaps(&r->pass[i], start, end))
 			continue;
 		held = true;
-		if (is_over(mm, &r->pass[i]))
+		if (!sys_in_syscall(r->pass[i].tid, r->pass[i].nr))
 			retire(r, &r->pass[i]);
 	}
 	return held;
@@ -127,39 +95,35 @@ static bool is_nobodys(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 	       directory_next(&mm->dir, start, end) == end;
 }
 
-/* With its protection, or munmap's none. false: another call, or the kernel refuses it. */
-static bool is_plain(const struct hmm_mm *mm, const struct sys_notif *n, struct pass *pass)
+/* Small, and no more than a munmap or mprotect: not what the kernel refuses anyway. */
+static bool is_plain(const struct hmm_mm *mm, const struct sys_notif *n, uintptr_t *start,
+		     uintptr_t *end)
 {
-	uintptr_t start, end;
-
 	if (n->nr != SYS_munmap && n->nr != SYS_mprotect)
 		return false;
-	mm_span(mm, n->args[0], n->args[1], &start, &end);
-	*pass = (struct pass){ .tid = n->tid, .nr = n->nr, .start = start, .end = end };
-	if (n->nr == SYS_mprotect)
-		pass->prot = n->args[2];
-	return start < end && start == n->args[0] &&
-	       !(pass->prot & ~(uint64_t)(PROT_READ | PROT_WRITE | PROT_EXEC));
+	if (n->nr == SYS_mprotect && n->args[2] & ~(uint64_t)(PROT_READ | PROT_WRITE | PROT_EXEC))
+		return false;
+	mm_span(mm, n->args[0], n->args[1], start, end);
+	return *start < *end && *start == n->args[0] && *end - *start <= PASS_BYTES;
 }
 
 bool pass_give(struct hmm_mm *mm, const struct sys_notif *n)
 {
 	struct remote *r = mm->remote;
-	struct pass pass;
+	uintptr_t start, end;
 
 	lock_assert_held(&mm->lock);
 	pass_return(mm, n->tid);
-	if (!is_plain(mm, n, &pass) || !is_nobodys(mm, pass.start, pass.end) || !make_room(r))
+	if (!is_plain(mm, n, &start, &end) || !is_nobodys(mm, start, end) || !make_room(r))
 		return false;
 	/* What becomes writable can be touched, by whom is decided where it gets too much. */
-	if (pass.prot & PROT_WRITE) {
+	if (n->nr == SYS_mprotect && n->args[2] & PROT_WRITE) {
 		if (!family_may_map(mm->family))
 			return false;
-		family_mapped(mm->family, (pass.end - pass.start) / mm->page);
+		family_mapped(mm->family, (end - start) / mm->page);
 	}
-	pass.whole = pass.nr == SYS_munmap && !has_gap(mm, pass.start, pass.end);
 	memset(&mm->vma_cache, 0, sizeof(mm->vma_cache));
-	r->pass[r->nr_passes++] = pass;
+	r->pass[r->nr_passes++] = (struct pass){ n->tid, n->nr, start, end };
 	mm->stats.changes++;
 	return true;
 }

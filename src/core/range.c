@@ -4,12 +4,13 @@
  * there is faulted in without it, and then looked at again.
  */
 #include "core/devmem.h"
-#include "core/remote.h"
 
 #include "core/opts.h"
+#include "core/remote.h"
 
 #define RANGE_BATCH	(4 * BLOCK_PAGES)	/* pages looked at under one hold of the lock */
 #define STATES		32u	/* of a page, as sys_page_states() says */
+#define CHANGE_REST_US	50u		/* between two looks at what a call under way may change */
 #define RANGE_ROUNDS	64u		/* faults of one page before it counts as a collision */
 
 /* What a look at one page found. */
@@ -339,6 +340,8 @@ int hmm_range_fault_wait(struct hmm_mm *mm, struct hmm_range *range, uint32_t ti
 		ret = hmm_range_fault(mm, range);
 		if (ret == -EBUSY && timeout_ms && sys_now_ns() > deadline)
 			ret = -ETIMEDOUT;
+		if (ret == -EBUSY && mm->remote)
+			sys_rest(CHANGE_REST_US);
 	} while (ret == -EBUSY);
 	return ret;
 }

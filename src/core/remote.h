@@ -40,8 +40,6 @@ struct pass {
 	uint32_t tid;
 	int nr;
 	uintptr_t start, end;
-	uint64_t prot;		/* of mprotect */
-	bool whole;		/* of munmap: all of the range was mapped */
 };
 
 #define PASSES	64u
@@ -109,8 +107,8 @@ bool remote_is_static(const struct hmm_mm *mm, const struct sys_vma *vma);
 /* Files of /proc of the process that has a thread @tid. */
 int remote_open_files(struct hmm_mm *mm, int tid);
 
-/* gate.c: is any of the range held at home? Lock held. */
-bool remote_gated(struct hmm_mm *mm, uintptr_t start, uintptr_t end);
+/* gate.c: is any of the range held at home, passes aside? Lock held. */
+bool remote_gated(const struct hmm_mm *mm, uintptr_t start, uintptr_t end);
 void gates_free(struct hmm_mm *mm);
 
 /* ... and not to be trapped, for the program is about to? Lock held. */

@@ -467,7 +467,8 @@ struct space *tree_known_space(struct tree *tree, pid_t tid)
 	process = remembered(tree, tid);
 	space = process && process->space ? space_get(process->space) : NULL;
 	pthread_mutex_unlock(&tree->lock);
-	if (!space || space_has(space, tid))
+	/* To compare with one that nobody has joined takes its mm's lock. */
+	if (!space || (space_joined(space) && space_has(space, tid)))
 		return space;
 	space_put(space);
 	return NULL;
