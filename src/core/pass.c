@@ -73,16 +73,17 @@ void pass_return(struct hmm_mm *mm, uint32_t tid)
 			retire(r, &r->pass[i]);
 }
 
-/* Threads that have ended, or make no more calls, leave theirs: one is looked at. */
+/* Threads that have ended, or make no more calls, leave theirs: of all one is looked at. */
 static bool make_room(struct remote *r)
 {
-	struct pass *oldest = &r->pass[r->pass_looked++ % PASSES];
+	struct pass *one = &r->pass[r->pass_looked % PASSES];
 
 	if (r->nr_passes < PASSES)
 		return true;
-	if (sys_in_syscall(oldest->tid, oldest->nr))
+	r->pass_looked++;
+	if (sys_in_syscall(one->tid, one->nr))
 		return false;
-	retire(r, oldest);
+	retire(r, one);
 	return true;
 }
 

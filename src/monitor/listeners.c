@@ -276,7 +276,7 @@ static bool passes(struct listeners *l, const struct sys_notif *n)
 	return ret;
 }
 
-/* With nothing managed only an exec is anybody's business. Waits for nobody. */
+/* With nothing managed only an exec is anybody's business. No program is waited for. */
 static bool hear_at_once(struct listeners *l, const struct sys_notif *n)
 {
 	if (n->nr == SYS_execve || n->nr == SYS_execveat || (l->pool->manages && !passes(l, n)))

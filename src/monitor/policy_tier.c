@@ -130,9 +130,7 @@ static bool wanted(struct tier *tier, struct note *note)
 
 /* ---------------------------------------------------------------- sending */
 
-/*
- * From the first to the last page in RAM of each chunk. Pages that went, 0, or -ENOSPC.
- */
+/* All of it that is in RAM; holes stay holes. Pages that went, 0, or -ENOSPC. */
 static int64_t send_chunks(struct tier *tier, struct pool *pool, struct space *space,
 			   uintptr_t start, const uint8_t *places, unsigned int nr)
 {

@@ -86,7 +86,7 @@ void tree_declined(struct tree *tree, struct process *process);
  */
 struct space *tree_space_of(struct tree *tree, struct process *process, pid_t tid, bool *losing);
 
-/* That of a task that is known and in its process's own; nothing is waited for. Or NULL. */
+/* That of a task that is known and in its process's own; no program is waited for. Or NULL. */
 struct space *tree_known_space(struct tree *tree, pid_t tid);
 
 /* An agent has come to @process: does a space wait for it since a fork? With a reference. */
