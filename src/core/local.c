@@ -84,9 +84,11 @@ static enum tried tried_existing(struct hmm_mm *mm, uintptr_t from)
  *					MOVE from A
  *	read zeros, untrapped
  *
- * A move the other way, of an empty slot, tells without doing anything: its target must
- * be one mapping, and registered. From then on any change of that raises an event, which
- * makes the move that counts fail with EAGAIN.
+ * A move the other way, of empty slots, tells without doing anything: its target must be
+ * one mapping, and registered. From then on any change of that raises an event, which
+ * makes the move that counts fail with EAGAIN. Holes are let pass, so that it goes up to
+ * the first page that is there: were they not, the first slot would be refused with the
+ * ENOENT that an address without a mapping is refused with.
  */
 static int check_watched(struct hmm_mm *mm, const struct isolation *iso, uint32_t first,
 			 uint32_t nr)
@@ -96,15 +98,15 @@ static int check_watched(struct hmm_mm *mm, const struct isolation *iso, uint32_
 	size_t done;
 	int ret;
 
-	while ((ret = sys_uffd_move(mm->uffd, start, iso->chunk->addr + first * mm->page,
-				    nr * mm->page, SYS_UFFD_DONTWAKE, &done)) == -EAGAIN) {
-		if (++stuck > MOVE_STUCK)
-			return ret;
+	for (;;) {
+		ret = sys_uffd_move(mm->uffd, start, iso->chunk->addr + first * mm->page,
+				    nr * mm->page, SYS_UFFD_HOLES | SYS_UFFD_DONTWAKE, &done);
+		if (ret != -EAGAIN || done || ++stuck > MOVE_STUCK)
+			return done || ret == -EEXIST ? 0 : ret;
 		mm_drain(mm);
 		if (!in_place(mm, iso, first, first + nr))
 			return ret;
 	}
-	return ret == -ENOENT || ret == -EEXIST ? 0 : ret;
 }
 
 /*

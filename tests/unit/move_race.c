@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The program moves a page onto a device page that a migration is about to go past: it
- * is none of those that were asked for, and nobody may take it.
+ * What the program does between two system calls of a migration. It moves a page onto a
+ * device page that is about to be gone past: it is none of those that were asked for, and
+ * nobody may take it.
  *
  *	migration of [p, p + 16)		program
  *	------------------------		-------
@@ -11,8 +12,18 @@
  *	reads it; UFFDIO_MOVE of what is
  *	  now something else
  *
- * The linker puts the program's mremap there (--wrap, see meson.build). What is at q
- * once was page 5, so that the kernel makes one mapping of it and its new neighbours.
+ * And it unmaps memory that is about to be registered, and maps it anew a moment later:
+ * then that is not registered, and no fault would bring back what is taken.
+ *
+ *	looks up [p, p + 32)
+ *						munmap [p, p + 16): no event
+ *	UFFDIO_REGISTER [p, p + 32)
+ *	is p registered?
+ *						mmap [p, p + 16), writes
+ *	UFFDIO_MOVE from p
+ *
+ * The linker puts the program's calls there (--wrap, see meson.build). What is at q once
+ * was page 5, so that the kernel makes one mapping of it and its new neighbours.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -45,11 +56,15 @@ int __real_sys_uffd_move(int uffd, uintptr_t dst, uintptr_t src, size_t len, uns
 int __wrap_sys_uffd_move(int uffd, uintptr_t dst, uintptr_t src, size_t len, unsigned int flags,
 			 size_t *done);
 
+int __real_sys_uffd_register(int uffd, uintptr_t start, size_t len, uint64_t mode);
+int __wrap_sys_uffd_register(int uffd, uintptr_t start, size_t len, uint64_t mode);
+
 static struct hmm_mm *mm;
 static struct hmm_soft *soft;
 static size_t page;
 static unsigned char *p, *q;
-static bool armed;
+static bool armed;		/* to move a page onto one that is passed */
+static bool to_unmap, to_map;	/* [p, p + NR) */
 static pthread_t program;
 static _Atomic uint32_t tid;
 
@@ -76,19 +91,6 @@ static bool waits_for_its_event(void)
 	return atoi(state) == SYS_mremap && state[0] != 'r';
 }
 
-int __wrap_sys_uffd_move(int uffd, uintptr_t dst, uintptr_t src, size_t len, unsigned int flags,
-			 size_t *done)
-{
-	/* The one that takes, not the one that asks whether the mapping is watched. */
-	if (armed && src == (uintptr_t)p) {
-		armed = false;
-		pthread_create(&program, NULL, move_onto, p);
-		while (!waits_for_its_event())
-			;
-	}
-	return __real_sys_uffd_move(uffd, dst, src, len, flags, done);
-}
-
 static unsigned char *map(size_t nr, void *at)
 {
 	unsigned char *a = mmap(at, nr * page, PROT_READ | PROT_WRITE,
@@ -98,6 +100,36 @@ static unsigned char *map(size_t nr, void *at)
 	for (size_t i = 0; i < nr; i++)
 		memset(a + i * page, (int)i + 1, page);
 	return a;
+}
+
+int __wrap_sys_uffd_register(int uffd, uintptr_t start, size_t len, uint64_t mode)
+{
+	if (to_unmap && start <= (uintptr_t)p && (uintptr_t)p < start + len) {
+		to_unmap = false;
+		to_map = true;
+		assert_int_equal(munmap(p, NR * page), 0);
+	}
+	return __real_sys_uffd_register(uffd, start, len, mode);
+}
+
+int __wrap_sys_uffd_move(int uffd, uintptr_t dst, uintptr_t src, size_t len, unsigned int flags,
+			 size_t *done)
+{
+	int ret;
+
+	/* The one that takes, not the one that asks whether the mapping is watched. */
+	if (armed && src == (uintptr_t)p) {
+		armed = false;
+		pthread_create(&program, NULL, move_onto, p);
+		while (!waits_for_its_event())
+			;
+	}
+	ret = __real_sys_uffd_move(uffd, dst, src, len, flags, done);
+	if (to_map) {
+		to_map = false;
+		map(NR, p);
+	}
+	return ret;
 }
 
 static void to_device(unsigned char *from, size_t nr)
@@ -127,10 +159,22 @@ static void a_page_moved_onto_one_that_is_passed_stays(void **state)
 		assert_int_equal(p[i * page], i == PASSED + 1 ? 2 : i + 1);
 }
 
+static void what_is_mapped_after_it_was_registered_stays(void **state)
+{
+	(void)state;
+	p = map(2 * NR, NULL);
+	to_unmap = true;
+	(void)!hmm_soft_migrate_in(soft, (uintptr_t)p, (uintptr_t)p + NR * page, NULL);
+	assert_false(to_unmap || to_map);
+	for (size_t i = 0; i < 2 * NR; i++)
+		assert_int_equal(p[i * page], i + 1);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_page_moved_onto_one_that_is_passed_stays),
+		cmocka_unit_test(what_is_mapped_after_it_was_registered_stays),
 	};
 	HMM_OPTS(hmm_soft_opts, device, .mem_bytes = 1 << 20, .lanes = 1);
 	int ret;
