@@ -148,6 +148,7 @@ void mm_statics_look(struct hmm_mm *mm)
 	if (!mm->ops->for_each_static)
 		return;
 	mm->ops->for_each_static(mm, static_add, &list);
+	sys_tls_around(&list.tls_below, &list.tls_above);
 	lock_acquire(&mm->lock);
 	mm->statics = list;
 	memset(&mm->vma_cache, 0, sizeof(mm->vma_cache));
@@ -162,15 +163,23 @@ void mm_statics_look(struct hmm_mm *mm)
  * What of a mapping is a thread's. One that is not the main one has its stack below
  * its control block, from where the mapping starts (at the stack's guard); above, the
  * kernel may have merged the program's own memory with it. The main thread's block is
- * where the loader put it.
+ * where the loader put it, with static TLS next to it, and the program's memory on
+ * either side: what is the program's must not be taken for the thread's, since trapped
+ * up to there alone the program's mapping is two, which mremap() refuses.
  */
 static bool tcb_span(const struct hmm_mm *mm, const struct tcb *t, const struct sys_vma *vma,
 		     uintptr_t *low, uintptr_t *high)
 {
+	const size_t below = mm->remote ? mm->page : mm->statics.tls_below;
+
 	if (t->addr < vma->start || t->addr >= vma->end)
 		return false;
 	sys_tcb_around(t->addr, low, high);
-	*low = t->main ? (*low - mm->page) & ~(mm->page - 1) : vma->start;
+	if (t->addr - below < *low)
+		*low = t->addr - below;
+	if (t->addr + mm->statics.tls_above > *high)
+		*high = t->addr + mm->statics.tls_above;
+	*low = t->main ? *low & ~(mm->page - 1) : vma->start;
 	*high = (*high + mm->page - 1) & ~(mm->page - 1);
 	if (*low < vma->start)
 		*low = vma->start;

@@ -57,14 +57,16 @@ struct tcb_list {
 };
 
 /*
- * Static data without a file (.bss), as of the last time that somebody new could want
- * it: the fault path and drivers stand on its never being away.
+ * Static data without a file (.bss), and how far it reaches around a thread's control
+ * block (TLS), as of the last time that somebody new could want it: the fault path and
+ * drivers stand on its never being away.
  */
 struct static_list {
 	struct static_span {
 		uintptr_t start, end;
 	} span[STATICS_MAX];
 	uint32_t nr, missed;
+	size_t tls_below, tls_above;	/* as sys_tls_around(); unknown of a remote mm */
 };
 
 struct remote;

@@ -56,6 +56,15 @@ static inline long sys_cookie_call(long nr, uint64_t a, uint64_t b, uint64_t c, 
 	return ret == -1 ? -errno : ret;
 }
 
+/*
+ * Of the calling thread: an address in its control block, as sys_for_each_tcb() tells it,
+ * and its rseq area. 0: libc has told the kernel of none.
+ */
+uintptr_t sys_own_tcb(void);
+uintptr_t sys_own_rseq(void);
+
+#define SYS_RSEQ_SIZE	32u	/* of struct rseq, what kernels write unasked */
+
 /* The control blocks of the threads in the open /proc/@pid/task. */
 int sys_tcbs_of(int task_fd, int pid, void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx);
 

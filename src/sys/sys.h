@@ -301,6 +301,13 @@ uint64_t sys_threads_mark(uint32_t *nr);
  */
 void sys_for_each_static(void (*fn)(uintptr_t start, uintptr_t end, void *ctx), void *ctx);
 
+/*
+ * How far a thread's static TLS reaches from the address that sys_for_each_tcb() tells of
+ * it, the kernel's rseq area with it, in bytes: the same in each thread. A page below,
+ * where that cannot be told. Locks as the above.
+ */
+void sys_tls_around(size_t *below, size_t *above);
+
 /* Is any of [start, end) part of the program or of a library that is loaded? May lock. */
 bool sys_in_object(uintptr_t start, uintptr_t end);
 

@@ -114,25 +114,36 @@ static uintptr_t thread_pointer(void)
 #endif
 }
 
+uintptr_t sys_own_tcb(void)
+{
+	uintptr_t head = 0;
+	size_t len;
+
+	return syscall(SYS_get_robust_list, 0, &head, &len) ? 0 : head;
+}
+
+uintptr_t sys_own_rseq(void)
+{
+	return &__rseq_size && __rseq_size ? thread_pointer() + (uintptr_t)__rseq_offset : 0;
+}
+
 /*
  * libc has a thread's robust list in its control block, the same way from the thread
  * pointer in each, and so from the list to the rseq area.
  */
 int sys_thread_cpu(uint32_t tid)
 {
-	uintptr_t mine = 0, its = 0;
+	uintptr_t mine = sys_own_tcb(), area = sys_own_rseq(), its = 0;
 	int32_t cpu = -1;
 	size_t len;
-	long ret;
+	int ret;
 
-	if (!&__rseq_size || !__rseq_size)
+	if (!mine || !area)
 		return -ENOSYS;
-	ret = sys_ret(syscall(SYS_get_robust_list, 0, &mine, &len));
-	if (!ret)
-		ret = sys_ret(syscall(SYS_get_robust_list, tid, &its, &len));
+	ret = (int)sys_ret(syscall(SYS_get_robust_list, tid, &its, &len));
 	if (ret)
-		return (int)ret;
-	its += thread_pointer() + (uintptr_t)__rseq_offset + RSEQ_CPU_ID - mine;
+		return ret;
+	its += area + RSEQ_CPU_ID - mine;
 	if (sys_copy_from(&cpu, its, sizeof(cpu)) != (ssize_t)sizeof(cpu) || cpu < 0)
 		return -EFAULT;
 	return cpu;
@@ -189,6 +200,16 @@ static long parse_tid(const char *name)
 }
 
 /* ---------------------------------------------------------------- control blocks */
+
+/*
+ * What of a control block lies beyond the robust list's head, at the least: behind it may
+ * be the program's memory. With the rseq area (sys_tls_around()) it is all.
+ */
+#ifdef __GLIBC__
+#define TCB_REST	1536u
+#else
+#define TCB_REST	64u
+#endif
 
 #ifdef __GLIBC__
 
@@ -249,9 +270,6 @@ static ptrdiff_t tcb_behind_list(void)
 }
 
 #endif
-
-/* What of a control block lies beyond the robust list's head. */
-#define TCB_REST	2048u
 
 void sys_tcb_around(uintptr_t addr, uintptr_t *low, uintptr_t *high)
 {

@@ -514,6 +514,53 @@ static bool tcb_near(const struct tcbs *tcbs, pthread_t thread)
 	return false;
 }
 
+/* What a thread has, and what is told of it. */
+struct thread_own {
+	uintptr_t tls, libcs, block, low, high, stack_end;
+};
+
+static void *look_around(void *arg)
+{
+	static __thread int own;
+	struct thread_own *t = arg;
+	uintptr_t head = 0;
+	size_t below, above, size;
+	pthread_attr_t attr;
+	void *stack;
+
+	sys_tell_tcb();
+	sys_tls_around(&below, &above);
+	syscall(SYS_get_robust_list, 0, &head, &size);
+	sys_tcb_around(head, &t->low, &t->high);
+	t->low = head - below < t->low ? head - below : t->low;
+	t->high = head + above > t->high ? head + above : t->high;
+	t->tls = (uintptr_t)&own;
+	t->libcs = (uintptr_t)&errno;
+	t->block = (uintptr_t)pthread_self();
+	if (pthread_getattr_np(pthread_self(), &attr))
+		return NULL;
+	pthread_attr_getstack(&attr, &stack, &size);
+	t->stack_end = (uintptr_t)stack + size;
+	pthread_attr_destroy(&attr);
+	return NULL;
+}
+
+/* A thread's control block and its TLS are told whole, and not a page of a neighbour's. */
+static void what_is_a_threads_is_told_exactly(void **state)
+{
+	const uintptr_t part = page - 1;
+	struct thread_own t = { 0 };
+	pthread_t thread;
+
+	(void)state;
+	assert_int_equal(pthread_create(&thread, NULL, look_around, &t), 0);
+	pthread_join(thread, NULL);
+	assert_in_range(t.tls, t.low & ~part, t.high | part);
+	assert_in_range(t.libcs, t.low, t.high - 1);
+	assert_in_range(t.block, t.low & ~part, t.high | part);
+	assert_true(((t.high + part) & ~part) <= ((t.stack_end + part) & ~part));
+}
+
 /* One address in each thread's control block, and the thread is known as ours. */
 static void every_tcb_is_told(void **state)
 {
@@ -660,6 +707,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(copies_are_guarded),
 		cmocka_unit_test(move_moves),
 		cmocka_unit_test(every_tcb_is_told),
+		cmocka_unit_test(what_is_a_threads_is_told_exactly),
 		cmocka_unit_test(kill_thread_carries_address),
 		cmocka_unit_test(poll_and_events),
 		cmocka_unit_test(cpus_can_be_pinned),
