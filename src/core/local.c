@@ -72,6 +72,26 @@ static enum tried tried_existing(struct hmm_mm *mm, uintptr_t from)
 }
 
 /*
+ * Could a move of the slots put something on a device page? The program's mlockall() fills
+ * our chunks too.
+ */
+static bool would_fill(struct hmm_mm *mm, const struct isolation *iso, uint32_t first, uint32_t nr)
+{
+	uint8_t states[BLOCK_PAGES];
+	bool passes = false, full = false;
+
+	for (uint32_t i = first; i < first + nr && !passes; i++)
+		passes = isolation_passes(iso, i);
+	if (!passes)
+		return false;
+	if (sys_page_states(mm->pagemap_fd, iso->chunk->addr + first * mm->page, nr, states))
+		return true;
+	for (uint32_t i = 0; i < nr && !full; i++)
+		full = states[i];
+	return full;
+}
+
+/*
  * Is the mapping that the slots are in ours now? What is mapped anew after we registered
  * raises no event, and the kernel moves from any mapping:
  *
@@ -98,6 +118,8 @@ static int check_watched(struct hmm_mm *mm, const struct isolation *iso, uint32_
 	size_t done;
 	int ret;
 
+	if (would_fill(mm, iso, first, nr))
+		return -EBUSY;
 	for (;;) {
 		ret = sys_uffd_move(mm->uffd, start, iso->chunk->addr + first * mm->page,
 				    nr * mm->page, SYS_UFFD_HOLES | SYS_UFFD_DONTWAKE, &done);

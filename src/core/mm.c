@@ -148,7 +148,7 @@ void mm_statics_look(struct hmm_mm *mm)
 	if (!mm->ops->for_each_static)
 		return;
 	mm->ops->for_each_static(mm, static_add, &list);
-	sys_tls_around(&list.tls_below, &list.tls_above);
+	sys_tls_around(&thread_state, sizeof(thread_state), &list.tls_below, &list.tls_above);
 	lock_acquire(&mm->lock);
 	mm->statics = list;
 	memset(&mm->vma_cache, 0, sizeof(mm->vma_cache));
@@ -170,15 +170,15 @@ void mm_statics_look(struct hmm_mm *mm)
 static bool tcb_span(const struct hmm_mm *mm, const struct tcb *t, const struct sys_vma *vma,
 		     uintptr_t *low, uintptr_t *high)
 {
-	const size_t below = mm->remote ? mm->page : mm->statics.tls_below;
-
 	if (t->addr < vma->start || t->addr >= vma->end)
 		return false;
-	sys_tcb_around(t->addr, low, high);
-	if (t->addr - below < *low)
-		*low = t->addr - below;
-	if (t->addr + mm->statics.tls_above > *high)
+	if (mm->remote) {
+		sys_tcb_around(t->addr, low, high);
+		*low -= mm->page;	/* static TLS */
+	} else {
+		*low = t->addr - mm->statics.tls_below;
 		*high = t->addr + mm->statics.tls_above;
+	}
 	*low = t->main ? *low & ~(mm->page - 1) : vma->start;
 	*high = (*high + mm->page - 1) & ~(mm->page - 1);
 	if (*low < vma->start)

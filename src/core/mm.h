@@ -66,7 +66,7 @@ struct static_list {
 		uintptr_t start, end;
 	} span[STATICS_MAX];
 	uint32_t nr, missed;
-	size_t tls_below, tls_above;	/* as sys_tls_around(); unknown of a remote mm */
+	size_t tls_below, tls_above;	/* as sys_tls_around(); not of a remote mm */
 };
 
 struct remote;

@@ -56,12 +56,16 @@ static inline long sys_cookie_call(long nr, uint64_t a, uint64_t b, uint64_t c, 
 	return ret == -1 ? -errno : ret;
 }
 
-/*
- * Of the calling thread: an address in its control block, as sys_for_each_tcb() tells it,
- * and its rseq area. 0: libc has told the kernel of none.
- */
-uintptr_t sys_own_tcb(void);
-uintptr_t sys_own_rseq(void);
+/* The calling thread's control block is [low, high). */
+struct sys_own_block {
+	uintptr_t told;		/* as sys_for_each_tcb() tells it; 0: it does not */
+	uintptr_t low, high;
+	size_t up, down;	/* what is told of another may lie so much further up, or down */
+};
+
+struct sys_own_block sys_own_block(void);
+
+uintptr_t sys_own_rseq(void);	/* the calling thread's area; 0: libc has none */
 
 #define SYS_RSEQ_SIZE	32u	/* of struct rseq, what kernels write unasked */
 

@@ -2,6 +2,7 @@
 /*
  * Static data of what is loaded, and where its threads' is.
  */
+#include <errno.h>
 #include <link.h>
 #include <stddef.h>
 
@@ -43,45 +44,52 @@ void sys_for_each_static(void (*fn)(uintptr_t start, uintptr_t end, void *ctx), 
 }
 
 struct tls_reach {
-	uintptr_t block;		/* an address in the thread's control block */
+	uintptr_t from;		/* what is told of the thread */
 	size_t below, above;
 };
 
-/* A library's TLS that was made later than the thread is somewhere else altogether. */
-#define STATIC_TLS_MAX	(1u << 20)
-
-static void tls_reach(struct tls_reach *r, uintptr_t start, uintptr_t end)
+static void reach(struct tls_reach *r, uintptr_t start, uintptr_t end)
 {
-	if (start < r->block && r->block - start < STATIC_TLS_MAX && r->block - start > r->below)
-		r->below = r->block - start;
-	if (end > r->block && end - r->block < STATIC_TLS_MAX && end - r->block > r->above)
-		r->above = end - r->block;
+	if (start < r->from && r->from - start > r->below)
+		r->below = r->from - start;
+	if (end > r->from && end - r->from > r->above)
+		r->above = end - r->from;
 }
 
-static int tls_of_object(struct dl_phdr_info *info, size_t size, void *arg)
+/* What libc makes for a thread later than the thread itself is somewhere else. */
+#define STATIC_TLS_MAX	(1u << 20)
+
+static int reach_object(struct dl_phdr_info *info, size_t size, void *arg)
 {
+	struct tls_reach *r = arg;
 	uintptr_t start = size > offsetof(struct dl_phdr_info, dlpi_tls_data) ?
 				  (uintptr_t)info->dlpi_tls_data : 0;
+	size_t away = start < r->from ? r->from - start : start - r->from;
 
-	for (unsigned int i = 0; start && i < info->dlpi_phnum; i++)
+	for (unsigned int i = 0; start && away < STATIC_TLS_MAX && i < info->dlpi_phnum; i++)
 		if (info->dlpi_phdr[i].p_type == PT_TLS)
-			tls_reach(arg, start, start + info->dlpi_phdr[i].p_memsz);
+			reach(r, start, start + info->dlpi_phdr[i].p_memsz);
 	return 0;
 }
 
-void sys_tls_around(size_t *below, size_t *above)
+void sys_tls_around(const void *own, size_t bytes, size_t *below, size_t *above)
 {
-	struct tls_reach reach = { .block = 0 };
-	uintptr_t rseq = sys_own_rseq();
+	const struct sys_own_block block = sys_own_block();
+	struct tls_reach r = { .from = block.told };
+	const uintptr_t rseq = sys_own_rseq();
 
-	sys_tell_tcb();
-	reach.block = sys_own_tcb();
-	if (reach.block)
-		dl_iterate_phdr(tls_of_object, &reach);
-	if (reach.block && rseq)
-		tls_reach(&reach, rseq, rseq + SYS_RSEQ_SIZE);
-	*below = reach.block ? reach.below : sys_page_size();
-	*above = reach.above;
+	*below = sys_page_size();
+	*above = sys_page_size();
+	if (!block.told)
+		return;
+	reach(&r, block.low, block.high);
+	reach(&r, (uintptr_t)&errno, (uintptr_t)(&errno + 1));
+	reach(&r, (uintptr_t)own, (uintptr_t)own + bytes);
+	if (rseq)
+		reach(&r, rseq, rseq + SYS_RSEQ_SIZE);
+	dl_iterate_phdr(reach_object, &r);
+	*below = r.below + block.up;
+	*above = r.above + block.down;
 }
 
 struct asking {

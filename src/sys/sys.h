@@ -282,7 +282,10 @@ int sys_membarrier(void);
  */
 int sys_for_each_tcb(void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx);
 
-/* [*low, *high): what belongs to the control block that lies around such an address. */
+/*
+ * [*low, *high): what belongs to the control block that lies around such an address, of a
+ * process whose libc is not known; see sys_tls_around().
+ */
 void sys_tcb_around(uintptr_t addr, uintptr_t *low, uintptr_t *high);
 
 /* Have the above find the calling thread, whatever its libc. */
@@ -302,11 +305,12 @@ uint64_t sys_threads_mark(uint32_t *nr);
 void sys_for_each_static(void (*fn)(uintptr_t start, uintptr_t end, void *ctx), void *ctx);
 
 /*
- * How far a thread's static TLS reaches from the address that sys_for_each_tcb() tells of
- * it, the kernel's rseq area with it, in bytes: the same in each thread. A page below,
- * where that cannot be told. Locks as the above.
+ * How far a thread of this process reaches from the address that sys_for_each_tcb() tells
+ * of it, in bytes, the same in each: its control block, static TLS, the kernel's rseq
+ * area; and the @bytes at @own, TLS of the caller's, which the linker does not tell of in
+ * a library that was loaded late. A page, where that cannot be told. Locks as the above.
  */
-void sys_tls_around(size_t *below, size_t *above);
+void sys_tls_around(const void *own, size_t bytes, size_t *below, size_t *above);
 
 /* Is any of [start, end) part of the program or of a library that is loaded? May lock. */
 bool sys_in_object(uintptr_t start, uintptr_t end);

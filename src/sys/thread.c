@@ -114,7 +114,7 @@ static uintptr_t thread_pointer(void)
 #endif
 }
 
-uintptr_t sys_own_tcb(void)
+static uintptr_t own_list_head(void)
 {
 	uintptr_t head = 0;
 	size_t len;
@@ -133,7 +133,7 @@ uintptr_t sys_own_rseq(void)
  */
 int sys_thread_cpu(uint32_t tid)
 {
-	uintptr_t mine = sys_own_tcb(), area = sys_own_rseq(), its = 0;
+	uintptr_t mine = own_list_head(), area = sys_own_rseq(), its = 0;
 	int32_t cpu = -1;
 	size_t len;
 	int ret;
@@ -201,16 +201,6 @@ static long parse_tid(const char *name)
 
 /* ---------------------------------------------------------------- control blocks */
 
-/*
- * What of a control block lies beyond the robust list's head, at the least: behind it may
- * be the program's memory. With the rseq area (sys_tls_around()) it is all.
- */
-#ifdef __GLIBC__
-#define TCB_REST	1536u
-#else
-#define TCB_REST	64u
-#endif
-
 #ifdef __GLIBC__
 
 /* Each thread has told the kernel where its robust list is, which lies in the block. */
@@ -271,6 +261,12 @@ static ptrdiff_t tcb_behind_list(void)
 
 #endif
 
+/*
+ * What of a control block lies beyond the robust list's head, of whatever libc: behind it
+ * may be other memory.
+ */
+#define TCB_REST	2048u
+
 void sys_tcb_around(uintptr_t addr, uintptr_t *low, uintptr_t *high)
 {
 	const ptrdiff_t block = tcb_behind_list();
@@ -280,6 +276,43 @@ void sys_tcb_around(uintptr_t addr, uintptr_t *low, uintptr_t *high)
 }
 
 /* It may have ended meanwhile, or never have told the kernel of a list. */
+/*
+ * A block begins at the thread pointer, or ends there where TLS lies above it; libc's
+ * structures have grown at their ends alone. Of glibc's, what has a fixed place is taken:
+ * behind the last of it there is but the rseq area, from 2.35 to 2.40.
+ */
+#if defined(__GLIBC__) && defined(__x86_64__)
+#define BLOCK_LOW(list, tp)	(tp)
+#define BLOCK_HIGH(list, tp)	((list) + 1536)
+#elif defined(__GLIBC__)
+#define BLOCK_LOW(list, tp)	((list) - 224)
+#define BLOCK_HIGH(list, tp)	((tp) + 16)
+#elif defined(__x86_64__)
+#define BLOCK_LOW(list, tp)	(tp)
+#define BLOCK_HIGH(list, tp)	((tp) + 208)
+#else
+#define BLOCK_LOW(list, tp)	((tp) - 208)
+#define BLOCK_HIGH(list, tp)	((tp) + 16)
+#endif
+
+struct sys_own_block sys_own_block(void)
+{
+	const ptrdiff_t behind = tcb_behind_list();
+	struct sys_own_block block = { 0 };
+	const uintptr_t tp = thread_pointer();
+
+	sys_tell_tcb();
+	block.told = own_list_head();
+	block.low = BLOCK_LOW(block.told, tp);
+	block.high = BLOCK_HIGH(block.told, tp);
+	/* Another thread's list may be the one in its block instead of ours beside it. */
+	if (behind > 0)
+		block.up = (size_t)behind + 208;
+	if (behind < 0)
+		block.down = (size_t)-behind;
+	return block;
+}
+
 static int tell_tcb(long tid, long pid, void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx)
 {
 	uintptr_t head = 0;

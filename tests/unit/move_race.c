@@ -102,6 +102,13 @@ static unsigned char *map(size_t nr, void *at)
 	return a;
 }
 
+static void map_anew(void)
+{
+	if (to_map)
+		map(NR, p);
+	to_map = false;
+}
+
 int __wrap_sys_uffd_register(int uffd, uintptr_t start, size_t len, uint64_t mode)
 {
 	if (to_unmap && start <= (uintptr_t)p && (uintptr_t)p < start + len) {
@@ -124,11 +131,12 @@ int __wrap_sys_uffd_move(int uffd, uintptr_t dst, uintptr_t src, size_t len, uns
 		while (!waits_for_its_event())
 			;
 	}
+	/* Before the one that takes, after the one that asks. */
+	if (src == (uintptr_t)p)
+		map_anew();
 	ret = __real_sys_uffd_move(uffd, dst, src, len, flags, done);
-	if (to_map) {
-		to_map = false;
-		map(NR, p);
-	}
+	if (dst == (uintptr_t)p)
+		map_anew();
 	return ret;
 }
 
