@@ -131,9 +131,8 @@ static struct agent *map_own(const struct agent_config *config, const struct age
 	ready->own_start = (uint64_t)base;
 	ready->shm_addr = (uint64_t)base + image + AGENT_STACK;
 	ready->own_end = ready->shm_addr + config->shm_bytes;
-	ready->limbo = (ready->own_end + AGENT_LIMBO_ALIGN - 1) & ~(AGENT_LIMBO_ALIGN - 1);
-	if (!config->limbo_bytes)
-		ready->limbo = 0;
+	ready->limbo = !config->limbo_bytes ? 0 :
+		       (ready->own_end + config->limbo_block - 1) & ~(config->limbo_block - 1);
 	call(ready, SYS_mprotect, base + (long)image, AGENT_STACK, PROT_READ | PROT_WRITE, 0, 0, 0);
 	at = call(ready, SYS_mmap, (long)ready->shm_addr, (long)config->shm_bytes,
 		  PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, shm, 0);

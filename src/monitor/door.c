@@ -59,7 +59,7 @@ static bool places_make_sense(const struct agent_ready *ready, const struct agen
 		return false;
 	return !config->limbo_bytes ||
 	       (ready->limbo >= ready->own_end && ready->limbo < top &&
-		ready->limbo + config->limbo_bytes <= top && ready->limbo % (2UL << 20) == 0);
+		ready->limbo + config->limbo_bytes <= top && ready->limbo % config->limbo_block == 0);
 }
 
 /* The kernel says who sent it; it has to have the program's memory and be nothing else. */

@@ -45,6 +45,7 @@ int link_create(const struct agent_ready *ready, const struct agent_config *conf
 	link->shm = shm;
 	link->shm_bytes = config->shm_bytes;
 	link->limbo_bytes = config->limbo_bytes;
+	link->limbo_block = config->limbo_block;
 	link->ready = *ready;
 	pthread_mutex_init(&link->lock, NULL);
 	ret = sys_mapping_of(getpid(), (uintptr_t)shm, &link->file);

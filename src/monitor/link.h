@@ -24,7 +24,7 @@ struct link {
 	int agent_pidfd;
 	int uffd;		/* -1 once somebody else owns it */
 	struct agent_shm *shm;	/* here; hostile: fields are read once */
-	uint64_t shm_bytes, limbo_bytes;
+	uint64_t shm_bytes, limbo_bytes, limbo_block;
 	struct agent_ready ready;
 	struct sys_vma file;	/* of shm */
 

@@ -30,7 +30,7 @@
 #define TRACED_SPACES	256u		/* whose places are looked at: the first of them */
 #define SWEEP_MS	100
 #define SWEEP_PIDS	4096
-#define LIMBO_BYTES	(16u << 20)
+#define LIMBO_BLOCKS	8u
 #define PROGRESS_MS	200
 
 struct monitor {
@@ -392,7 +392,8 @@ static void instruct(struct monitor *m)
 	m->door.config.serve_forks = 1;
 	m->door.config.uffd_features = hmm_remote_features();
 	m->door.config.uffd_optional = UFFD_FEATURE_EVENT_FORK;
-	m->door.config.limbo_bytes = LIMBO_BYTES;
+	m->door.config.limbo_block = 512 * sys_page_size();
+	m->door.config.limbo_bytes = LIMBO_BLOCKS * m->door.config.limbo_block;
 }
 
 /* Nobody is left, or has to be. Who still waits for an answer does so in vain. */

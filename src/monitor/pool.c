@@ -217,7 +217,7 @@ int space_forks_quietly(struct space *space)
 void space_memory(const struct space *space, struct sys_memory *out)
 {
 	/* Limbo is writable but for its first block. */
-	const uint64_t own = space->link->limbo_bytes - AGENT_LIMBO_ALIGN;
+	const uint64_t own = space->link->limbo_bytes - space->link->limbo_block;
 
 	(void)sys_memory_of(space->link->agent, out);
 	out->writable = out->writable > own ? out->writable - own : 0;

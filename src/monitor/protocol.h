@@ -32,7 +32,7 @@
 #define AGENT_SOCKET_ENV	"UHMM_MONITOR"
 #define AGENT_NAME		"uhmm-agent"	/* of its task */
 
-#define AGENT_VERSION		2u
+#define AGENT_VERSION		3u
 
 struct agent_config {
 	uint32_t version;
@@ -40,7 +40,8 @@ struct agent_config {
 	uint64_t shm_bytes;	/* of the first descriptor */
 	uint64_t uffd_features;	/* to ask for, where no second descriptor is the userfaultfd */
 	uint64_t uffd_optional;	/* of these, those that may need a privilege */
-	uint64_t limbo_bytes;	/* to reserve, a multiple of 2 MiB; 0: none */
+	uint64_t limbo_bytes;	/* to reserve, in blocks of 512 pages; 0: none */
+	uint64_t limbo_block;	/* what a block has, and is aligned to */
 };
 
 struct agent_ready {
@@ -67,13 +68,12 @@ struct agent_go {
  *
  * The first part is there only where the library was written into the program.
  */
-#define AGENT_STACK		16384u
-#define AGENT_LIMBO_ALIGN	(2ULL << 20)
+#define AGENT_STACK		65536u	/* whole pages, of whatever size */
 
 static inline uint64_t agent_bytes(const struct agent_config *config)
 {
 	return AGENT_STACK + config->shm_bytes +
-	       (config->limbo_bytes ? config->limbo_bytes + AGENT_LIMBO_ALIGN : 0);
+	       (config->limbo_bytes ? config->limbo_bytes + config->limbo_block : 0);
 }
 
 #define AGENT_PATH		108u	/* what a Unix socket's address has room for */

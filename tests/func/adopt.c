@@ -244,7 +244,7 @@ static void file_found_by_name(void **state)
 	char path[] = "/tmp/uhmm-adopt-XXXXXX";
 	int fd = mkstemp(path);
 	unsigned char *p;
-	static unsigned char buf[NR * 4096];
+	static unsigned char buf[NR * PAGE_MAX];
 
 	assert_true(fd >= 0);
 	fill(buf, NR, 1);
@@ -265,7 +265,7 @@ static void file_found_by_name(void **state)
 static void left_alone(void **state)
 {
 	struct world *w = *state;
-	static unsigned char data[3 * 4096] = { 1 };
+	static unsigned char data[3 * PAGE_MAX] = { 1 };
 	int fd = make_file(NR, 1);
 	unsigned char *p = map_private(fd, NR, RW);
 	unsigned char *own = (void *)(((uintptr_t)data + page) & ~(page - 1));

@@ -410,16 +410,16 @@ static void free_then_write_keeps_the_write(void **state)
 
 	assert_int_equal(madvise(p, NR * page, MADV_FREE), 0);
 	for (size_t i = 0; i < NR; i++) {
-		uint64_t seen = p[i * 512];
+		uint64_t seen = p[i * WORDS];
 
 		assert_true(!seen || seen == pattern(20, i, 0));
-		p[i * 512] = i + 1;
+		p[i * WORDS] = i + 1;
 	}
 	for (size_t i = 0; i < NR; i++)
-		assert_int_equal(p[i * 512], i + 1);
+		assert_int_equal(p[i * WORDS], i + 1);
 	IGNORE(try_device(w, w->dev, p, NR, NULL));
 	for (size_t i = 0; i < NR; i++)
-		assert_int_equal(p[i * 512], i + 1);
+		assert_int_equal(p[i * WORDS], i + 1);
 	munmap(p, NR * page);
 }
 

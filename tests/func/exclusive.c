@@ -43,7 +43,7 @@ static void begin_and_end(void **state)
 	assert_int_equal(moved(w, exclusive_ended), NR);
 	assert_int_equal(stats_now(w).exclusive_pages, 0);
 	for (int i = 0; i < NR; i++)
-		assert_int_equal(((uint64_t *)p)[i * 512], i + 1000);
+		assert_int_equal(*(uint64_t *)(p + i * page), i + 1000);
 	assert_int_equal(moved(w, cpu_faults), 0);
 	assert_int_equal(end(w, p, NR), 0);
 	munmap(p, NR * page);
@@ -58,8 +58,8 @@ static void cpu_touch_ends_it(void **state)
 
 	assert_int_equal(begin(w, (void *)p, NR, world_owner_a, contents), NR);
 	*(uint64_t *)contents[3] = 77;
-	assert_int_equal(p[3 * 512], 77);
-	assert_int_equal(p[3 * 512 + 1], pattern(2, 3, 1));
+	assert_int_equal(p[3 * WORDS], 77);
+	assert_int_equal(p[3 * WORDS + 1], pattern(2, 3, 1));
 	assert_int_equal(moved(w, cpu_faults), 1);
 	assert_int_equal(moved(w, exclusive_ended), 1);
 	assert_int_equal(count_at(w, (void *)p, NR, HMM_PLACE_EXCLUSIVE), NR - 1);
@@ -186,7 +186,7 @@ static void mremap_while_exclusive(void **state)
 	assert_ptr_equal(mremap(p, NR * page, NR * page, MREMAP_MAYMOVE | MREMAP_FIXED, q), q);
 	assert_true(eventually(heard_event(h, HMM_EVENT_UNMAP, NULL, p, p + NR * page)));
 	for (int i = 0; i < NR; i++)
-		assert_int_equal(((uint64_t *)q)[i * 512], 9000 + i);
+		assert_int_equal(*(uint64_t *)(q + i * page), 9000 + i);
 	listen_end(h);
 	munmap(q, NR * page);
 }
@@ -203,7 +203,7 @@ static void migrate_while_exclusive(void **state)
 	IGNORE(try_device(w, w->dev, p, NR, NULL));
 	IGNORE(end(w, p, NR));
 	IGNORE(try_device(w, w->dev, p, NR, NULL));
-	assert_int_equal(((uint64_t *)p)[2 * 512], 4711);
+	assert_int_equal(*(uint64_t *)(p + 2 * page), 4711);
 	assert_int_equal(stats_now(w).exclusive_pages, 0);
 	assert_holds(p, 2, 10, 0);
 	munmap(p, NR * page);
@@ -328,7 +328,7 @@ static void evict_of_exclusive_pages_loses_nothing(void **state)
 	assert_int_equal(begin(w, p, NR, world_owner_a, contents), NR);
 	*(uint64_t *)contents[1] = 3;
 	assert_true(evict(w, p, NR) >= 0);
-	assert_int_equal(((uint64_t *)p)[512], 3);
+	assert_int_equal(*(uint64_t *)(p + page), 3);
 	assert_holds(p, 1, 12, 0);
 	munmap(p, NR * page);
 }

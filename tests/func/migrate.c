@@ -38,9 +38,9 @@ static void cpu_write_brings_home(void **state)
 	uint64_t *p = map_filled(4, 2);
 
 	to_device(w, w->dev, p, 4);
-	p[512 + 3] = 77;
-	assert_int_equal(p[512 + 3], 77);
-	assert_int_equal(p[512 + 4], pattern(2, 1, 4));
+	p[WORDS + 3] = 77;
+	assert_int_equal(p[WORDS + 3], 77);
+	assert_int_equal(p[WORDS + 4], pattern(2, 1, 4));
 	assert_at(w, p, 1, HMM_PLACE_DEVICE);
 	assert_at(w, (char *)p + page, 1, HMM_PLACE_SYSTEM);
 	assert_at(w, (char *)p + 2 * page, 2, HMM_PLACE_DEVICE);

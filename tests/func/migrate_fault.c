@@ -63,7 +63,7 @@ static void *incrementer_run(void *arg)
 
 	while (atomic_load(&incrementing)) {
 		for (int i = 0; i < 16; i++)
-			atomic_fetch_add(&counters[i * 512], 1);
+			atomic_fetch_add(&counters[(size_t)i * WORDS], 1);
 		n++;
 	}
 	return (void *)(uintptr_t)n;
@@ -89,7 +89,7 @@ static void no_write_is_lost_while_pages_migrate(void **state)
 		sum += (uintptr_t)n;
 	}
 	for (int i = 0; i < 16; i++)
-		assert_int_equal(p[i * 512], sum);
+		assert_int_equal(p[(size_t)i * WORDS], sum);
 	assert_true(moved(w, pages_to_device) > 0);
 	munmap(p, 16 * page);
 }

@@ -353,7 +353,7 @@ static uintptr_t vm_bytes(void)
 			pages = 0;
 		fclose(f);
 	}
-	return pages * 4096;
+	return pages * page;
 }
 
 static int limited(uint64_t room, struct hmm_mm **mm)

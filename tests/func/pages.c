@@ -49,7 +49,7 @@ static void assert_refused(struct world *w, void *p, size_t nr, enum hmm_reason 
 /* The device reads and writes @p by guarded copies. */
 static void assert_device_reaches(struct world *w, void *p, size_t nr, uint32_t seed)
 {
-	static unsigned char buf[NR * 4096];
+	static unsigned char buf[NR * PAGE_MAX];
 	size_t bytes = nr * page;
 
 	assert_int_equal(hmm_copy_from_user(w->mm, buf, (uintptr_t)p, bytes), bytes);
@@ -519,7 +519,7 @@ static void memfd_stays(void **state)
 {
 	struct world *w = *state;
 	int fd = memfd_create("stays", MFD_CLOEXEC);
-	static unsigned char buf[4096];
+	static unsigned char buf[PAGE_MAX];
 	unsigned char *p;
 
 	assert_true(fd >= 0);
@@ -541,7 +541,7 @@ static void file_mappings_stay(void **state)
 	struct world *w = *state;
 	char path[] = "/tmp/uhmm-pages-XXXXXX";
 	int fd = mkstemp(path);
-	static unsigned char buf[NR * 4096];
+	static unsigned char buf[NR * PAGE_MAX];
 	unsigned char *shared, *private;
 
 	assert_true(fd >= 0);
@@ -619,7 +619,7 @@ static struct {
 
 static void *foreign_run(void *arg)
 {
-	static unsigned char fillers[NR][4096] __attribute__((aligned(4096)));
+	static unsigned char fillers[NR * PAGE_MAX];
 
 	(void)arg;
 	fill(fillers, NR, 17);
@@ -631,7 +631,7 @@ static void *foreign_run(void *arg)
 		if (poll(&pfd, 1, 50) != 1 || read(foreign.fd, &msg, sizeof(msg)) != sizeof(msg))
 			continue;
 		copy.dst = msg.arg.pagefault.address & ~(page - 1);
-		copy.src = (uintptr_t)fillers[(copy.dst - (uintptr_t)foreign.p) / page];
+		copy.src = (uintptr_t)fillers + (copy.dst - (uintptr_t)foreign.p);
 		if (!ioctl(foreign.fd, UFFDIO_COPY, &copy))
 			atomic_fetch_add(&foreign.served, 1);
 	}
@@ -659,7 +659,7 @@ static bool foreign_open(void)
 static void foreign_userfaultfd_is_left_alone(void **state)
 {
 	struct world *w = *state;
-	static unsigned char buf[NR * 4096];
+	static unsigned char buf[NR * PAGE_MAX];
 	uint64_t pfns[NR] = { 0 };
 	struct hmm_range range = { .size = sizeof(range), .pfns = pfns,
 				   .default_flags = HMM_PFN_REQ_FAULT };
@@ -801,7 +801,7 @@ static void memory_beside_a_control_block_moves(void **state)
 			      0), p);
 }
 
-static unsigned char statics[NR * 4096] __attribute__((aligned(4096)));
+static unsigned char statics[(NR + 1) * PAGE_MAX];
 
 /* Every anonymous page of a loaded object's data is tried, and stays. */
 static int try_statics(struct dl_phdr_info *info, size_t size, void *arg)
@@ -828,20 +828,22 @@ static int try_statics(struct dl_phdr_info *info, size_t size, void *arg)
 static void static_data_stays(void **state)
 {
 	struct world *w = *state;
+	unsigned char *p = (void *)(((uintptr_t)statics + page - 1) & ~(page - 1));
 
-	fill(statics, NR, 18);
-	assert_refused(w, statics, NR, HMM_REASON_RESERVED);
+	fill(p, NR, 18);
+	assert_refused(w, p, NR, HMM_REASON_RESERVED);
 	dl_iterate_phdr(try_statics, w);
-	assert_holds(statics, NR, 18, 0);
-	assert_int_equal(cpu_maps_count(statics, NR), NR);
+	assert_holds(p, NR, 18, 0);
+	assert_int_equal(cpu_maps_count(p, NR), NR);
 }
 
 /* Nor is static data trapped with a neighbour that has pages away: a hole fills itself. */
 static void static_data_is_not_trapped(void **state)
 {
-	static unsigned char holes[2 * NR * 4096] __attribute__((aligned(4096)));
+	static unsigned char holes[2 * NR * PAGE_MAX];
 	struct world *w = *state;
-	unsigned char *after = holes + sizeof(holes), *p;
+	unsigned char *end = holes + sizeof(holes), *p;
+	unsigned char *after = (void *)(((uintptr_t)end + page - 1) & ~(page - 1));
 	uint64_t faults;
 
 	/* Where the program's data ends, if that is free: the kernel merges the two. */
@@ -910,7 +912,7 @@ static void guarded_copies_stop_where_memory_ends(void **state)
 {
 	struct world *w = *state;
 	unsigned char *p = map_filled(4, 21);
-	static unsigned char buf[4 * 4096];
+	static unsigned char buf[4 * PAGE_MAX];
 
 	assert_int_equal(munmap(p + 2 * page, page), 0);
 	to_device(w, w->dev, p + page, 1);

@@ -21,7 +21,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define LIMBO_BYTES	((size_t)16 << 20)
+#define LIMBO_BLOCK	(512 * page)
+#define LIMBO_BYTES	(8 * LIMBO_BLOCK)
 #define HUGE		((size_t)2 << 20)
 #define CALLS_MAX	600
 
@@ -134,11 +135,11 @@ static int open_uffd(struct prog_area *a)
 
 static uint64_t reserve_limbo(void)
 {
-	char *p = mmap(NULL, LIMBO_BYTES + HUGE, PROT_NONE,
+	char *p = mmap(NULL, LIMBO_BYTES + LIMBO_BLOCK, PROT_NONE,
 		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	uint64_t at = ((uintptr_t)p + HUGE - 1) & ~(HUGE - 1);
+	uint64_t at = ((uintptr_t)p + LIMBO_BLOCK - 1) & ~(LIMBO_BLOCK - 1);
 
-	if (p == MAP_FAILED || madvise(p, LIMBO_BYTES + HUGE, MADV_DONTFORK))
+	if (p == MAP_FAILED || madvise(p, LIMBO_BYTES + LIMBO_BLOCK, MADV_DONTFORK))
 		return 0;
 	return at;
 }

@@ -541,7 +541,7 @@ static int64_t own_stack(uint64_t unused, uint64_t unused2, uint64_t unused3)
 	return (int64_t)((uintptr_t)__builtin_frame_address(0) & ~(page - 1));
 }
 
-static char static_data[16 * 4096];
+static char static_data[16 * PAGE_MAX];
 
 static int64_t where_static_data_is(uint64_t unused, uint64_t unused2, uint64_t unused3)
 {

@@ -187,7 +187,7 @@ static void accesses_of_every_size(void **state)
 	}
 }
 
-static unsigned char buffer[3 * 4096];
+static unsigned char buffer[3 * PAGE_MAX];
 
 static void kernel_bulk(struct hmm_lane *lane, uint64_t item, void *arg)
 {
@@ -494,7 +494,7 @@ static unsigned char *map_file(bool disk, size_t nr, int *fd)
 static void files_and_memfds_in_place(void **state)
 {
 	struct world *w = *state;
-	static unsigned char buf[4096];
+	static unsigned char buf[PAGE_MAX];
 	int fd;
 
 	for (int disk = 0; disk < 2; disk++) {

@@ -44,7 +44,7 @@ static void more_than_fits_evicts_older_blocks(void **state)
 {
 	struct world *w = *state;
 	size_t nr = 2048;
-	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 4 << 20);
+	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 1024 * page);
 	struct hmm_soft *soft = soft_new(w, &opts);
 	unsigned char *p = map_filled(nr, 2);
 	size_t there;
@@ -53,7 +53,7 @@ static void more_than_fits_evicts_older_blocks(void **state)
 	there = count_at(w, p, nr, HMM_PLACE_DEVICE);
 	assert_in_range(there, 512, 1024);
 	assert_true(soft_stats_of(soft).evicted >= nr - there - 512);
-	assert_true(soft_stats_of(soft).mem_used <= 4 << 20);
+	assert_true(soft_stats_of(soft).mem_used <= 1024 * page);
 	soft_checks(soft, p, nr, 2);
 	soft_checks(soft, p, nr, 2);
 	assert_holds(p, nr, 2, 0);

@@ -353,7 +353,7 @@ static void process_vm_readv_of_pages_away(void **state)
 {
 	struct world *w = *state;
 	unsigned char *p = away(w, 13);
-	static unsigned char buf[NR * 4096];
+	static unsigned char buf[NR * PAGE_MAX];
 	struct iovec local = { buf, NR * page }, remote = { p, NR * page };
 
 	assert_int_equal(process_vm_readv(getpid(), &local, 1, &remote, 1, 0), NR * page);

@@ -36,6 +36,8 @@
 
 #define EXIT_SKIP		77
 #define DEV_PAGES		4096
+#define PAGE_MAX		65536	/* bytes of the largest page there is */
+#define WORDS			(page / sizeof(uint64_t))	/* in a page */
 #define ARRAY_LEN(a)		(sizeof(a) / sizeof((a)[0]))
 
 /* Silences warn_unused_result where a test means to ignore the result. */
