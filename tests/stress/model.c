@@ -575,7 +575,7 @@ static void op_evict(struct world *w)
 static void op_evict_index(struct world *w)
 {
 	struct testdev *dev = some_device(w);
-	uint64_t index = stress_below(&w->rng, 256);
+	uint64_t index = stress_below(&w->rng, MODEL_BYTES / page_size / 3 - 31);	/* of either */
 
 	trace(w, "devmem_evict", index, 32, 0);
 	must(w, hmm_devmem_evict(testdev_devmem(dev), index, 32) >= 0, "hmm_devmem_evict", 0);
