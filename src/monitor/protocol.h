@@ -68,7 +68,7 @@ struct agent_go {
  *
  * The first part is there only where the library was written into the program.
  */
-#define AGENT_STACK		65536u	/* whole pages, of whatever size */
+#define AGENT_STACK		16384u
 
 static inline uint64_t agent_bytes(const struct agent_config *config)
 {
