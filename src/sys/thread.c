@@ -275,7 +275,8 @@ void sys_tcb_around(uintptr_t addr, uintptr_t *low, uintptr_t *high)
 	*high = addr + (uintptr_t)(block > 0 ? block : 0) + TCB_REST;
 }
 
-/* It may have ended meanwhile, or never have told the kernel of a list. */
+#define MUSL_BLOCK	208u	/* struct pthread: 200 bytes in 1.2.3 */
+
 /*
  * A block begins at the thread pointer, or ends there where TLS lies above it; libc's
  * structures have grown at their ends alone. Of glibc's, what has a fixed place is taken:
@@ -289,9 +290,9 @@ void sys_tcb_around(uintptr_t addr, uintptr_t *low, uintptr_t *high)
 #define BLOCK_HIGH(list, tp)	((tp) + 16)
 #elif defined(__x86_64__)
 #define BLOCK_LOW(list, tp)	(tp)
-#define BLOCK_HIGH(list, tp)	((tp) + 208)
+#define BLOCK_HIGH(list, tp)	((tp) + MUSL_BLOCK)
 #else
-#define BLOCK_LOW(list, tp)	((tp) - 208)
+#define BLOCK_LOW(list, tp)	((tp) - MUSL_BLOCK)
 #define BLOCK_HIGH(list, tp)	((tp) + 16)
 #endif
 
@@ -307,12 +308,13 @@ struct sys_own_block sys_own_block(void)
 	block.high = BLOCK_HIGH(block.told, tp);
 	/* Another thread's list may be the one in its block instead of ours beside it. */
 	if (behind > 0)
-		block.up = (size_t)behind + 208;
+		block.up = (size_t)behind + MUSL_BLOCK;
 	if (behind < 0)
 		block.down = (size_t)-behind;
 	return block;
 }
 
+/* It may have ended meanwhile, or never have told the kernel of a list. */
 static int tell_tcb(long tid, long pid, void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx)
 {
 	uintptr_t head = 0;
