@@ -122,14 +122,19 @@ static void close_others(const struct agent *agent)
 	close_span(next, UINT_MAX);
 }
 
-/* The first child ends at once; until then it is our parent. */
+/*
+ * The first child ends at once; until then it is our parent. In between the kernel may say
+ * that we have none: it has looked up the first child, whose number is gone when it asks
+ * for that.
+ */
 static void await_adoption(struct agent *agent)
 {
-	do {
+	for (;;) {
 		agent->parent = (int)sys_raw(SYS_getppid, 0, 0, 0, 0, 0, 0);
-		if (agent->parent == agent->starter)
-			sys_raw(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
-	} while (agent->parent == agent->starter);
+		if (agent->parent && agent->parent != agent->starter)
+			return;
+		sys_raw(SYS_sched_yield, 0, 0, 0, 0, 0, 0);
+	}
 }
 
 /* ---------------------------------------------------------------- work */
