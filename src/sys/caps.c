@@ -140,6 +140,87 @@ static int probe_events(void)
 			 UFFD_FEATURE_EVENT_REMOVE, true);
 }
 
+struct pending {
+	struct scratch s;
+	char *stack;
+	uint64_t cookie;
+	_Atomic bool returned;	/* the call, whatever it said */
+	bool yes;
+};
+
+/* Beside its parent, as trial_caller(). */
+__attribute__((no_sanitize("address"), no_sanitize("thread"), no_sanitize("undefined")))
+static int remap_onto(void *arg)
+{
+	struct pending *p = arg;
+	const struct scratch *s = &p->s;
+
+	syscall(SYS_mremap, s->page[0], s->size, s->size,
+		(long)MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, s->page[1], p->cookie);
+	atomic_store(&p->returned, true);
+	return 0;
+}
+
+static bool pending_event(struct pending *p)
+{
+	bool got = false, ignored;
+
+	for (int ms = 0; ms < 2000 && !got && !atomic_load(&p->returned); ms += 10)
+		if (sys_poll2(p->s.fd, -1, 10, &got, &ignored) < 0)
+			return false;
+	return got;
+}
+
+/*
+ * A mapping that is moved onto another raises an event for what was there and one for
+ * what came. The place it left stays mapped: left free, another thread of the program's
+ * might take it, and lose it when the scratch is dropped. In a child: signals are blocked.
+ */
+static int pending_run(void *arg)
+{
+	struct pending *p = arg;
+	struct uffd_msg msg;
+	int pid = sys_start_child(remap_onto, p, p->stack);
+
+	if (pid < 0)
+		return 0;
+	for (int event = 0; event < 2; event++) {
+		bool there = pending_event(p);
+
+		if (there && event == 1)
+			p->yes = sys_uffd_changing(p->s.fd);
+		if (there && sys_uffd_read(p->s.fd, &msg, 1) == 1)
+			continue;
+		p->yes = false;
+		kill(pid, SIGKILL);
+		break;
+	}
+	syscall(SYS_wait4, (long)pid, NULL, (long)__WALL, NULL);
+	return 0;
+}
+
+static int probe_pending(void)
+{
+	const size_t size = 65536;
+	struct pending p = { .cookie = sys_cookie() };
+	void *stack;
+	int ret;
+
+	if (scratch_register(&p.s, UFFD_FEATURE_EVENT_UNMAP | UFFD_FEATURE_EVENT_REMAP,
+			     SYS_UFFD_MISSING))
+		return 0;
+	ret = sys_uffd_register(p.s.fd, (uintptr_t)p.s.page[1], p.s.size, SYS_UFFD_MISSING);
+	if (!ret)
+		ret = sys_map_anon(size, &stack);
+	if (!ret) {
+		p.stack = (char *)stack + size;
+		ret = sys_call_in_child(pending_run, &p);
+		sys_munmap(stack, size);
+	}
+	scratch_drop(&p.s);
+	return ret < 0 ? ret : p.yes;
+}
+
 static int probe_fork_event(void)
 {
 	return handshake(UFFD_FEATURE_EVENT_FORK, true);
@@ -452,6 +533,9 @@ static const struct sys_cap_desc table[CAP_NR] = {
 	[CAP_UFFD_EVENTS] = {
 		"uffd-events", "4.11", "changes of mappings are seen in strict mode only",
 		NULL, probe_events },
+	[CAP_UFFD_PENDING] = {
+		"uffd-pending", "5.15", "a mapping that had pages away is never let go (not strict)",
+		NULL, probe_pending },
 	[CAP_FORK_EVENT] = {
 		"fork-event", "4.11", "pages that are away, for the child of a raw clone (not strict)",
 		"sudo setcap cap_sys_ptrace+ep PROGRAM", probe_fork_event },
@@ -503,6 +587,7 @@ static const struct {
 	{ CAP_UFFD_WP, CAP_UFFD },
 	{ CAP_UFFD_OWNERS, CAP_UFFD },
 	{ CAP_UFFD_EVENTS, CAP_UFFD },
+	{ CAP_UFFD_PENDING, CAP_UFFD_EVENTS },
 	{ CAP_FORK_EVENT, CAP_UFFD },
 	{ CAP_THREAD_ID, CAP_UFFD },
 	{ CAP_MOVE, CAP_UFFD },

@@ -32,6 +32,7 @@ enum sys_cap {
 	CAP_UFFD_WP,		/* write protection that is really delivered */
 	CAP_UFFD_OWNERS,	/* what one userfaultfd has registered no other lets go */
 	CAP_UFFD_EVENTS,	/* UNMAP, REMAP, REMOVE events */
+	CAP_UFFD_PENDING,	/* a change is known to be under way until its last event is read */
 	CAP_FORK_EVENT,		/* EVENT_FORK: needs CAP_SYS_PTRACE */
 	CAP_THREAD_ID,
 	CAP_DONTUNMAP,		/* mremap(MREMAP_DONTUNMAP) */
