@@ -242,6 +242,46 @@ static int child_threads_go_on_while_mms_come_and_go(void *arg)
 /* Threads that map and unmap do not notice an mm coming and going. */
 child_test(threads_go_on_while_mms_come_and_go)
 
+static void *page_run(void *arg)
+{
+	while (atomic_load(&busy)) {
+		unsigned char *p = mmap(NULL, page, RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+		fill(p, 1, 4);
+		if (!holds(p, 1, 4, 0) || munmap(p, page))
+			return arg;
+	}
+	return NULL;
+}
+
+static int first_mm_beside_a_thread(void *arg)
+{
+	struct hmm_mm *mm;
+	pthread_t thread;
+	void *failed;
+
+	(void)arg;
+	atomic_store(&busy, 1);
+	check(!pthread_create(&thread, NULL, page_run, &busy));
+	check(!make(&mm, 0));
+	check(!hmm_mm_destroy(mm));
+	atomic_store(&busy, 0);
+	pthread_join(thread, &failed);
+	check(!failed);
+	return 0;
+}
+
+/*
+ * The first mm of a process asks the kernel by trials what it can do, and nothing of a
+ * thread's that maps meanwhile is in their way.
+ */
+static void trials_take_nothing_from_threads(void **state)
+{
+	(void)state;
+	for (int i = 0; i < 50; i++)
+		assert_int_equal(in_child(first_mm_beside_a_thread, NULL), 0);
+}
+
 static int child_no_descriptor_leaks(void *arg)
 {
 	int fd_before, fd_after;
@@ -669,6 +709,7 @@ int main(void)
 		cmocka_unit_test(destroy_wants_devices_gone),
 		cmocka_unit_test(destroy_ends_exclusive_access),
 		cmocka_unit_test(threads_go_on_while_mms_come_and_go),
+		cmocka_unit_test(trials_take_nothing_from_threads),
 		cmocka_unit_test(no_descriptor_leaks),
 		cmocka_unit_test(stats_check_their_size),
 		cmocka_unit_test(a_dead_device_takes_few_lines),
