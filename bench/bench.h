@@ -113,6 +113,7 @@ void bench_print_json(FILE *out, const struct bench_machine *machine,
 
 void bench_machine_read(struct bench_machine *machine);
 size_t bench_free_ram(void);	/* bytes that can be had without hurting anybody */
+int bench_self(char *path, size_t size);	/* the command's file: 0, -ENOENT */
 
 /* ---------------------------------------------------------------- main.c */
 
@@ -143,7 +144,10 @@ struct bench {
 
 extern const struct bench bench_change_notify, bench_cpu_fault, bench_cpu_stream, bench_device,
 	bench_dmirror, bench_fault_threads, bench_metadata, bench_migrate, bench_nbd, bench_notifier,
-	bench_patterns, bench_run_overhead, bench_scale, bench_snapshot, bench_textbook, bench_trace;
+	bench_patterns, bench_processes, bench_run_overhead, bench_scale, bench_snapshot, bench_textbook, bench_trace;
+
+/* What `uhmm bench --tree` is, see processes.c. Exit status, or -EINVAL: no such number. */
+int bench_tree(unsigned long nr);
 
 /* The body of `uhmm bench`. 0, also where a budget is missed; 1 a bench failed; 2 usage. */
 int bench_main(int argc, char **argv);
@@ -184,6 +188,14 @@ int bench_move_out(struct bench_device *device, const void *start, size_t len);
 
 /* 0 .. nr - 1 in an order that no prefetcher guesses, the same in every run. */
 void bench_shuffle(uint32_t *order, uint32_t nr);
+
+/* ---------------------------------------------------------------- uffd.c */
+
+/* Raw system calls: a descriptor, or 0; a negative errno. */
+int bench_uffd_open(uint64_t features);
+int bench_uffd_register(int uffd, const struct bench_area *area);
+int bench_uffd_copy(int uffd, void *to, const void *from, size_t len);
+int bench_uffd_move(int uffd, void *to, const void *from, size_t len);
 
 /* ---------------------------------------------------------------- server.c */
 

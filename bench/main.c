@@ -19,8 +19,8 @@
 static const struct bench *const benches[] = {
 	&bench_migrate, &bench_cpu_fault, &bench_fault_threads, &bench_cpu_stream,
 	&bench_snapshot, &bench_device, &bench_notifier, &bench_change_notify,
-	&bench_run_overhead, &bench_nbd, &bench_dmirror, &bench_metadata, &bench_scale,
-	&bench_patterns, &bench_textbook, &bench_trace,
+	&bench_run_overhead, &bench_processes, &bench_nbd, &bench_dmirror, &bench_metadata,
+	&bench_scale, &bench_patterns, &bench_textbook, &bench_trace,
 };
 
 struct bench_run {
@@ -33,6 +33,7 @@ struct bench_run {
 
 static const char help[] =
 	"usage: uhmm bench [--json] [--quick] [--list] [NAME...]\n"
+	"       uhmm bench --tree N\n"
 	"\n"
 	"Measure the library on this machine. Each figure stands beside its floor, what the\n"
 	"machine itself can do, measured alternately in the same run. ratio: larger is\n"
@@ -41,6 +42,8 @@ static const char help[] =
 	"  --json     one JSON object per line\n"
 	"  --quick    a few seconds instead of a minute; figures are rougher\n"
 	"  --list     the names, and the budget of each\n"
+	"  --tree N   be what run_processes runs: N processes that fill 128 MiB and touch\n"
+	"             each page once; prints how many ms that took\n"
 	"  NAME       a line (cpu_fault_p99) or a bench (device); default: all\n"
 	"\n"
 	"Exit status: 0; 1 when a bench failed to run; 2 for wrong usage.\n";
@@ -223,12 +226,25 @@ static int check_names(char **names, int nr_names)
 	return 0;
 }
 
+static int be_tree(const char *text)
+{
+	char *end;
+	unsigned long nr = strtoul(text, &end, 10);
+	int ret = *end ? -EINVAL : bench_tree(nr);
+
+	if (ret >= 0)
+		return ret;
+	fprintf(stderr, "uhmm bench: --tree takes a number of processes, 1 to 1000\n");
+	return EXIT_BAD_USAGE;
+}
+
 int bench_main(int argc, char **argv)
 {
 	static const struct option options[] = {
 		{ "json", no_argument, NULL, 'j' },
 		{ "list", no_argument, NULL, 'l' },
 		{ "quick", no_argument, NULL, 'q' },
+		{ "tree", required_argument, NULL, 't' },
 		{ "help", no_argument, NULL, 'h' },
 		{ NULL, 0, NULL, 0 },
 	};
@@ -248,6 +264,8 @@ int bench_main(int argc, char **argv)
 		case 'q':
 			run.quick = true;
 			break;
+		case 't':
+			return be_tree(optarg);
 		case 'h':
 			fputs(help, stdout);
 			return 0;

@@ -118,21 +118,19 @@ static int run_true(struct bench_run *run, char *self)
 
 static int run_run_overhead(struct bench_run *run)
 {
-	char self[] = "/proc/self/exe", path[512], input[] = "/tmp/uhmm-bench-XXXXXX";
-	ssize_t len = readlink(self, path, sizeof(path) - 1);
-	int fd, ret;
+	char self[512], input[] = "/tmp/uhmm-bench-XXXXXX";
+	int fd, ret = bench_self(self, sizeof(self));
 
-	if (len <= 0)
-		return -ENOENT;
-	path[len] = '\0';
+	if (ret)
+		return ret;
 	fd = mkstemp(input);
 	if (fd < 0)
 		return -EACCES;
 	ret = write_input(fd, bench_quick(run) ? LINES_QUICK : LINES);
 	if (!ret)
-		ret = run_sort(run, path, input);
+		ret = run_sort(run, self, input);
 	unlink(input);
-	return ret ? ret : run_true(run, path);
+	return ret ? ret : run_true(run, self);
 }
 
 const struct bench bench_run_overhead = {

@@ -4,7 +4,6 @@
  * with one thread the design that programs use today.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
@@ -15,16 +14,11 @@
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "bench.h"
 
 #define MAX_HANDLERS	3
-
-#ifndef USERFAULTFD_IOC_NEW
-#define USERFAULTFD_IOC_NEW	_IO(0xAA, 0x00)
-#endif
 
 struct bench_server {
 	int uffd, stop_fd;
@@ -35,40 +29,14 @@ struct bench_server {
 	pthread_t handlers[MAX_HANDLERS];
 };
 
-static int open_uffd(void)
-{
-	struct uffdio_api api = { .api = UFFD_API };
-	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-
-	if (fd < 0) {
-		int dev = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
-
-		if (dev >= 0) {
-			fd = ioctl(dev, USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK);
-			close(dev);
-		}
-	}
-	if (fd < 0)
-		return -EPERM;
-	if (ioctl(fd, UFFDIO_API, &api)) {
-		close(fd);
-		return -EOPNOTSUPP;
-	}
-	return fd;
-}
-
 /* A granule that another handler has filled already only needs its waiters woken. */
 static void serve(const struct bench_server *server, uintptr_t addr)
 {
 	uintptr_t offset = (addr - server->start) & ~(server->granule - 1);
-	struct uffdio_copy copy = {
-		.dst = server->start + offset,
-		.src = server->store + offset,
-		.len = server->granule,
-	};
-	struct uffdio_range range = { .start = copy.dst, .len = copy.len };
+	struct uffdio_range range = { .start = server->start + offset, .len = server->granule };
 
-	if (ioctl(server->uffd, UFFDIO_COPY, &copy))
+	if (bench_uffd_copy(server->uffd, (void *)range.start, (void *)(server->store + offset),
+			    server->granule))
 		(void)ioctl(server->uffd, UFFDIO_WAKE, &range);
 }
 
@@ -133,10 +101,6 @@ int bench_server_start(const struct bench_area *area, const struct bench_area *s
 		       size_t granule, enum bench_placement placement,
 		       struct bench_server **out)
 {
-	struct uffdio_register reg = {
-		.range = { .start = (uintptr_t)area->base, .len = area->len },
-		.mode = UFFDIO_REGISTER_MODE_MISSING,
-	};
 	struct bench_server *server = calloc(1, sizeof(*server));
 	int ret;
 
@@ -147,10 +111,8 @@ int bench_server_start(const struct bench_area *area, const struct bench_area *s
 	server->store = (uintptr_t)store->base;
 	server->granule = granule;
 	server->stop_fd = eventfd(0, EFD_CLOEXEC);
-	server->uffd = open_uffd();
-	ret = server->uffd < 0 ? server->uffd : 0;
-	if (!ret && ioctl(server->uffd, UFFDIO_REGISTER, &reg))
-		ret = -errno;
+	server->uffd = bench_uffd_open(0);
+	ret = server->uffd < 0 ? server->uffd : bench_uffd_register(server->uffd, area);
 	if (!ret)
 		ret = placement == BENCH_PLACED ? start_placed(server) : start_handlers(server, 1);
 	if (ret) {
