@@ -205,6 +205,12 @@ void tree_end_memory(struct tree *tree, struct space *space)
 	}
 }
 
+void tree_end_process(const struct process *process, struct space *space)
+{
+	if (sys_pidfd_kill(process->watch.fd, SIGKILL) == 0)
+		say_ended(space, process->name, process->pid);
+}
+
 static void leave(struct tree *tree, struct space *space, int tries);
 
 /* Somebody who has it still has @space from now on, and the reference. False: nobody is found. */
@@ -604,8 +610,8 @@ void tree_end_orphans(struct tree *tree)
 
 		tree_end_memory(tree, o->space);
 		/* Whether or not its memory could be seen. */
-		if (o->process && sys_pidfd_kill(o->process->watch.fd, SIGKILL) == 0)
-			say_ended(o->space, o->process->name, o->process->pid);
+		if (o->process)
+			tree_end_process(o->process, o->space);
 		process_put(o->process);
 		space_put(o->space);
 	}

@@ -103,10 +103,12 @@ bool tree_look_for_execs(struct tree *tree);
 
 /*
  * Programs whose agent was killed cannot go on, nor can who shares their memory: end
- * them, and say so. Or those of @space.
+ * them, and say so. Or those of @space; or @process, which had it, whether or not its
+ * memory can be seen.
  */
 void tree_end_orphans(struct tree *tree);
 void tree_end_memory(struct tree *tree, struct space *space);
+void tree_end_process(const struct process *process, struct space *space);
 
 /* Processes as they are now, at most @max; how many. Each space is a reference, or NULL. */
 struct tree_entry {
