@@ -40,7 +40,7 @@ struct tree {
 	pid_t program;
 };
 
-static void grow_of(struct tree *tree, const char *program, const char *policy, const char *how)
+static void start(struct tree *tree, const char *program, const char *policy, const char *how)
 {
 	const char *argv[] = { uhmm, "run", "--policy", policy, program, how, NULL };
 	char line[32];
@@ -48,6 +48,11 @@ static void grow_of(struct tree *tree, const char *program, const char *policy, 
 	spawn_start(&tree->run, argv);
 	spawn_line(&tree->run, line, sizeof(line));
 	tree->program = (pid_t)atoi(line);
+}
+
+static void grow_of(struct tree *tree, const char *program, const char *policy, const char *how)
+{
+	start(tree, program, policy, how);
 	tree->nr = spawn_descendants(tree->run.pid, tree->pids, PIDS);
 	/* warden, program, its child, the program's agent */
 	assert_true(tree->nr >= 4);
@@ -256,6 +261,35 @@ static void end_run(struct tree *tree)
 	is_gone(tree);
 }
 
+/* ... nor when a program that loses its agent is just executing another. */
+static void agent_killed_beside_an_exec(void **state)
+{
+	const char *longer = getenv("UHMM_TEST_LONG");
+	const int rounds = longer ? 400 : 30;
+	unsigned int seed = (unsigned int)time(NULL);
+	struct timespec pause = { 0 };
+	struct tree tree;
+	pid_t agent;
+
+	(void)state;
+	printf("seed %u\n", seed);
+	for (int round = 0; round < rounds; round++) {
+		start(&tree, round % 3 ? guest : guest_static, "stress:rate=200000",
+		      "busy-with-execs");
+		for (int kills = 0; kills < 8 && spawn_alive(tree.program); kills++) {
+			pause.tv_nsec = (long)(rand_r(&seed) % 12000) * 1000;
+			nanosleep(&pause, NULL);
+			tree.nr = spawn_descendants(tree.run.pid, tree.pids, PIDS);
+			agent = spawn_named(tree.pids, tree.nr, "uhmm-agent");
+			if (agent > 0)
+				kill(agent, SIGKILL);
+		}
+		end_run(&tree);
+		assert_int_equal(tree.run.status, 128 + SIGKILL);
+		assert_string_equal(tree.run.said, "");
+	}
+}
+
 /* ... nor while a program or its child is being given its agent. */
 static void anyone_killed_while_starting(void **state)
 {
@@ -294,6 +328,7 @@ int main(void)
 		cmocka_unit_test(agent_and_program_killed),
 		cmocka_unit_test(monitor_of_a_headless_program_killed),
 		cmocka_unit_test(anyone_killed),
+		cmocka_unit_test(agent_killed_beside_an_exec),
 		cmocka_unit_test(anyone_killed_while_starting),
 	};
 

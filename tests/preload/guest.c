@@ -709,6 +709,28 @@ static int busy(void)
 	return 0;
 }
 
+/* ... and executing itself again and again, each time with another agent. */
+static int again(void)
+{
+	const size_t len = 1 << 20;
+	unsigned char *p = malloc(len);
+
+	for (int i = 0; i < 4; i++)
+		fill_and_check(p, len, (unsigned char)i);
+	execl(self, self, "again", NULL);
+	return 1;
+}
+
+static int busy_with_execs(void)
+{
+	if (fork() == 0)
+		for (;;)
+			;
+	printf("%d\n", (int)getpid());
+	fflush(stdout);
+	return again();
+}
+
 /* Another process that shares its memory, and changes it for ever. */
 static int change_for_ever(void *arg)
 {
@@ -837,7 +859,8 @@ int main(int argc, char **argv)
 	} acts[] = {
 		{ "manners", manners }, { "life", life }, { "daemonise", daemonise },
 		{ "sandbox", sandbox }, { "low-limits", low_limits }, { "linger", linger },
-		{ "busy", busy }, { "share", share }, { "share-to-read", share_to_read },
+		{ "busy", busy }, { "busy-with-execs", busy_with_execs },
+		{ "again", again }, { "share", share }, { "share-to-read", share_to_read },
 		{ "headless", headless }, { "hang-up", hang_up }, { "hoard", hoard },
 		{ "inherit", inherit }, { "survive", survive }, { "limits", limits }, { "whoami", who_am_i },
 		{ "outlived", outlived }, { "outlived-by-exec", outlived_by_exec },
