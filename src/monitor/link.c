@@ -29,7 +29,6 @@ int link_create(const struct agent_ready *ready, const struct agent_config *conf
 		int agent_pidfd, int uffd, struct agent_shm *shm, struct link **out)
 {
 	struct link *link = calloc(1, sizeof(*link));
-	int ret;
 
 	if (!link) {
 		sys_pidfd_kill(agent_pidfd, SIGKILL);
@@ -48,12 +47,6 @@ int link_create(const struct agent_ready *ready, const struct agent_config *conf
 	link->limbo_block = config->limbo_block;
 	link->ready = *ready;
 	pthread_mutex_init(&link->lock, NULL);
-	ret = sys_mapping_of(getpid(), (uintptr_t)shm, &link->file);
-	if (ret) {
-		sys_pidfd_kill(agent_pidfd, SIGKILL);
-		link_free(link);
-		return ret;
-	}
 	*out = link;
 	return 0;
 }
@@ -118,13 +111,17 @@ bool link_losing(const struct link *link)
 int link_had(const struct link *link, pid_t tid)
 {
 	const uintptr_t addr = link->ready.shm_addr;
-	struct sys_vma vma;
+	struct sys_vma vma, shm;
 	int ret = sys_mapping_of(tid, addr, &vma);
 
-	if (ret && ret != -ENOENT)
-		return ret;
-	return !ret && vma.start <= addr && vma.inode == link->file.inode &&
-	       vma.dev_major == link->file.dev_major && vma.dev_minor == link->file.dev_minor;
+	if (!ret && vma.start > addr)
+		ret = -ENOENT;
+	if (!ret)
+		ret = sys_mapping_of(getpid(), (uintptr_t)link->shm, &shm);
+	if (ret)
+		return ret == -ENOENT ? 0 : ret;
+	return vma.inode == shm.inode && vma.dev_major == shm.dev_major &&
+	       vma.dev_minor == shm.dev_minor;
 }
 
 static bool agent_lives(const struct link *link)

@@ -26,15 +26,14 @@ struct link {
 	struct agent_shm *shm;	/* here; hostile: fields are read once */
 	uint64_t shm_bytes, limbo_bytes, limbo_block;
 	struct agent_ready ready;
-	struct sys_vma file;	/* of shm */
 
 	pthread_mutex_t lock;	/* the ring */
 	uint32_t submitted;
 };
 
 /*
- * Takes @uffd, @agent_pidfd and the mapping @shm, also when it fails, -ENOMEM or -EMFILE:
- * then the agent is ended.
+ * Takes @uffd, @agent_pidfd and the mapping @shm, also when it fails, -ENOMEM: then
+ * the agent is ended.
  */
 int link_create(const struct agent_ready *ready, const struct agent_config *config, pid_t agent,
 		int agent_pidfd, int uffd, struct agent_shm *shm, struct link **out);

@@ -76,16 +76,21 @@ int sys_process_of(pid_t tid, struct sys_process *out)
 	return out->tgid > 0 && out->ppid >= 0 ? 0 : -EIO;
 }
 
+static bool is_below(const struct sys_process *process, pid_t ancestor)
+{
+	struct sys_process parent = *process;
+
+	while (parent.ppid != ancestor)
+		if (parent.ppid <= 1 || sys_process_of(parent.ppid, &parent))
+			return false;
+	return true;
+}
+
 bool sys_process_descends(pid_t pid, pid_t ancestor)
 {
 	struct sys_process process;
 
-	while (pid > 1 && !sys_process_of(pid, &process)) {
-		if (process.ppid == ancestor)
-			return true;
-		pid = process.ppid;
-	}
-	return false;
+	return !sys_process_of(pid, &process) && is_below(&process, ancestor);
 }
 
 int sys_same_memory(pid_t a, pid_t b)
@@ -259,7 +264,7 @@ unsigned int sys_descendants(pid_t pid, const char *but, pid_t *out, unsigned in
 	while (dir && nr < max && (entry = readdir(dir))) {
 		one = (pid_t)strtol(entry->d_name, NULL, 10);
 		if (one > 0 && !sys_process_of(one, &process) && !process.zombie &&
-		    strcmp(process.name, but) != 0 && sys_process_descends(one, pid))
+		    strcmp(process.name, but) != 0 && is_below(&process, pid))
 			out[nr++] = one;
 	}
 	if (dir)
@@ -281,7 +286,7 @@ static unsigned int kill_round(const char *last, bool last_too)
 	while ((entry = readdir(dir))) {
 		pid = (pid_t)strtol(entry->d_name, NULL, 10);
 		if (pid <= 0 || sys_process_of(pid, &process) || process.zombie ||
-		    !sys_process_descends(pid, getpid()))
+		    !is_below(&process, getpid()))
 			continue;
 		if (!last_too && strcmp(process.name, last) == 0)
 			continue;
@@ -292,24 +297,26 @@ static unsigned int kill_round(const char *last, bool last_too)
 	return alive;
 }
 
-static void reap_all(void)
+/* False: there are no children any more, so nobody descends from us, who reap what is left. */
+static bool reap_all(void)
 {
-	while (sys_ret(waitpid(-1, NULL, WNOHANG | __WALL)) > 0)
+	ssize_t pid;
+
+	while ((pid = sys_ret(waitpid(-1, NULL, WNOHANG | __WALL))) > 0)
 		;
+	return pid != -ECHILD;
 }
 
 unsigned int sys_kill_descendants(const char *last)
 {
 	const struct timespec tick = { .tv_nsec = 1000 * 1000 };
-	unsigned int first = kill_round(last, false), alive = first;
+	unsigned int first = 0, alive;
 
-	while (alive) {
-		reap_all();
-		nanosleep(&tick, NULL);
+	for (bool again = false; reap_all(); again = true) {
 		alive = kill_round(last, false);
-	}
-	while (kill_round(last, true)) {
-		reap_all();
+		first = again ? first : alive;
+		if (!alive && !kill_round(last, true))
+			break;
 		nanosleep(&tick, NULL);
 	}
 	reap_all();
