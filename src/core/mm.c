@@ -382,22 +382,12 @@ static bool overtaken(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 }
 
 /*
- * What is let go while the program moves pages to it is trapped again before they are
- * missed, if the change is seen to be under way (overtaken()). Where the kernel forgets
- * that too early nothing is let go.
- */
-static bool may_let_go(const struct hmm_mm *mm)
-{
-	return (mm->flags & HMM_MM_STRICT) || sys_cap(CAP_UFFD_PENDING);
-}
-
-/*
  * Is any of it away, or about to be (@trapped), or watched? Then trap it, else let it go,
  * but for what has come to it by a change that we have not heard of.
  */
 static void run_settle(struct hmm_mm *mm, uintptr_t start, uintptr_t end, bool trapped)
 {
-	if (trapped || watched(mm, start, end) || holds(mm, start, end) || !may_let_go(mm)) {
+	if (trapped || watched(mm, start, end) || holds(mm, start, end)) {
 		(void)sys_uffd_register(mm->uffd, start, end - start, SYS_UFFD_MISSING);
 		return;
 	}
@@ -478,7 +468,12 @@ void mm_vma_release(struct hmm_mm *mm, uintptr_t addr)
 	struct sys_vma vma;
 	uintptr_t start, end;
 
-	if (!may_let_go(mm))
+	/*
+	 * What is let go while the program moves pages to it is trapped again before they
+	 * are missed, if the change is seen to be under way (overtaken()). Where the kernel
+	 * forgets that too early nothing is let go.
+	 */
+	if (!(mm->flags & HMM_MM_STRICT) && !sys_cap(CAP_UFFD_PENDING))
 		return;
 	do {
 		events_settle(mm);

@@ -179,7 +179,7 @@ static void end_caller(struct listeners *l, struct space *space, const struct sy
 
 	tree_end_memory(l->tree, space);
 	if (process && sys_seccomp_waits(l->fd, n->id))
-		tree_end_process(process, space);
+		tree_end_process(l->tree, process, space);
 	process_put(process);
 }
 

@@ -487,8 +487,11 @@ static bool older_fork(const struct pool *pool, uint64_t than)
 	return false;
 }
 
-/* References to pending spaces, once all forks that have begun by now have ended. */
-static unsigned int pending(struct pool *pool, struct space **out, unsigned int max)
+/*
+ * References to the newest of the pending spaces that are older than number @than, once
+ * all forks that have begun by now have ended.
+ */
+static unsigned int pending(struct pool *pool, uint64_t than, struct space **out, unsigned int max)
 {
 	unsigned int nr = 0;
 	uint64_t now;
@@ -497,8 +500,9 @@ static unsigned int pending(struct pool *pool, struct space **out, unsigned int 
 	now = pool->last_fork;
 	while (older_fork(pool, now))
 		pthread_cond_wait(&pool->fork_done, &pool->lock);
+	/* The list begins with the newest. */
 	for (struct space *space = pool->spaces; space && nr < max; space = space->next)
-		if (!space->pid)
+		if (!space->pid && space->id < than)
 			out[nr++] = space_get(space);
 	pthread_mutex_unlock(&pool->lock);
 	return nr;
@@ -521,34 +525,41 @@ static bool take_pending(struct pool *pool, struct space *space, pid_t pid)
 
 struct space *pool_claim(struct pool *pool, pid_t pid)
 {
-	struct space *all[PENDING_AT_ONCE], *found = NULL;
+	struct space *some[PENDING_AT_ONCE], *found = NULL;
+	uint64_t last = UINT64_MAX;
 	unsigned int nr;
 
 	if (!pool->manages)
 		return NULL;
-	nr = pending(pool, all, PENDING_AT_ONCE);
-	for (unsigned int i = 0; i < nr; i++) {
-		if (!found && take_pending(pool, all[i], pid))
-			found = all[i];
-		else
-			space_put(all[i]);
+	while (!found && (nr = pending(pool, last, some, PENDING_AT_ONCE))) {
+		last = some[nr - 1]->id;
+		for (unsigned int i = 0; i < nr; i++) {
+			if (!found && take_pending(pool, some[i], pid))
+				found = some[i];
+			else
+				space_put(some[i]);
+		}
 	}
 	return found;
 }
 
 void pool_forget_pending(struct pool *pool)
 {
-	struct space *all[PENDING_AT_ONCE];
-	unsigned int nr = pending(pool, all, PENDING_AT_ONCE);
+	struct space *some[PENDING_AT_ONCE];
+	uint64_t last = UINT64_MAX;
+	unsigned int nr;
 	bool dead;
 
-	for (unsigned int i = 0; i < nr; i++) {
-		pthread_mutex_lock(&pool->lock);
-		dead = !all[i]->pid && ++all[i]->overlooked > OVERLOOKED_MAX;
-		pthread_mutex_unlock(&pool->lock);
-		if (dead)
-			space_end(all[i]);
-		space_put(all[i]);
+	while ((nr = pending(pool, last, some, PENDING_AT_ONCE))) {
+		last = some[nr - 1]->id;
+		for (unsigned int i = 0; i < nr; i++) {
+			pthread_mutex_lock(&pool->lock);
+			dead = !some[i]->pid && ++some[i]->overlooked > OVERLOOKED_MAX;
+			pthread_mutex_unlock(&pool->lock);
+			if (dead)
+				space_end(some[i]);
+			space_put(some[i]);
+		}
 	}
 }
 

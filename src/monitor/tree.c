@@ -205,13 +205,33 @@ void tree_end_memory(struct tree *tree, struct space *space)
 	}
 }
 
-void tree_end_process(const struct process *process, struct space *space)
+void tree_end_process(struct tree *tree, const struct process *process, struct space *space)
 {
+	char name[sizeof(process->name)];
+
+	pthread_mutex_lock(&tree->lock);
+	memcpy(name, process->name, sizeof(name));
+	pthread_mutex_unlock(&tree->lock);
 	if (sys_pidfd_kill(process->watch.fd, SIGKILL) == 0)
-		say_ended(space, process->name, process->pid);
+		say_ended(space, name, process->pid);
 }
 
 static void leave(struct tree *tree, struct space *space, int tries);
+
+/* Has it a space of the memory that it has now, other than @space? Then it needs no second. */
+static bool has_another(struct tree *tree, const struct process *process, const struct space *space)
+{
+	struct space *own = NULL;
+	bool has;
+
+	pthread_mutex_lock(&tree->lock);
+	if (process->space && process->space != space)
+		own = space_get(process->space);
+	pthread_mutex_unlock(&tree->lock);
+	has = own && space_has_process(own, process->pid);
+	space_put(own);
+	return has;
+}
 
 /* Somebody who has it still has @space from now on, and the reference. False: nobody is found. */
 static bool find_heir(struct tree *tree, struct space *space)
@@ -225,9 +245,9 @@ static bool find_heir(struct tree *tree, struct space *space)
 	while (nr-- && !heir)
 		if (space_has_process(space, pids[nr]))
 			heir = tree_find_anew(tree, pids[nr]);
-	found = heir && space_inherit(space, heir->pid) == 0;
+	found = heir && !has_another(tree, heir, space) && space_inherit(space, heir->pid) == 0;
 	if (found && (old = exchange(tree, heir, space)))
-		leave(tree, old, 1);
+		leave(tree, old, 0);
 	process_put(heir);
 	return found;
 }
@@ -236,17 +256,19 @@ static bool find_heir(struct tree *tree, struct space *space)
  * The process that had that memory has left it, by its end or by an exec. Another can
  * have it still, whom it made by clone(CLONE_VM), or by a vfork from which it was killed:
  * then it is that one's from now on, or ends with it where its agent is lost. While
- * somebody has it that cannot be found it does not end. Takes the reference.
+ * somebody has it that cannot be found it does not end, and is looked after again with the
+ * abandoned; so it is at once where there are no @tries. Takes the reference.
  */
 static void leave(struct tree *tree, struct space *space, int tries)
 {
-	bool shared = false;
+	bool shared = space_is_shared(space);
 
 	/* The one seen sharing it may be making another and ending itself. */
-	for (int i = 0; i < tries && (shared = space_is_shared(space)); i++) {
+	for (int i = 0; i < tries && shared; i++) {
 		if (find_heir(tree, space))
 			return;
 		sys_rest(LOOK_AGAIN_US);
+		shared = space_is_shared(space);
 	}
 	if (space_losing(space)) {
 		tree_end_memory(tree, space);
@@ -611,7 +633,7 @@ void tree_end_orphans(struct tree *tree)
 		tree_end_memory(tree, o->space);
 		/* Whether or not its memory could be seen. */
 		if (o->process)
-			tree_end_process(o->process, o->space);
+			tree_end_process(tree, o->process, o->space);
 		process_put(o->process);
 		space_put(o->space);
 	}

@@ -108,7 +108,7 @@ bool tree_look_for_execs(struct tree *tree);
  */
 void tree_end_orphans(struct tree *tree);
 void tree_end_memory(struct tree *tree, struct space *space);
-void tree_end_process(const struct process *process, struct space *space);
+void tree_end_process(struct tree *tree, const struct process *process, struct space *space);
 
 /* Processes as they are now, at most @max; how many. Each space is a reference, or NULL. */
 struct tree_entry {

@@ -140,24 +140,26 @@ static int probe_events(void)
 			 UFFD_FEATURE_EVENT_REMOVE, true);
 }
 
-struct pending {
+static struct pending {
 	struct scratch s;
 	char *stack;
 	uint64_t cookie;
+	bool begun;		/* there may be a caller, and it may live on */
 	_Atomic bool returned;	/* the call, whatever it said */
 	bool yes;
-};
+} pending;
 
-/* Beside its parent, as trial_caller(). */
+/* Beside its parent, as trial_caller(), and without its own copy for the same reason. */
 __attribute__((no_sanitize("address"), no_sanitize("thread"), no_sanitize("undefined")))
 static int remap_onto(void *arg)
 {
 	struct pending *p = arg;
 	const struct scratch *s = &p->s;
 
+	syscall(SYS_close, (long)s->fd);
 	syscall(SYS_mremap, s->page[0], s->size, s->size,
 		(long)MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, s->page[1], p->cookie);
-	atomic_store(&p->returned, true);
+	atomic_store_explicit(&p->returned, true, memory_order_relaxed);
 	return 0;
 }
 
@@ -165,9 +167,11 @@ static bool pending_event(struct pending *p)
 {
 	bool got = false, ignored;
 
-	for (int ms = 0; ms < 2000 && !got && !atomic_load(&p->returned); ms += 10)
-		if (sys_poll2(p->s.fd, -1, 10, &got, &ignored) < 0)
+	for (int ms = 0; ms < 2000 && !got; ms += 10) {
+		if (atomic_load_explicit(&p->returned, memory_order_relaxed) ||
+		    sys_poll2(p->s.fd, -1, 10, &got, &ignored) < 0)
 			return false;
+	}
 	return got;
 }
 
@@ -180,8 +184,10 @@ static int pending_run(void *arg)
 {
 	struct pending *p = arg;
 	struct uffd_msg msg;
-	int pid = sys_start_child(remap_onto, p, p->stack);
+	int pid;
 
+	p->begun = true;
+	pid = sys_start_child(remap_onto, p, p->stack);
 	if (pid < 0)
 		return 0;
 	for (int event = 0; event < 2; event++) {
@@ -199,26 +205,46 @@ static int pending_run(void *arg)
 	return 0;
 }
 
+/*
+ * Not unmapped as it is: that would raise an event, which waits to be read for as long as
+ * anybody has the userfaultfd, also a child that another thread has forked meanwhile.
+ */
+static void pending_drop(struct pending *p)
+{
+	struct uffdio_range range = { (uintptr_t)p->s.page[0], 2 * p->s.size };
+
+	(void)ioctl(p->s.fd, UFFDIO_UNREGISTER, &range);
+	scratch_drop(&p->s);
+}
+
 static int probe_pending(void)
 {
 	const size_t size = 65536;
-	struct pending p = { .cookie = sys_cookie() };
+	struct pending *p = &pending;
 	void *stack;
 	int ret;
 
-	if (scratch_register(&p.s, UFFD_FEATURE_EVENT_UNMAP | UFFD_FEATURE_EVENT_REMAP,
+	if (scratch_register(&p->s, UFFD_FEATURE_EVENT_UNMAP | UFFD_FEATURE_EVENT_REMAP,
 			     SYS_UFFD_MISSING))
 		return 0;
-	ret = sys_uffd_register(p.s.fd, (uintptr_t)p.s.page[1], p.s.size, SYS_UFFD_MISSING);
+	ret = sys_uffd_register(p->s.fd, (uintptr_t)p->s.page[1], p->s.size, SYS_UFFD_MISSING);
 	if (!ret)
 		ret = sys_map_anon(size, &stack);
-	if (!ret) {
-		p.stack = (char *)stack + size;
-		ret = sys_call_in_child(pending_run, &p);
-		sys_munmap(stack, size);
+	if (ret) {
+		pending_drop(p);
+		return ret;
 	}
-	scratch_drop(&p.s);
-	return ret < 0 ? ret : p.yes;
+	p->cookie = sys_cookie();
+	p->stack = (char *)stack + size;
+	ret = sys_call_in_child(pending_run, p);
+	if (ret < 0 && p->begun) {
+		/* Killed: a caller that it has left behind needs all of this. */
+		sys_close(p->s.fd);
+		return ret;
+	}
+	sys_munmap(stack, size);
+	pending_drop(p);
+	return ret < 0 ? ret : p->yes;
 }
 
 static int probe_fork_event(void)
