@@ -144,9 +144,10 @@ struct bench {
 
 extern const struct bench bench_change_notify, bench_cpu_fault, bench_cpu_stream, bench_device,
 	bench_dmirror, bench_fault_threads, bench_metadata, bench_migrate, bench_nbd, bench_notifier,
-	bench_patterns, bench_processes, bench_run_overhead, bench_scale, bench_snapshot, bench_textbook, bench_trace;
+	bench_patterns, bench_run_overhead, bench_run_processes, bench_scale, bench_snapshot,
+	bench_textbook, bench_trace;
 
-/* What `uhmm bench --tree` is, see processes.c. Exit status, or -EINVAL: no such number. */
+/* What `uhmm bench --tree` is, see run_processes.c. Exit status, or -EINVAL: no such number. */
 int bench_tree(unsigned long nr);
 
 /* The body of `uhmm bench`. 0, also where a budget is missed; 1 a bench failed; 2 usage. */

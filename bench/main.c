@@ -19,7 +19,7 @@
 static const struct bench *const benches[] = {
 	&bench_migrate, &bench_cpu_fault, &bench_fault_threads, &bench_cpu_stream,
 	&bench_snapshot, &bench_device, &bench_notifier, &bench_change_notify,
-	&bench_run_overhead, &bench_processes, &bench_nbd, &bench_dmirror, &bench_metadata,
+	&bench_run_overhead, &bench_run_processes, &bench_nbd, &bench_dmirror, &bench_metadata,
 	&bench_scale, &bench_patterns, &bench_textbook, &bench_trace,
 };
 

@@ -254,7 +254,8 @@ static int against_kernel(struct bench_run *run, size_t len, size_t piece)
 		return 0;
 	k.uffd = bench_uffd_open(UHMM_UFFD_FEATURE_MOVE);
 	if (k.uffd < 0) {
-		bench_note(run, "no UFFDIO_MOVE to compare with (6.8)", k.uffd);
+		bench_note(run, k.uffd == -EOPNOTSUPP ? "no UFFDIO_MOVE to compare with (6.8)" :
+							"no userfaultfd to compare with", k.uffd);
 		return 0;
 	}
 	ret = kernel_open(&k, len);

@@ -46,7 +46,7 @@ int bench_uffd_register(int uffd, const struct bench_area *area)
 	return ioctl(uffd, UFFDIO_REGISTER, &reg) ? -errno : 0;
 }
 
-/* EAGAIN: something else of the process was in the way for a moment, and a part is done. */
+/* EAGAIN: something else of the process was in the way for a moment; a part may be done. */
 int bench_uffd_copy(int uffd, void *to, const void *from, size_t len)
 {
 	struct uffdio_copy copy = { .dst = (uintptr_t)to, .src = (uintptr_t)from, .len = len };
@@ -59,6 +59,7 @@ int bench_uffd_copy(int uffd, void *to, const void *from, size_t len)
 		copy.dst += done;
 		copy.src += done;
 		copy.len -= done;
+		copy.copy = 0;		/* not every EAGAIN says */
 	}
 	return 0;
 }
@@ -77,6 +78,7 @@ int bench_uffd_move(int uffd, void *to, const void *from, size_t len)
 		move.dst += done;
 		move.src += done;
 		move.len -= done;
+		move.move = 0;
 	}
 	return 0;
 }

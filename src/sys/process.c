@@ -297,7 +297,7 @@ static unsigned int kill_round(const char *last, bool last_too)
 	return alive;
 }
 
-/* False: there are no children any more, so nobody descends from us, who reap what is left. */
+/* False: there are no children any more, and so, for a subreaper, no descendants. */
 static bool reap_all(void)
 {
 	ssize_t pid;

@@ -89,7 +89,7 @@ pid_t sys_wait_any(int *status);
  * SIGKILL for every process below this one, again and again until none is left. Those
  * named @last (uhmm's agents hold what the others must not lose) go after the others.
  * None of them can fork meanwhile, if their filter's listener is held and not served.
- * Returns how many there were.
+ * For a subreaper alone, whose children all orphans become. Returns how many there were.
  */
 unsigned int sys_kill_descendants(const char *last);
 

@@ -48,6 +48,7 @@ static void start(struct tree *tree, const char *program, const char *policy, co
 	spawn_start(&tree->run, argv);
 	spawn_line(&tree->run, line, sizeof(line));
 	tree->program = (pid_t)atoi(line);
+	tree->nr = 0;
 }
 
 static void grow_of(struct tree *tree, const char *program, const char *policy, const char *how)

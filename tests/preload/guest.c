@@ -690,6 +690,39 @@ static int linger(void)
 	return 0;
 }
 
+/* More children than a monitor looks at in one go, all there at once. */
+static int crowd(void)
+{
+	const size_t len = 1 << 18;
+	int fds[2], failed = 0, status;
+	char none;
+
+	if (pipe(fds))
+		return 1;
+	for (int i = 0; i < 150; i++) {
+		pid_t pid = fork();
+
+		if (pid == 0) {
+			unsigned char *p = malloc(len);
+
+			close(fds[1]);
+			memset(p, i, len);
+			if (read(fds[0], &none, 1) != 0)
+				_exit(1);
+			for (size_t j = 0; j < len; j++)
+				if (p[j] != (unsigned char)i)
+					_exit(1);
+			_exit(0);
+		}
+		failed |= pid < 0;
+	}
+	close(fds[1]);
+	while (wait(&status) > 0)
+		failed |= status;
+	printf("crowd %d\n", failed);
+	return failed;
+}
+
 /* For ever; the test waits for the line. */
 static void announce_and_churn(void)
 {
@@ -859,7 +892,7 @@ int main(int argc, char **argv)
 	} acts[] = {
 		{ "manners", manners }, { "life", life }, { "daemonise", daemonise },
 		{ "sandbox", sandbox }, { "low-limits", low_limits }, { "linger", linger },
-		{ "busy", busy }, { "busy-with-execs", busy_with_execs },
+		{ "crowd", crowd }, { "busy", busy }, { "busy-with-execs", busy_with_execs },
 		{ "again", again }, { "share", share }, { "share-to-read", share_to_read },
 		{ "headless", headless }, { "hang-up", hang_up }, { "hoard", hoard },
 		{ "inherit", inherit }, { "survive", survive }, { "limits", limits }, { "whoami", who_am_i },

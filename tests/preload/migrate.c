@@ -134,6 +134,15 @@ static void forks_have_their_own(void **state)
 	guest_under("--dram", "24M", "inherit");
 }
 
+/* ... also where there are a great many. */
+static void crowds_have_their_own(void **state)
+{
+	(void)state;
+	for (int round = 0; round < 6; round++)
+		guest_under("--dram", "32M", "crowd");
+	guest_under("--policy", stress(), "crowd");
+}
+
 /* What a program may not have by limits of its own it does not get from an agent either. */
 static void limits_are_the_programs(void **state)
 {
@@ -372,6 +381,7 @@ int main(void)
 		cmocka_unit_test(lives_under_stress),
 		cmocka_unit_test(static_programs_live_under_stress),
 		cmocka_unit_test(forks_have_their_own),
+		cmocka_unit_test(crowds_have_their_own),
 		cmocka_unit_test(limits_are_the_programs),
 		cmocka_unit_test(memory_outlives_its_process),
 		cmocka_unit_test(who_shares_changes_it),
