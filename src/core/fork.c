@@ -116,6 +116,7 @@ static void before_fork(void)
 {
 	struct hmm_mm *mm = mm_use();
 
+	thread_state.forks = mm;
 	if (!mm)
 		return;
 	stack_prepare();
@@ -123,13 +124,14 @@ static void before_fork(void)
 	announce(mm, 0, sys_gettid());
 }
 
+/* The mm can be the process's no more, and then waits for this. */
 static void after_fork(void)
 {
-	struct process *process = process_peek();
-	struct hmm_mm *mm = process ? process->mm : NULL;
+	struct hmm_mm *mm = thread_state.forks;
 
-	if (!mm || !mm->fork_gate)
+	if (!mm)
 		return;
+	thread_state.forks = NULL;
 	announce(mm, sys_gettid(), 0);
 	fork_gate_open(mm);
 	mm_unuse(mm);
@@ -137,6 +139,7 @@ static void after_fork(void)
 
 static void in_child(void)
 {
+	thread_state.forks = NULL;
 	thread_state.tid = 0;
 	thread_state.told = false;	/* the kernel has forgotten it */
 }

@@ -47,6 +47,7 @@ struct thread_state {
 	bool on_handler;	/* serves CPU faults: must not wait for other handlers */
 	uint32_t tid;		/* its id as a trace tells it; 0: not asked for yet */
 	bool told;		/* its control block can be found, see sys_tell_tcb() */
+	struct hmm_mm *forks;	/* in libc's fork: what that uses, or NULL */
 };
 
 extern __thread struct thread_state thread_state __attribute__((tls_model("initial-exec")));

@@ -787,6 +787,17 @@ static void release_notifiers(struct hmm_mm *mm)
 	lock_release(&mm->lock);
 }
 
+/*
+ * Nothing is registered any more, but a fork or an munmap that began before waits for its
+ * event to be read. Without handlers it would as long as anybody has the userfaultfd,
+ * which any child may.
+ */
+static void await_changes(const struct hmm_mm *mm)
+{
+	while (sys_uffd_changing(mm->uffd))
+		sys_rest(50);
+}
+
 int hmm_mm_destroy(struct hmm_mm *mm)
 {
 	uint64_t lost;
@@ -814,6 +825,7 @@ int hmm_mm_destroy(struct hmm_mm *mm)
 	mm_release_all(mm, true);
 	adopt_close(mm);
 	lock_release(&mm->lock);
+	await_changes(mm);
 	handlers_stop(mm->family);
 	mm->alive = 0;
 	lost = mm->stats.lost_pages - lost;
