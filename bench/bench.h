@@ -113,7 +113,6 @@ void bench_print_json(FILE *out, const struct bench_machine *machine,
 
 void bench_machine_read(struct bench_machine *machine);
 size_t bench_free_ram(void);	/* bytes that can be had without hurting anybody */
-int bench_self(char *path, size_t size);	/* the command's file: 0, -ENOENT */
 
 /* ---------------------------------------------------------------- main.c */
 

@@ -16,6 +16,7 @@
 
 #include "bench.h"
 #include "drivers/dmirror/protocol.h"
+#include "sys/process.h"
 
 static const struct bench_line lines[] = {
 	{ "dmirror_roundtrip", "GB/s", "memcpy, 256 MiB of THP", BENCH_MORE, BENCH_RATIO, 0.5 },
@@ -41,11 +42,8 @@ static void *load_hooks(void)
 	void *object = NULL;
 
 	for (size_t i = 0; i < COUNT(places) && !object; i++) {
-		ssize_t len = readlink("/proc/self/exe", path, sizeof(path) - 256);
-
-		if (len <= 0)
+		if (sys_program_path(path, sizeof(path) - 256))
 			return NULL;
-		path[len] = '\0';
 		strcpy(strrchr(path, '/') + 1, places[i]);
 		object = dlopen(path, RTLD_NOW | RTLD_LOCAL);
 	}

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* What the figures depend on: kernel, CPU, page size, THP, capabilities, build. */
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/utsname.h>
@@ -91,14 +90,4 @@ size_t bench_free_ram(void)
 	if (!line_of("/proc/meminfo", "MemAvailable", text, sizeof(text)))
 		return 0;
 	return strtoull(text, NULL, 10) * KIB;
-}
-
-int bench_self(char *path, size_t size)
-{
-	ssize_t len = readlink("/proc/self/exe", path, size - 1);
-
-	if (len <= 0)
-		return -ENOENT;
-	path[len] = '\0';
-	return 0;
 }

@@ -24,6 +24,7 @@
 #include <uhmm/plugin.h>
 
 #include "bench.h"
+#include "sys/process.h"
 
 #define CONNECTIONS	"4"
 #define PAGES		512u
@@ -120,12 +121,10 @@ static void server_end(struct nbd *n)
 static bool plugin_built(char *path, size_t bytes)
 {
 	static const char from_here[] = "/../../drivers/nbd/nbd.so";
-	ssize_t len = readlink("/proc/self/exe", path, bytes);
 	char *slash;
 
-	if (len <= 0 || (size_t)len >= bytes)
+	if (sys_program_path(path, bytes))
 		return false;
-	path[len] = '\0';
 	slash = strrchr(path, '/');
 	if (!slash || (size_t)(slash - path) + sizeof(from_here) > bytes)
 		return false;

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #include "bench.h"
+#include "sys/process.h"
 
 #define LINES		2000000u
 #define LINES_QUICK	50000u
@@ -119,7 +120,7 @@ static int run_true(struct bench_run *run, char *self)
 static int run_run_overhead(struct bench_run *run)
 {
 	char self[512], input[] = "/tmp/uhmm-bench-XXXXXX";
-	int fd, ret = bench_self(self, sizeof(self));
+	int fd, ret = sys_program_path(self, sizeof(self));
 
 	if (ret)
 		return ret;

@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "bench.h"
+#include "sys/process.h"
 
 extern char **environ;
 
@@ -209,7 +210,7 @@ static int compare(struct bench_run *run, const struct processes *what, const ch
 static int run_run_processes(struct bench_run *run)
 {
 	struct processes p = { .report = "/tmp/uhmm-bench-XXXXXX" };
-	int ret = bench_self(p.self, sizeof(p.self)), fd;
+	int ret = sys_program_path(p.self, sizeof(p.self)), fd;
 
 	if (ret)
 		return ret;

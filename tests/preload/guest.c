@@ -676,6 +676,13 @@ static void on_term(int sig)
 	_exit(31);
 }
 
+/* The test waits for the line. */
+static void announce(void)
+{
+	printf("%d\n", (int)getpid());
+	fflush(stdout);
+}
+
 /* Says who it is, and waits. */
 static int linger(void)
 {
@@ -683,8 +690,7 @@ static int linger(void)
 	if (fork() == 0)
 		for (;;)
 			pause();
-	printf("%d\n", (int)getpid());
-	fflush(stdout);
+	announce();
 	while (pause())
 		;
 	return 0;
@@ -723,21 +729,25 @@ static int crowd(void)
 	return failed;
 }
 
-/* For ever; the test waits for the line. */
+/* For ever. */
 static void announce_and_churn(void)
 {
-	printf("%d\n", (int)getpid());
-	fflush(stdout);
+	announce();
 	while (!churn((void *)9))
 		;
+}
+
+static void fork_spinner(void)
+{
+	if (fork() == 0)
+		for (;;)
+			;
 }
 
 /* Busy, and changing its mappings, when whatever happens to it happens. */
 static int busy(void)
 {
-	if (fork() == 0)
-		for (;;)
-			;
+	fork_spinner();
 	announce_and_churn();
 	return 0;
 }
@@ -756,11 +766,8 @@ static int again(void)
 
 static int busy_with_execs(void)
 {
-	if (fork() == 0)
-		for (;;)
-			;
-	printf("%d\n", (int)getpid());
-	fflush(stdout);
+	fork_spinner();
+	announce();
 	return again();
 }
 
