@@ -139,8 +139,8 @@ struct hmm_mm_opts {
  * @out:  the mm; owned by the caller until hmm_mm_destroy()
  *
  * Reserves address space once (16 GiB of it, not memory; less where less is to be
- * had), opens a userfaultfd and starts the fault handlers. Nothing of the program
- * is touched yet. One mm per process at a time.
+ * had), opens a userfaultfd and starts the fault handlers, each with a descriptor of its
+ * own. Nothing of the program is touched yet. One mm per process at a time.
  *
  * fork(): the child has its own bytes of every page, wherever they were. The mm
  * and everything made from it stay the parent's: in the child every call with
@@ -160,6 +160,7 @@ struct hmm_mm_opts {
  *   -EOPNOTSUPP  the kernel has no userfaultfd, /proc is not mounted, or STRICT and no
  *                seccomp notification (5.5)
  *   -EBUSY       the process has an mm already, or STRICT and an ancestor listens
+ *   -EMFILE      the process has no descriptors left; -ENFILE: the machine has none
  *   -ENOMEM      address space, threads or memory exhausted
  */
 int hmm_mm_create(const struct hmm_mm_opts *opts, struct hmm_mm **out) HMM_MUST_CHECK;

@@ -236,10 +236,10 @@ static int family_of(const struct hmm_remote_opts *o, struct family **out)
 	process = process_get();
 	if (!process)
 		return -ENOMEM;
-	ret = family_make(process, NULL, o->staging_bytes, &f);
+	ret = family_make(process, NULL, o->staging_bytes, o->nr_handlers, &f);
 	if (ret)
 		return ret;
-	ret = handlers_start(f, o->nr_handlers);
+	ret = handlers_start(f);
 	if (ret)
 		family_free(f);
 	*out = f;

@@ -49,11 +49,9 @@ struct family {
 	struct process *process;	/* immutable, as all up to lock */
 	struct hmm_mm *only;		/* the local mm; NULL: they come and go */
 	int pagemap_fd;			/* of this process */
-	int wait_fd;			/* readable when faults wait: a userfaultfd, or an epoll of many */
-	int stop_fd;			/* an eventfd: a kick, or the end */
 	struct handler_thread *handlers;
 	uint32_t nr_handlers;
-	struct roster roster;		/* of the handlers; has a lock of its own */
+	struct roster roster;		/* who of them meets what; has a lock of its own */
 	_Atomic bool stopping;		/* release in handlers_stop(): handlers end */
 	struct allowance allowance;
 	struct tracer *_Atomic tracer;	/* trace.h; NULL: nobody listens */
@@ -74,7 +72,7 @@ struct family {
  * open; else NULL. -ENOMEM, -EMFILE ...
  */
 int family_make(struct process *process, struct hmm_mm *only, uint64_t staging_bytes,
-		struct family **out);
+		uint32_t nr_handlers, struct family **out);
 void family_free(struct family *family);
 
 /* What faults may bring, and programs map: set it, count it, ask. */

@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The threads that serve a family's CPU faults. Those that the roster has awake wait in
- * poll; whoever gets the mm lock first reads. Where there are but few CPUs, one is pinned
- * to each: a blocked thread on the faulter's own CPU is woken five times faster than one
- * elsewhere.
+ * The threads that serve a family's CPU faults. The roster has the kernel wake the one that is
+ * near; whoever gets the mm lock first reads.
  *
  * This is the fault-safe domain: what runs here touches the arena, static data and its
  * own stack, and nothing else.
  */
+#include <errno.h>
 #include <signal.h>
 
 #include "core/adoption.h"
@@ -17,18 +16,22 @@
 #define ZERO_WINDOW_MAX	64u
 
 #define READY_MAX	16	/* mms looked after at one wake-up */
+#define STRANGERS	8u
 
 struct handler_thread {
 	struct family *family;
 	struct thread *thread;
 	struct watcher *watcher;
+	uint32_t tid;		/* who faulted last, of those that it was to look at */
+	uint32_t strangers;	/* how many in a row were not who had before */
+	uintptr_t cpu_word;	/* where that thread of this process says where it runs; 0: not asked */
 };
 
 void handlers_kick(struct hmm_mm *mm)
 {
 	/* release: pairs with serve_kicked(); the ring was filled before */
 	atomic_store_explicit(&mm->kicked, true, memory_order_release);
-	sys_eventfd_signal(mm->family->stop_fd);
+	roster_ring(&mm->family->roster);
 }
 
 /*
@@ -140,8 +143,42 @@ static void share(struct family *f, struct hmm_mm *mm)
 {
 	/* release: pairs with serve_kicked() */
 	atomic_store_explicit(&mm->kicked, true, memory_order_release);
-	if (roster_more(&f->roster))
-		sys_eventfd_signal(f->stop_fd);
+	roster_more(&f->roster);
+}
+
+/*
+ * Threads that take turns are no reason to go from one's CPU to another's and back at each
+ * fault; but some thread's is better than nobody's.
+ */
+static bool is_stranger(struct handler_thread *h, uint32_t tid)
+{
+	if (h->tid == tid) {
+		h->strangers = 0;
+		return false;
+	}
+	h->tid = tid;
+	h->cpu_word = 0;
+	return ++h->strangers % STRANGERS != 0;
+}
+
+static int faulter_cpu(struct handler_thread *h, struct hmm_mm *mm)
+{
+	if (mm->remote)
+		return mm->ops->thread_cpu(mm, h->tid);
+	if (h->cpu_word &&
+	    sys_word_is(h->cpu_word, roster_where(&h->family->roster, &mm->watched)))
+		return -EALREADY;
+	h->cpu_word = sys_thread_cpu_word(h->tid);
+	return sys_cpu_in(h->cpu_word);
+}
+
+/* A thread of @mm's faulted: let whoever is near it meet its next. No lock held. */
+static void look(struct handler_thread *h, struct hmm_mm *mm, uint32_t tid)
+{
+	int cpu = is_stranger(h, tid) ? -EALREADY : faulter_cpu(h, mm);
+
+	if (cpu >= 0)
+		roster_seen(&h->family->roster, &mm->watched, (uint32_t)cpu);
 }
 
 static void serve(struct handler_thread *h, struct hmm_mm *mm)
@@ -155,7 +192,7 @@ static void serve(struct handler_thread *h, struct hmm_mm *mm)
 		struct fault f = mm->ring[mm->ring_head++ % FAULT_RING];
 
 		if (!nr)
-			roster_begin(roster);
+			roster_work(roster);
 		if (mm->ring_head != mm->ring_tail)
 			share(h->family, mm);
 		tid = f.tid;
@@ -164,30 +201,20 @@ static void serve(struct handler_thread *h, struct hmm_mm *mm)
 	lock_release(&mm->lock);
 	if (!nr)
 		return;
-	if (roster_met(roster, h->watcher, nr)) {
-		int cpu = mm->ops->thread_cpu(mm, tid);
-
-		if (cpu >= 0)
-			roster_seen(roster, (uint32_t)cpu);
-	}
-	roster_end(roster);
+	if (roster_met(roster, &mm->watched, nr))
+		look(h, mm, tid);
+	roster_done(roster);
 }
 
-/* Those mms whose userfaultfds have something. */
-static void serve_ready(struct handler_thread *h)
+/* An mm whose userfaultfd has something. */
+static void serve_ready(struct handler_thread *h, uint64_t ticket)
 {
-	struct family *f = h->family;
-	uint64_t tickets[READY_MAX];
-	int nr = sys_epoll_ready(f->wait_fd, tickets, READY_MAX);
+	struct hmm_mm *mm = family_get_ticket(h->family, ticket);
 
-	for (int i = 0; i < nr; i++) {
-		struct hmm_mm *mm = family_get_ticket(f, tickets[i]);
-
-		if (!mm)
-			continue;
-		serve(h, mm);
-		mm_put(mm);
-	}
+	if (!mm)
+		return;
+	serve(h, mm);
+	mm_put(mm);
 }
 
 /* Those whose rings others have filled. */
@@ -212,18 +239,15 @@ static void *handler_main(void *arg)
 	struct family *f = h->family;
 
 	thread_state.on_handler = true;
+	roster_begin(&f->roster, h->watcher);
 	for (;;) {
-		bool faults = false, kicked = false, more;
+		uint64_t tickets[READY_MAX];
+		bool kicked = false;
+		int nr = roster_wait(&f->roster, h->watcher, tickets, READY_MAX, &kicked);
 
-		more = roster_enter(&f->roster, h->watcher);
-		if (!more)
-			(void)sys_poll2(f->wait_fd, f->stop_fd, -1, &faults, &kicked);
-		roster_leave(&f->roster);
-		if (kicked)
-			sys_eventfd_clear(f->stop_fd);
 		/* acquire: pairs with handlers_stop() */
 		if (atomic_load_explicit(&f->stopping, memory_order_acquire)) {
-			sys_eventfd_signal(f->stop_fd);	/* for the others */
+			roster_ring(&f->roster);	/* for the others */
 			return NULL;
 		}
 		if (f->only) {
@@ -232,25 +256,22 @@ static void *handler_main(void *arg)
 		}
 		/* No lock is held: what is under way elsewhere goes on. */
 		family_await(f);
-		if (kicked || more)
+		for (int i = 0; i < nr; i++) {
+			if (tickets[i] == ROSTER_BELL)
+				kicked = true;
+			else
+				serve_ready(h, tickets[i]);
+		}
+		if (kicked)
 			serve_kicked(h);
-		if (faults)
-			serve_ready(h);
 	}
 }
 
-int handlers_start(struct family *f, uint32_t nr)
+int handlers_start(struct family *f)
 {
-	unsigned int cpus[HANDLERS_MAX];
-	int ret;
+	const uint32_t nr = f->roster.nr;
+	int ret = 0;
 
-	if (!nr)
-		nr = sys_cpus(cpus, HANDLERS_MAX);
-	if (!nr)
-		nr = 1;
-	ret = roster_init(&f->roster, nr);
-	if (ret)
-		return ret;
 	f->handlers = arena_alloc(nr * sizeof(*f->handlers));
 	if (!f->handlers)
 		ret = -ENOMEM;
@@ -270,12 +291,10 @@ int handlers_start(struct family *f, uint32_t nr)
 void handlers_stop(struct family *f)
 {
 	atomic_store_explicit(&f->stopping, true, memory_order_release);
-	sys_eventfd_signal(f->stop_fd);
-	roster_end_rest(&f->roster);
+	roster_ring(&f->roster);
 	for (uint32_t i = 0; i < f->nr_handlers; i++)
 		thread_join(f->handlers[i].thread);
 	arena_free(f->handlers, f->roster.nr * sizeof(*f->handlers));
-	roster_destroy(&f->roster);
 	f->handlers = NULL;
 	f->nr_handlers = 0;
 }

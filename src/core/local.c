@@ -351,12 +351,6 @@ static bool local_owns(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 	return arena_owns(start, end);
 }
 
-static int local_thread_cpu(struct hmm_mm *mm, uint32_t tid)
-{
-	(void)mm;
-	return sys_thread_cpu(tid);
-}
-
 static void local_kill(struct hmm_mm *mm, uint32_t tid, int sig, uintptr_t addr)
 {
 	(void)mm;
@@ -379,6 +373,5 @@ const struct mm_ops local_ops = {
 	.threads_mark = local_threads_mark,
 	.for_each_static = local_for_each_static,
 	.owns = local_owns,
-	.thread_cpu = local_thread_cpu,
 	.kill = local_kill,
 };

@@ -30,7 +30,7 @@ enum lock_rank {
 	RANK_STAGING,		/* one family's staging chunks */
 	RANK_LEAVES,		/* whose the directory's leaves are */
 	RANK_ARENA,		/* the process's safe memory; a leaf */
-	RANK_ROSTER,		/* which handlers wait; a leaf */
+	RANK_ROSTER,		/* who of the handlers is woken first; a leaf */
 	RANK_CALLS,		/* announced calls that wait for a listener; a leaf */
 };
 

@@ -692,13 +692,14 @@ static int build(struct hmm_mm *mm, const struct hmm_mm_opts *opts)
 
 	if (ret)
 		return ret;
-	ret = family_make(mm->process, mm, opts->staging_bytes, &mm->family);
+	ret = family_make(mm->process, mm, opts->staging_bytes, opts->nr_handlers,
+			  &mm->family);
 	if (ret)
 		goto err_files;
 	ret = mm_tables_init(mm);
 	if (ret)
 		goto err_family;
-	ret = handlers_start(mm->family, opts->nr_handlers);
+	ret = handlers_start(mm->family);
 	if (ret)
 		goto err_tables;
 	mm->alive = MM_ALIVE;

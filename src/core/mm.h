@@ -128,7 +128,7 @@ struct mm_ops {
 	/* Is any of [start, end) the library's own, never to be taken or trapped? */
 	bool (*owns)(const struct hmm_mm *mm, uintptr_t start, uintptr_t end);
 
-	/* As sys_thread_cpu(). No lock held. */
+	/* Where it runs, or an error; NULL: of this process. No lock held. */
 	int (*thread_cpu)(struct hmm_mm *mm, uint32_t tid);
 
 	/* As a fault at @addr would. */
@@ -153,6 +153,7 @@ struct hmm_mm {
 	size_t page;			/* bytes */
 	_Atomic uint32_t refs;		/* futex: threads that use it, see family.h */
 	_Atomic bool kicked;		/* its ring was filled by another than a handler */
+	struct watched watched;		/* its userfaultfd; under the roster's lock */
 
 	struct hmm_lock lock;		/* RANK_MM: all that follows */
 	uint64_t lock_drops;		/* times the lock was dropped inside an operation */
@@ -275,7 +276,7 @@ void mm_release_all(struct hmm_mm *mm, bool lost_too);
 void mm_drain(struct hmm_mm *mm);
 
 /* handler.c */
-int handlers_start(struct family *family, uint32_t nr);
+int handlers_start(struct family *family);
 void handlers_stop(struct family *family);
 void handlers_kick(struct hmm_mm *mm);		/* the ring has faults */
 

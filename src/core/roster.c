@@ -5,254 +5,213 @@
 
 #include "core/arena.h"
 
-#define LOOK_EVERY	32u	/* faults: a look costs about what a fault costs */
-#define LIFE		16u
-#define IDLE_ROUNDS	8u
+#define CPUS_MAX	65u	/* one more than there may be handlers */
 
-static uint32_t nr_idle(const struct roster *roster)
+static uint32_t where(const struct watcher *watcher)
 {
-	uint32_t busy = atomic_load(&roster->busy), awake = atomic_load(&roster->awake);
-
-	return awake > busy ? awake - busy : 0;
-}
-
-/* How many are to be awake when nothing is going on. Lock held. */
-static uint32_t wanted(const struct roster *roster)
-{
-	uint32_t nr = 1;
-
-	for (uint32_t i = 0; i < ROSTER_PLACES; i++)
-		nr += roster->places[i].by != NULL;
-	return nr < 2 ? 2 : nr;
-}
-
-/* Lock held. */
-static void rouse(struct roster *roster, struct watcher *watcher)
-{
-	atomic_store_explicit(&watcher->awake, 1, memory_order_relaxed);
-	atomic_fetch_add(&roster->awake, 1);
-	sys_futex_wake(&watcher->awake, 1);
-}
-
-/* Some watcher that has no place: one that rests, else @any. NULL: none. Lock held. */
-static struct watcher *unplaced(struct roster *roster, bool any)
-{
-	struct watcher *found = NULL;
-
-	for (uint32_t i = 0; i < roster->nr; i++) {
-		struct watcher *watcher = &roster->watchers[i];
-
-		if (!atomic_load_explicit(&watcher->awake, memory_order_relaxed))
-			return watcher;
-		if (atomic_load_explicit(&watcher->cpu, memory_order_relaxed) == ROSTER_ANYWHERE)
-			found = watcher;
-	}
-	return any ? found : NULL;
+	return atomic_load_explicit(&watcher->cpu, memory_order_relaxed);
 }
 
 /* Where there is one for each CPU, it stays there. */
 static void place_all(struct roster *roster)
 {
-	unsigned int cpus[ROSTER_PLACES + 1];
-	unsigned int nr_cpus = sys_cpus(cpus, ROSTER_PLACES + 1);
+	unsigned int cpus[CPUS_MAX];
+	unsigned int nr_cpus = sys_cpus(cpus, CPUS_MAX);
 
-	if (roster->all && nr_cpus <= roster->nr)
-		for (uint32_t i = 0; i < nr_cpus; i++)
-			atomic_init(&roster->watchers[i].cpu, cpus[i]);
+	roster->all = nr_cpus <= roster->nr;
+	for (uint32_t i = 0; roster->all && i < nr_cpus; i++)
+		atomic_init(&roster->watchers[i].cpu, cpus[i]);
 }
 
-int roster_init(struct roster *roster, uint32_t nr)
+int roster_init(struct roster *roster, uint32_t nr, bool blind)
 {
-	/* Where that is not told nobody is moved back to anywhere. */
-	(void)sys_run_where(&roster->home);
+	int ret;
+
 	roster->watchers = arena_alloc(nr * sizeof(*roster->watchers));
 	if (!roster->watchers)
 		return -ENOMEM;
 	lock_init(&roster->lock, RANK_ROSTER);
 	roster->nr = nr;
-	roster->all = nr <= ROSTER_PLACES + 1;
-	roster->ending = false;
-	for (uint32_t i = 0; i < nr; i++) {
-		struct watcher *watcher = &roster->watchers[i];
+	roster->blind = blind;
+	for (uint32_t i = 0; i < nr; i++)
+		roster->watchers[i] = (struct watcher){ .wait_fd = -1, .cpu = ROSTER_ANYWHERE };
+	roster->bell_fd = sys_eventfd();
+	ret = roster->bell_fd < 0 ? roster->bell_fd : 0;
+	for (uint32_t i = 0; i < nr && !ret; i++) {
+		int fd = sys_epoll_open();
 
-		atomic_init(&watcher->awake, roster->all || i < 2);
-		atomic_init(&watcher->cpu, ROSTER_ANYWHERE);
-		watcher->at = ROSTER_ANYWHERE;
-		watcher->served = LOOK_EVERY;	/* look at the first fault */
+		roster->watchers[i].wait_fd = fd;
+		ret = fd < 0 ? fd : sys_epoll_add_exclusive(fd, roster->bell_fd, ROSTER_BELL);
 	}
-	atomic_init(&roster->busy, 0);
-	atomic_init(&roster->polling, 0);
-	atomic_init(&roster->more, false);
-	atomic_init(&roster->awake, roster->all ? nr : 2);
+	if (ret) {
+		roster_destroy(roster);
+		return ret;
+	}
 	place_all(roster);
 	return 0;
 }
 
 void roster_destroy(struct roster *roster)
 {
+	for (uint32_t i = 0; i < roster->nr; i++)
+		sys_close(roster->watchers[i].wait_fd);
+	if (roster->watchers)
+		sys_close(roster->bell_fd);
 	arena_free(roster->watchers, roster->nr * sizeof(*roster->watchers));
 	roster->watchers = NULL;
 	roster->nr = 0;
 }
 
-/* It met nothing for a while: has it any reason to stay? */
-static void rest(struct roster *roster, struct watcher *watcher)
+/* Behind those that are there; or before them all, and not in one's stead. Lock held. */
+static int join(const struct roster *roster, const struct watched *watched, uint32_t i)
 {
-	lock_acquire(&roster->lock);
-	if (!roster->ending &&
-	    atomic_load_explicit(&watcher->cpu, memory_order_relaxed) == ROSTER_ANYWHERE &&
-	    atomic_load(&roster->awake) > wanted(roster)) {
-		atomic_fetch_sub(&roster->awake, 1);
-		if (nr_idle(roster))
-			atomic_store_explicit(&watcher->awake, 0, memory_order_relaxed);
-		else
-			atomic_fetch_add(&roster->awake, 1);
-	}
-	lock_release(&roster->lock);
-	watcher->idle = 0;
+	const int wait_fd = roster->watchers[i].wait_fd;
+
+	if (roster->blind && i == 0)
+		return sys_epoll_add(wait_fd, watched->fd, watched->ticket);
+	return sys_epoll_add_exclusive(wait_fd, watched->fd, watched->ticket);
 }
 
-static void take_place(const struct roster *roster, struct watcher *watcher)
+int roster_add(struct roster *roster, struct watched *watched, int fd, uint64_t ticket,
+	       uint32_t look_every)
 {
-	uint32_t cpu = atomic_load_explicit(&watcher->cpu, memory_order_relaxed);
+	int ret = 0;
 
-	if (cpu == watcher->at)
-		return;
+	lock_acquire(&roster->lock);
+	*watched = (struct watched){ .fd = fd, .ticket = ticket, .look_every = look_every };
+	for (uint32_t i = 0; i < roster->nr && !ret; i++)
+		ret = join(roster, watched, i);
+	lock_release(&roster->lock);
+	if (ret)
+		roster_remove(roster, watched);
+	return ret;
+}
+
+void roster_remove(struct roster *roster, struct watched *watched)
+{
+	lock_acquire(&roster->lock);
+	for (uint32_t i = 0; i < roster->nr && watched->fd >= 0; i++)
+		sys_epoll_remove(roster->watchers[i].wait_fd, watched->fd);
+	watched->fd = -1;
+	lock_release(&roster->lock);
+}
+
+void roster_begin(struct roster *roster, struct watcher *watcher)
+{
+	lock_acquire(&roster->lock);
+	watcher->tid = sys_gettid();
 	/* One that is not ours to run on: anywhere is good enough. */
-	if (cpu == ROSTER_ANYWHERE || sys_pin_to_cpu(cpu))
-		sys_run_on(&roster->home);
-	watcher->at = cpu;
-}
-
-bool roster_enter(struct roster *roster, struct watcher *watcher)
-{
-	if (!roster->all && ++watcher->idle > IDLE_ROUNDS)
-		rest(roster, watcher);
-	take_place(roster, watcher);
-	while (!atomic_load_explicit(&watcher->awake, memory_order_relaxed)) {
-		sys_futex_wait(&watcher->awake, 0, NULL);
-		take_place(roster, watcher);
-	}
-	atomic_fetch_add(&roster->polling, 1);
-	return atomic_load(&roster->more) && atomic_exchange(&roster->more, false);
-}
-
-void roster_leave(struct roster *roster)
-{
-	atomic_fetch_sub(&roster->polling, 1);
-}
-
-static void rouse_one(struct roster *roster)
-{
-	struct watcher *watcher;
-
-	lock_acquire(&roster->lock);
-	watcher = nr_idle(roster) ? NULL : unplaced(roster, false);
-	if (watcher)
-		rouse(roster, watcher);
+	if (where(watcher) != ROSTER_ANYWHERE && sys_pin_to_cpu(watcher->tid, where(watcher)))
+		atomic_store_explicit(&watcher->cpu, ROSTER_ANYWHERE, memory_order_relaxed);
 	lock_release(&roster->lock);
 }
 
-void roster_begin(struct roster *roster)
+int roster_wait(struct roster *roster, struct watcher *watcher, uint64_t *tickets, int max,
+		bool *more)
+{
+	int nr;
+
+	atomic_fetch_add(&roster->polling, 1);
+	*more = atomic_load(&roster->more) && atomic_exchange(&roster->more, false);
+	nr = sys_epoll_ready(watcher->wait_fd, tickets, max, *more ? 0 : -1);
+	atomic_fetch_sub(&roster->polling, 1);
+	for (int i = 0; i < nr; i++)
+		if (tickets[i] == ROSTER_BELL)
+			sys_eventfd_clear(roster->bell_fd);
+	return nr;
+}
+
+void roster_ring(struct roster *roster)
+{
+	sys_eventfd_signal(roster->bell_fd);
+}
+
+void roster_work(struct roster *roster)
 {
 	atomic_fetch_add(&roster->busy, 1);
-	if (!roster->all && !nr_idle(roster))
-		rouse_one(roster);
 }
 
-void roster_end(struct roster *roster)
+void roster_done(struct roster *roster)
 {
 	atomic_fetch_sub(&roster->busy, 1);
 }
 
-bool roster_more(struct roster *roster)
+void roster_more(struct roster *roster)
 {
-	uint32_t idle;
+	uint32_t busy, polling;
 
 	atomic_store(&roster->more, true);
-	if (!roster->all && !nr_idle(roster))
-		rouse_one(roster);
-	idle = nr_idle(roster);
-	return idle && atomic_load(&roster->polling) >= idle;
+	busy = atomic_load(&roster->busy);
+	polling = atomic_load(&roster->polling);
+	/* Else somebody is on the way to wait, and finds it. */
+	if (polling && busy + polling >= roster->nr)
+		roster_ring(roster);
 }
 
-bool roster_met(const struct roster *roster, struct watcher *watcher, uint32_t nr)
+uint32_t roster_where(const struct roster *roster, const struct watched *watched)
 {
-	if (roster->all)
+	return where(&roster->watchers[atomic_load_explicit(&watched->first, memory_order_relaxed)]);
+}
+
+bool roster_met(const struct roster *roster, struct watched *watched, uint32_t nr)
+{
+	uint32_t served;
+
+	if (roster->nr == 1 || roster->blind)
 		return false;
-	watcher->idle = 0;
-	watcher->served += nr;
-	if (watcher->served < LOOK_EVERY)
+	served = atomic_fetch_add_explicit(&watched->served, nr, memory_order_relaxed) + nr;
+	if (served < watched->look_every)
 		return false;
-	watcher->served = 0;
+	atomic_store_explicit(&watched->served, 0, memory_order_relaxed);
 	return true;
 }
 
-/* Lock held. */
-static void give_up(struct roster_place *place)
+/* Who runs on @cpu: where not all have their places, whoever was wanted last of all. Lock held. */
+static struct watcher *watcher_at(struct roster *roster, uint32_t cpu)
 {
-	atomic_store_explicit(&place->by->cpu, ROSTER_ANYWHERE, memory_order_relaxed);
-	place->by = NULL;
-}
+	struct watcher *last = &roster->watchers[0];
 
-/* One that is free, or was not seen for longest. Lock held. */
-static struct roster_place *place_for(struct roster *roster)
-{
-	struct roster_place *found = &roster->places[0];
+	for (uint32_t i = 0; i < roster->nr; i++) {
+		struct watcher *watcher = &roster->watchers[i];
 
-	for (uint32_t i = 0; i < ROSTER_PLACES && found->by; i++)
-		if (!roster->places[i].by || roster->places[i].life < found->life)
-			found = &roster->places[i];
-	if (found->by)
-		give_up(found);
-	return found;
-}
-
-/* Whose time is over goes; is @cpu among those that stay? Lock held. */
-static bool age(struct roster *roster, uint32_t cpu)
-{
-	bool known = false;
-
-	for (uint32_t i = 0; i < ROSTER_PLACES; i++) {
-		struct roster_place *place = &roster->places[i];
-
-		if (!place->by)
-			continue;
-		if (place->cpu == cpu) {
-			place->life = LIFE;
-			known = true;
-		} else if (!--place->life) {
-			give_up(place);
-		}
+		if (where(watcher) == cpu)
+			return watcher;
+		if (watcher->met < last->met)
+			last = watcher;
 	}
-	return known;
+	if (roster->all || !last->tid || sys_pin_to_cpu(last->tid, cpu))
+		return NULL;
+	atomic_store_explicit(&last->cpu, cpu, memory_order_relaxed);
+	return last;
 }
 
-void roster_seen(struct roster *roster, uint32_t cpu)
+/*
+ * The others leave the queue and join it behind @first. Whoever cannot join again, for want
+ * of the kernel's memory, meets no more of these faults: @first does. Lock held.
+ */
+static void put_first(const struct roster *roster, struct watched *watched, uint32_t first)
+{
+	for (uint32_t i = 0; i < roster->nr; i++) {
+		if (i == first)
+			continue;
+		sys_epoll_remove(roster->watchers[i].wait_fd, watched->fd);
+		(void)join(roster, watched, i);
+	}
+	atomic_store_explicit(&watched->first, first, memory_order_relaxed);
+}
+
+void roster_seen(struct roster *roster, struct watched *watched, uint32_t cpu)
 {
 	struct watcher *watcher;
 
 	lock_acquire(&roster->lock);
-	if (!age(roster, cpu)) {
-		struct roster_place *place = place_for(roster);
+	watcher = watched->fd >= 0 ? watcher_at(roster, cpu) : NULL;
+	if (watcher) {
+		uint32_t first = (uint32_t)(watcher - roster->watchers);
 
-		watcher = unplaced(roster, true);
-		if (watcher) {
-			*place = (struct roster_place){ .by = watcher, .cpu = cpu, .life = LIFE };
-			atomic_store_explicit(&watcher->cpu, cpu, memory_order_relaxed);
-			if (!atomic_load_explicit(&watcher->awake, memory_order_relaxed))
-				rouse(roster, watcher);
-		}
+		watcher->met = ++roster->looks;
+		if (first != atomic_load_explicit(&watched->first, memory_order_relaxed))
+			put_first(roster, watched, first);
 	}
-	lock_release(&roster->lock);
-}
-
-void roster_end_rest(struct roster *roster)
-{
-	lock_acquire(&roster->lock);
-	roster->ending = true;
-	for (uint32_t i = 0; i < roster->nr; i++)
-		if (!atomic_load_explicit(&roster->watchers[i].awake, memory_order_relaxed))
-			rouse(roster, &roster->watchers[i]);
 	lock_release(&roster->lock);
 }

@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Which of a family's handlers wait for faults.
+ * Which of a family's handlers meets a fault.
  *
- * Whoever waits is woken by every fault, for those who read a userfaultfd are no
- * exclusive waiters, and each wake-up is the faulter's to pay. With a handler on each of
- * 16 CPUs a fault takes 18 us, with one on the faulter's CPU 7, with one elsewhere 15
- * (docs/design/0019). So, where there are more than three, few wait, and the others rest:
+ * Whoever waits in poll on a userfaultfd is woken by each fault, and the faulter pays for
+ * each wake-up: most for one on another CPU, and there for nothing. So each handler waits
+ * in an epoll of its own, which has the userfaultfd exclusively: the kernel wakes the
+ * first of them, in the order in which they came, that is waiting and not at work
  *
- *	placed	one on each CPU that was seen to fault of late, ROSTER_PLACES at most;
- *		pinned to it
- *	spare	one more, anywhere: it meets the faults that come while those are at work
+ *	fault -> [ first | one more | ... ]
  *
- * and whoever begins to work, which may block in a driver, and leaves nobody waiting,
- * rouses one that rests: as many faults are served at once as there are handlers.
+ * and the first is to be the one that runs where the faults come from: a thread that
+ * wakes one on its own CPU goes on soonest (docs/design/0019). So now and then it is looked
+ * where they came from, and who shall be first has the others leave the queue and join it
+ * again behind it. Each mm has an order of its own.
  */
 #ifndef UHMM_CORE_ROSTER_H
 #define UHMM_CORE_ROSTER_H
@@ -23,74 +23,82 @@
 
 #include "core/lock.h"
 
-#define ROSTER_PLACES	2u
 #define ROSTER_ANYWHERE	UINT32_MAX
+#define ROSTER_BELL	UINT64_MAX	/* the ticket of roster_ring() */
 
 /* A handler, as the roster has it. */
 struct watcher {
-	_Atomic uint32_t awake;		/* futex; 0: rests. Written under the roster's lock */
-	_Atomic uint32_t cpu;		/* where it belongs, or ROSTER_ANYWHERE; likewise */
-	/* its own */
-	uint32_t at;			/* where it is, likewise */
-	uint32_t served;		/* faults since it looked where they come from */
-	uint32_t idle;			/* rounds since it met one */
+	int wait_fd;			/* immutable: an epoll */
+	uint32_t tid;			/* 0: it has not begun */
+	_Atomic uint32_t cpu;		/* where it runs, or ROSTER_ANYWHERE; roster's lock */
+	uint64_t met;			/* when it was wanted there last; likewise */
 };
 
-struct roster_place {
-	struct watcher *by;		/* NULL: free */
-	uint32_t cpu;
-	uint32_t life;			/* looks until it is given up */
+/* A userfaultfd that they wait for. */
+struct watched {
+	int fd;				/* negative: no more; written under the roster's lock */
+	uint64_t ticket;		/* immutable, as the next */
+	uint32_t look_every;		/* faults */
+	_Atomic uint32_t first;		/* of the watchers; likewise */
+	_Atomic uint32_t served;	/* since the last look */
 };
 
 struct roster {
-	bool all;			/* immutable: nobody rests, and places are for ever */
-	struct sys_cpu_set home;	/* immutable: where threads of ours may run */
+	bool all;			/* immutable: one for each CPU, which stays there */
+	bool blind;			/* immutable: nobody can tell where a thread runs */
+	int bell_fd;			/* an eventfd that they wait for, exclusively as well */
 
 	/*
-	 * How many do not rest; of these, how many work, and how many wait or are about to.
-	 * Of each two sides one writes first and then reads what the other has written
-	 * (seq_cst), so that one of them sees it:
+	 * How many work, and how many wait or are about to. Of each two sides one writes
+	 * first and then reads what the other has written (seq_cst), so that one of them
+	 * sees it:
 	 *
-	 *	goes to rest	awake--		reads busy	nobody would be left
-	 *	begins to work	busy++		reads awake	likewise
 	 *	waits		polling++	reads more	there is work already
 	 *	has more	more = true	reads polling	who could do it sleeps
-	 *
-	 * awake is changed under the lock.
 	 */
-	_Atomic uint32_t awake, busy, polling;
+	_Atomic uint32_t busy, polling;
 	_Atomic bool more;		/* faults were read that nobody has begun with */
 
 	struct hmm_lock lock;		/* RANK_ROSTER: all that follows */
-	struct roster_place places[ROSTER_PLACES];
 	struct watcher *watchers;	/* [nr] */
 	uint32_t nr;
-	bool ending;
+	uint64_t looks;
 };
 
-/* Of @nr handlers whose threads start later. -ENOMEM. */
-int roster_init(struct roster *roster, uint32_t nr);
+/*
+ * Of @nr handlers, 64 at most, whose threads start later. @blind: it cannot be told where
+ * a thread runs, and each fault wakes two. -ENOMEM, -EMFILE, -ENFILE.
+ */
+int roster_init(struct roster *roster, uint32_t nr, bool blind);
 void roster_destroy(struct roster *roster);
 
-/*
- * Around its thread's waiting for faults: returns when it may, which is perhaps much
- * later. True: there is work, do not wait.
- */
-bool roster_enter(struct roster *roster, struct watcher *watcher);
-void roster_leave(struct roster *roster);
+/* Faults of @fd are met from now on, and told by @ticket; and no more. -ENOMEM, -ENOSPC. */
+int roster_add(struct roster *roster, struct watched *watched, int fd, uint64_t ticket,
+	       uint32_t look_every);
+void roster_remove(struct roster *roster, struct watched *watched);
+
+/* By its thread, once. */
+void roster_begin(struct roster *roster, struct watcher *watcher);
+
+/* The tickets of what there is to do, @max at most, among them ROSTER_BELL. Blocks. */
+int roster_wait(struct roster *roster, struct watcher *watcher, uint64_t *tickets, int max,
+		bool *more);
+
+/* One of them is woken, or finds it when it waits next. */
+void roster_ring(struct roster *roster);
 
 /* Around work that may block. Any lock but the roster's may be held. */
-void roster_begin(struct roster *roster);
-void roster_end(struct roster *roster);
+void roster_work(struct roster *roster);
+void roster_done(struct roster *roster);
 
-/* Who works has read more than it begins with. True: those who wait have to be woken. */
-bool roster_more(struct roster *roster);
+/* Who works has read more than it begins with. */
+void roster_more(struct roster *roster);
 
-/* @watcher met @nr faults. True now and then: tell roster_seen() where they came from. */
-bool roster_met(const struct roster *roster, struct watcher *watcher, uint32_t nr);
-void roster_seen(struct roster *roster, uint32_t cpu);
+/* The CPU of who is first; ROSTER_ANYWHERE. */
+uint32_t roster_where(const struct roster *roster, const struct watched *watched);
 
-/* Nobody rests any more. */
-void roster_end_rest(struct roster *roster);
+/* @nr faults were met. True at every look_every-th: tell roster_seen() where they came from. */
+bool roster_met(const struct roster *roster, struct watched *watched, uint32_t nr);
+void roster_seen(struct roster *roster, struct watched *watched, uint32_t cpu);
 
 #endif

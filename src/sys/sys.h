@@ -191,7 +191,7 @@ int sys_vm_for_each_tcb(int pid, void (*fn)(uintptr_t addr, bool main, void *ctx
 
 int sys_vm_kill_thread(int pid, uint32_t tid, int sig);
 
-/* As sys_thread_cpu(), by /proc: where it runs or ran last. */
+/* By /proc: where a thread of @pid runs, or ran last. */
 int sys_vm_thread_cpu(int pid, uint32_t tid);
 
 /* What @to may have of memory, by its limits (setrlimit), is from now on what @from may. */
@@ -253,23 +253,18 @@ void sys_rest(uint32_t us);		/* less than a second; a signal ends it early */
 int sys_futex_wait_shared(_Atomic uint32_t *word, uint32_t expected, const struct timespec *timeout);
 int sys_futex_wake_shared(_Atomic uint32_t *word, int nr);
 uint32_t sys_gettid(void);
-/* The CPUs that a thread may run on, one bit each; as many as the kernel can have. */
-struct sys_cpu_set {
-	uint64_t words[128];
-};
-
-/* This thread. -EINVAL: that is none of its cpuset. */
-int sys_pin_to_cpu(unsigned int cpu);
-int sys_run_where(struct sys_cpu_set *out);
-int sys_run_on(const struct sys_cpu_set *set);
+/* A thread of ours. -EINVAL: that is none of its cpuset. */
+int sys_pin_to_cpu(uint32_t tid, unsigned int cpu);
 unsigned int sys_cpus(unsigned int *cpus, unsigned int max);	/* allowed; returns how many */
 
 /*
- * Where a thread of this process was when it last left the kernel, as its rseq area says:
- * opens no descriptor. -ENOSYS: libc keeps none; -ESRCH, -EFAULT: it has gone, or was made
- * without libc.
+ * Where a thread of this process was when it last left the kernel is in its rseq area:
+ * opens no descriptor. 0: libc keeps none, or there is no such thread. What is there may be
+ * gone, or be no CPU: -EFAULT.
  */
-int sys_thread_cpu(uint32_t tid);
+uintptr_t sys_thread_cpu_word(uint32_t tid);
+int sys_cpu_in(uintptr_t word);
+bool sys_word_is(uintptr_t word, uint32_t value);	/* false, too, where it cannot be read */
 bool sys_thread_is_ours(uint32_t tid);	/* a thread of this process */
 int sys_kill_thread(uint32_t tid, int sig, uintptr_t addr);	/* as a fault at addr would */
 uint64_t sys_now_ns(void);
@@ -325,7 +320,9 @@ int sys_poll2(int fd_a, int fd_b, int timeout_ms, bool *a, bool *b);	/* readable
 int sys_epoll_open(void);
 int sys_epoll_add(int epoll, int fd, uint64_t data);
 void sys_epoll_remove(int epoll, int fd);
-int sys_epoll_ready(int epoll, uint64_t *data, int max);	/* how many; never blocks */
+/* Of those that have it so, and are waited in, it wakes the first to have come. */
+int sys_epoll_add_exclusive(int epoll, int fd, uint64_t data);
+int sys_epoll_ready(int epoll, uint64_t *data, int max, int timeout_ms);	/* how many */
 int sys_epoll_wait(int epoll, uint64_t *data, int timeout_ms);	/* one of them; negative: for ever */
 void sys_close(int fd);
 void sys_write_stderr(const char *line);	/* with a newline, in one write */

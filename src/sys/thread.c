@@ -65,36 +65,27 @@ uint32_t sys_gettid(void)
 	return (uint32_t)syscall(SYS_gettid);
 }
 
-int sys_pin_to_cpu(unsigned int cpu)
+/* One bit for each CPU; as many as the kernel can have. */
+struct cpu_set {
+	uint64_t words[128];
+};
+
+int sys_pin_to_cpu(uint32_t tid, unsigned int cpu)
 {
-	struct sys_cpu_set set = { { 0 } };
+	struct cpu_set set = { { 0 } };
 
 	if (cpu >= ARRAY_SIZE(set.words) * 64)
 		return -EINVAL;
 	set.words[cpu / 64] = BIT(cpu % 64);
-	return sys_run_on(&set);
-}
-
-int sys_run_where(struct sys_cpu_set *out)
-{
-	long ret;
-
-	memset(out, 0, sizeof(*out));
-	ret = sys_ret(syscall(SYS_sched_getaffinity, 0, sizeof(*out), out));
-	return ret < 0 ? (int)ret : 0;
-}
-
-int sys_run_on(const struct sys_cpu_set *set)
-{
-	return (int)sys_ret(syscall(SYS_sched_setaffinity, 0, sizeof(*set), set));
+	return (int)sys_ret(syscall(SYS_sched_setaffinity, tid, sizeof(set), &set));
 }
 
 unsigned int sys_cpus(unsigned int *cpus, unsigned int max)
 {
-	struct sys_cpu_set set;
+	struct cpu_set set = { { 0 } };
 	unsigned int nr = 0;
 
-	if (sys_run_where(&set))
+	if (sys_ret(syscall(SYS_sched_getaffinity, 0, sizeof(set), &set)) < 0)
 		return 0;
 	for (unsigned int cpu = 0; cpu < ARRAY_SIZE(set.words) * 64 && nr < max; cpu++)
 		if (set.words[cpu / 64] & BIT(cpu % 64))
@@ -131,22 +122,29 @@ uintptr_t sys_own_rseq(void)
  * libc has a thread's robust list in its control block, the same way from the thread
  * pointer in each, and so from the list to the rseq area.
  */
-int sys_thread_cpu(uint32_t tid)
+uintptr_t sys_thread_cpu_word(uint32_t tid)
 {
 	uintptr_t mine = own_list_head(), area = sys_own_rseq(), its = 0;
-	int32_t cpu = -1;
 	size_t len;
-	int ret;
 
-	if (!mine || !area)
-		return -ENOSYS;
-	ret = (int)sys_ret(syscall(SYS_get_robust_list, tid, &its, &len));
-	if (ret)
-		return ret;
-	its += area + RSEQ_CPU_ID - mine;
-	if (sys_copy_from(&cpu, its, sizeof(cpu)) != (ssize_t)sizeof(cpu) || cpu < 0)
+	if (!mine || !area || syscall(SYS_get_robust_list, tid, &its, &len))
+		return 0;
+	return its + area + RSEQ_CPU_ID - mine;
+}
+
+int sys_cpu_in(uintptr_t word)
+{
+	int32_t cpu;
+
+	if (!word || sys_copy_from(&cpu, word, sizeof(cpu)) != (ssize_t)sizeof(cpu) || cpu < 0)
 		return -EFAULT;
 	return cpu;
+}
+
+/* The kernel compares it, and has nobody to wake. */
+bool sys_word_is(uintptr_t word, uint32_t value)
+{
+	return syscall(SYS_futex, word, FUTEX_CMP_REQUEUE_PRIVATE, 0, 0, word, value) == 0;
 }
 
 bool sys_thread_is_ours(uint32_t tid)
@@ -479,6 +477,13 @@ int sys_epoll_add(int epoll, int fd, uint64_t data)
 	return (int)sys_ret(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event));
 }
 
+int sys_epoll_add_exclusive(int epoll, int fd, uint64_t data)
+{
+	struct epoll_event event = { .events = EPOLLIN | EPOLLEXCLUSIVE, .data.u64 = data };
+
+	return (int)sys_ret(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event));
+}
+
 void sys_epoll_remove(int epoll, int fd)
 {
 	struct epoll_event unused;
@@ -499,10 +504,10 @@ int sys_epoll_wait(int epoll, uint64_t *data, int timeout_ms)
 	return nr == -EINTR ? 0 : nr;
 }
 
-int sys_epoll_ready(int epoll, uint64_t *data, int max)
+int sys_epoll_ready(int epoll, uint64_t *data, int max, int timeout_ms)
 {
 	struct epoll_event events[16];
-	int nr = (int)sys_ret(epoll_wait(epoll, events, max < 16 ? max : 16, 0));
+	int nr = (int)sys_ret(epoll_wait(epoll, events, max < 16 ? max : 16, timeout_ms));
 
 	for (int i = 0; i < nr; i++)
 		data[i] = events[i].data.u64;

@@ -330,6 +330,35 @@ static int child_no_descriptor_leaks(void *arg)
 /* Descriptors of an mm are closed with it. */
 child_test(no_descriptor_leaks)
 
+static int child_descriptors_run_out(void *arg)
+{
+	struct rlimit limit = { .rlim_max = RLIM_INFINITY };
+	struct hmm_mm *mm = NULL;
+	int first, ret = -EMFILE, last;
+
+	(void)arg;
+	check(!make(&mm, 0));
+	check(!hmm_mm_destroy(mm));
+	check(!getrlimit(RLIMIT_NOFILE, &limit));
+	first = dup(0);
+	close(first);
+	for (int more = 0; more < 32 && ret; more++) {
+		limit.rlim_cur = (rlim_t)(first + more);
+		check(!setrlimit(RLIMIT_NOFILE, &limit));
+		ret = make(&mm, 0);
+		check(!ret || ret == -EMFILE);
+		limit.rlim_cur = limit.rlim_max;
+		check(!setrlimit(RLIMIT_NOFILE, &limit));
+		check(!ret || (last = dup(0)) == first);
+		check(!ret || !close(last));
+	}
+	check(!ret);
+	check(!hmm_mm_destroy(mm));
+	return 0;
+}
+/* Whichever of an mm's descriptors is one too many: -EMFILE, and none of them stays. */
+child_test(descriptors_run_out)
+
 static int child_stats_check_their_size(void *arg)
 {
 	struct hmm_stats s = { 0 };
@@ -739,6 +768,7 @@ int main(void)
 		cmocka_unit_test(threads_go_on_while_mms_come_and_go),
 		cmocka_unit_test(trials_take_nothing_from_threads),
 		cmocka_unit_test(no_descriptor_leaks),
+		cmocka_unit_test(descriptors_run_out),
 		cmocka_unit_test(stats_check_their_size),
 		cmocka_unit_test(a_dead_device_takes_few_lines),
 		cmocka_unit_test(few_and_many_handlers),

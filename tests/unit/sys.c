@@ -646,10 +646,10 @@ static void cpus_can_be_pinned(void **state)
 	(void)state;
 	assert_int_equal(sched_getaffinity(0, sizeof(old), &old), 0);
 	assert_int_equal(nr, (unsigned int)CPU_COUNT(&old));
-	assert_int_equal(sys_pin_to_cpu(cpus[nr - 1]), 0);
+	assert_int_equal(sys_pin_to_cpu(0, cpus[nr - 1]), 0);
 	assert_int_equal(sched_getcpu(), cpus[nr - 1]);
 	assert_int_equal(sched_setaffinity(0, sizeof(old), &old), 0);
-	assert_true(sys_pin_to_cpu(1 << 20) < 0);
+	assert_true(sys_pin_to_cpu(0, 1 << 20) < 0);
 }
 
 /* ---------------------------------------------------------------- */

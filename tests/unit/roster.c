@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Who of the handlers is woken. The crew are threads that wait as handlers do, and stay at
+ * work until they are let go; the userfaultfd is an eventfd. How many CPUs there are, and
+ * who is pinned where, is the story's (--wrap, see meson.build).
+ */
+#include <dirent.h>
+#include <pthread.h>
+#include <sched.h>
+#include <semaphore.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "core/arena.h"
+#include "core/roster.h"
+
+#define TICKET		77u
+#define CREW_MAX	4u
+#define TEST_SECONDS	60
+
+unsigned int __wrap_sys_cpus(unsigned int *cpus, unsigned int max);
+int __wrap_sys_pin_to_cpu(uint32_t tid, unsigned int cpu);
+
+static unsigned int machine_cpus;
+static uint32_t pinned[64];		/* by CPU: the last thread that was; 0: none */
+
+unsigned int __wrap_sys_cpus(unsigned int *cpus, unsigned int max)
+{
+	unsigned int nr = machine_cpus < max ? machine_cpus : max;
+
+	for (unsigned int i = 0; i < nr; i++)
+		cpus[i] = i;
+	return nr;
+}
+
+int __wrap_sys_pin_to_cpu(uint32_t tid, unsigned int cpu)
+{
+	pinned[cpu] = tid;
+	return 0;
+}
+
+static struct roster roster;
+static struct watched watched;
+static int fault_fd;
+static _Atomic bool ending;
+
+static struct member {
+	struct watcher *watcher;
+	pthread_t thread;
+	sem_t go;
+	_Atomic uint32_t met, rung;
+	_Atomic bool waits;
+} crew[CREW_MAX];
+
+static void *member_main(void *arg)
+{
+	struct member *m = arg;
+
+	roster_begin(&roster, m->watcher);
+	for (;;) {
+		uint64_t tickets[4];
+		bool more;
+		int nr;
+
+		atomic_store(&m->waits, true);
+		nr = roster_wait(&roster, m->watcher, tickets, 4, &more);
+		atomic_store(&m->waits, false);
+		if (atomic_load(&ending)) {
+			roster_ring(&roster);
+			return NULL;
+		}
+		for (int i = 0; i < nr; i++) {
+			assert_true(tickets[i] == TICKET || tickets[i] == ROSTER_BELL);
+			atomic_fetch_add(tickets[i] == TICKET ? &m->met : &m->rung, 1);
+		}
+		sem_wait(&m->go);
+	}
+}
+
+/* In the kernel, where only an event wakes it. */
+static bool sleeps(const struct member *m)
+{
+	char path[64], state = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%u/stat", m->watcher->tid);
+	f = atomic_load(&m->waits) ? fopen(path, "r") : NULL;
+	if (!f)
+		return false;
+	if (fscanf(f, "%*d %*s %c", &state) != 1)
+		state = 0;
+	fclose(f);
+	return state == 'S' && atomic_load(&m->waits);
+}
+
+static void all_wait(void)
+{
+	for (uint32_t i = 0; i < roster.nr; i++)
+		while (!sleeps(&crew[i]))
+			sched_yield();
+}
+
+static void crew_begin(uint32_t nr, unsigned int cpus, bool blind)
+{
+	machine_cpus = cpus;
+	atomic_store(&ending, false);
+	for (unsigned int i = 0; i < 64; i++)
+		pinned[i] = 0;
+	assert_int_equal(roster_init(&roster, nr, blind), 0);
+	fault_fd = eventfd(0, EFD_NONBLOCK);
+	assert_int_equal(roster_add(&roster, &watched, fault_fd, TICKET, 2), 0);
+	for (uint32_t i = 0; i < nr; i++) {
+		crew[i] = (struct member){ .watcher = &roster.watchers[i] };
+		sem_init(&crew[i].go, 0, 0);
+		assert_int_equal(pthread_create(&crew[i].thread, NULL, member_main, &crew[i]), 0);
+	}
+	all_wait();
+}
+
+static void crew_end(void)
+{
+	uint32_t nr = roster.nr;
+
+	all_wait();
+	atomic_store(&ending, true);
+	roster_ring(&roster);
+	for (uint32_t i = 0; i < nr; i++)
+		pthread_join(crew[i].thread, NULL);
+	roster_remove(&roster, &watched);
+	roster_destroy(&roster);
+	close(fault_fd);
+}
+
+/* One bit for each who met something; waits until @nr have. */
+static uint32_t who_met(uint32_t nr)
+{
+	uint32_t who = 0, seen = 0;
+
+	while (seen < nr) {
+		sched_yield();
+		who = seen = 0;
+		for (uint32_t i = 0; i < roster.nr; i++)
+			if (atomic_load(&crew[i].met) || atomic_load(&crew[i].rung)) {
+				who |= 1u << i;
+				seen++;
+			}
+	}
+	return who;
+}
+
+static void fault(void)
+{
+	assert_int_equal(eventfd_write(fault_fd, 1), 0);
+}
+
+/* The work of those who met something is done. */
+static void done(void)
+{
+	eventfd_t unused;
+
+	(void)eventfd_read(fault_fd, &unused);
+	for (uint32_t i = 0; i < roster.nr; i++)
+		if (atomic_exchange(&crew[i].met, 0) | atomic_exchange(&crew[i].rung, 0))
+			sem_post(&crew[i].go);
+	all_wait();
+}
+
+/* A fault is met by one, the first; while that works the next is met by another. */
+static void one_is_woken_and_then_the_next(void **state)
+{
+	(void)state;
+	crew_begin(3, 3, false);
+	for (int round = 0; round < 20; round++) {
+		fault();
+		assert_int_equal(who_met(1), 1);
+		fault();
+		assert_int_equal(who_met(2), 3);
+		done();
+	}
+	crew_end();
+}
+
+/* Whoever runs where the faults come from is the first, and the others come after it. */
+static void who_is_near_is_woken(void **state)
+{
+	(void)state;
+	crew_begin(3, 3, false);
+	for (uint32_t i = 0; i < 3; i++)
+		assert_int_equal(pinned[i], roster.watchers[i].tid);
+	for (int round = 0; round < 20; round++) {
+		uint32_t cpu = (uint32_t)round * 2 % 3;
+
+		roster_seen(&roster, &watched, cpu);
+		fault();
+		assert_int_equal(who_met(1), 1u << cpu);
+		fault();
+		who_met(2);
+		done();
+	}
+	/* One that is nobody's: all stays as it is. */
+	roster_seen(&roster, &watched, 1);
+	roster_seen(&roster, &watched, 9);
+	fault();
+	assert_int_equal(who_met(1), 2);
+	done();
+	crew_end();
+}
+
+/* Where there are more CPUs than handlers, whoever was wanted last of all moves. */
+static void few_are_placed_where_they_are_wanted(void **state)
+{
+	static const struct { uint32_t cpu, who; } looks[] = {
+		{ 5, 0 }, { 6, 1 }, { 5, 0 }, { 7, 2 }, { 8, 1 }, { 5, 0 }, { 6, 2 }, { 8, 1 },
+	};
+
+	(void)state;
+	crew_begin(3, 40, false);
+	for (unsigned int cpu = 0; cpu < 40; cpu++)
+		assert_int_equal(pinned[cpu], 0);
+	for (size_t i = 0; i < sizeof(looks) / sizeof(looks[0]); i++) {
+		roster_seen(&roster, &watched, looks[i].cpu);
+		assert_int_equal(pinned[looks[i].cpu], roster.watchers[looks[i].who].tid);
+		fault();
+		assert_int_equal(who_met(1), 1u << looks[i].who);
+		done();
+	}
+	crew_end();
+}
+
+/* Where nobody can tell where a thread runs, two are woken: one of them may be near. */
+static void the_blind_wake_two(void **state)
+{
+	(void)state;
+	crew_begin(4, 4, true);
+	for (int round = 0; round < 20; round++) {
+		fault();
+		assert_int_equal(who_met(2), 3);
+		assert_false(roster_met(&roster, &watched, 100));
+		done();
+	}
+	crew_end();
+}
+
+/* A look is due at every second fault, as this story's userfaultfd was added. */
+static void looks_are_due_now_and_then(void **state)
+{
+	(void)state;
+	crew_begin(2, 2, false);
+	assert_false(roster_met(&roster, &watched, 1));
+	assert_true(roster_met(&roster, &watched, 1));
+	assert_false(roster_met(&roster, &watched, 1));
+	assert_true(roster_met(&roster, &watched, 5));
+	assert_false(roster_met(&roster, &watched, 1));
+	crew_end();
+}
+
+/* What is removed is met by nobody, and nobody joins its queue any more. */
+static void what_is_removed_stays_away(void **state)
+{
+	(void)state;
+	crew_begin(2, 2, false);
+	roster_remove(&roster, &watched);
+	roster_seen(&roster, &watched, 1);
+	fault();
+	roster_ring(&roster);
+	who_met(1);
+	assert_int_equal(crew[0].met + crew[1].met, 0);
+	assert_int_equal(crew[0].rung + crew[1].rung, 1);
+	done();
+	crew_end();
+}
+
+/*
+ * Faults that were read and not begun with are somebody's: one that sleeps is rung for, one
+ * that is about to wait finds it.
+ */
+static void what_was_read_is_begun_with(void **state)
+{
+	uint64_t tickets[4];
+	bool more = false;
+
+	(void)state;
+	crew_begin(2, 2, false);
+	fault();
+	assert_int_equal(who_met(1), 1);
+	roster_work(&roster);
+	roster_more(&roster);
+	assert_int_equal(who_met(2), 3);
+	assert_int_equal(crew[1].rung, 1);
+	roster_done(&roster);
+	/* Both are at work, and nobody is rung for. */
+	roster_more(&roster);
+	assert_int_equal(roster_wait(&roster, &roster.watchers[1], tickets, 4, &more) <= 1, 1);
+	assert_true(more);
+	done();
+	crew_end();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(one_is_woken_and_then_the_next),
+		cmocka_unit_test(who_is_near_is_woken),
+		cmocka_unit_test(few_are_placed_where_they_are_wanted),
+		cmocka_unit_test(the_blind_wake_two),
+		cmocka_unit_test(looks_are_due_now_and_then),
+		cmocka_unit_test(what_is_removed_stays_away),
+		cmocka_unit_test(what_was_read_is_begun_with),
+	};
+
+	alarm(TEST_SECONDS);
+	if (!process_get())
+		return 1;
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
