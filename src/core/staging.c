@@ -40,6 +40,22 @@ static uint32_t chunk_count(const struct chunk *c, uint32_t first, uint32_t nr)
 	return count;
 }
 
+/*
+ * Empty, and one mapping, as MOVE wants it. As what it was before it may be two, for good: a
+ * stack's guard and the rest of it merge with their neighbours, and no more with each other
+ * once these have pages of different ancestry (the kernel's is_mergeable_anon_vma()).
+ */
+static int chunk_map(void *p)
+{
+	int ret = sys_map_fixed(p, chunk_bytes(), PROT_READ | PROT_WRITE);
+
+	if (!ret)
+		ret = sys_madvise(p, chunk_bytes(), MADV_DONTFORK);
+	if (!ret)
+		sys_madvise(p, chunk_bytes(), MADV_NOHUGEPAGE);
+	return ret;
+}
+
 static void chunk_unregister(struct staging *s, struct chunk *c)
 {
 	if (c->registered)
@@ -56,11 +72,8 @@ static void chunk_clear(struct staging *s, struct chunk *c)
 	bool used = c->nr_present || c->has_table;
 
 	chunk_unregister(s, c);
-	if (c->remapped || (used && sys_madvise((void *)c->addr, chunk_bytes(), MADV_DONTNEED))) {
-		sys_map_fixed((void *)c->addr, chunk_bytes(), PROT_READ | PROT_WRITE);
-		sys_madvise((void *)c->addr, chunk_bytes(), MADV_DONTFORK);
-		sys_madvise((void *)c->addr, chunk_bytes(), MADV_NOHUGEPAGE);
-	}
+	if (c->remapped || (used && sys_madvise((void *)c->addr, chunk_bytes(), MADV_DONTNEED)))
+		chunk_map((void *)c->addr);
 	memset(c->present, 0, sizeof(c->present));
 	c->nr_present = 0;
 	c->remapped = c->huge = c->has_table = false;
@@ -101,11 +114,11 @@ static struct chunk *chunk_make(struct staging *s)
 
 	if (s->nr == s->max || arena_chunks_get(1, &p))
 		return NULL;
-	if (sys_mprotect(p, chunk_bytes(), PROT_READ | PROT_WRITE)) {
+	if (chunk_map(p)) {
+		sys_mprotect(p, chunk_bytes(), PROT_NONE);
 		arena_chunks_put(p, 1);
 		return NULL;
 	}
-	sys_madvise(p, chunk_bytes(), MADV_NOHUGEPAGE);
 	memset(c, 0, sizeof(*c));
 	c->addr = (uintptr_t)p;
 	c->in_use = true;
