@@ -69,7 +69,7 @@ static int file;
 static unsigned char *place;	/* a border of 2 MiB is in its middle */
 static unsigned int step;
 static uint64_t random_state;
-static unsigned char buffer[MOST * 65536];
+static unsigned char buffer[MOST * PAGE_MOST];
 
 static uint64_t next_random(void)
 {

@@ -22,7 +22,7 @@
 #define PM_PRESENT	(1ULL << 63)
 #define PM_SWAPPED	(1ULL << 62)
 
-static unsigned char buffer[2 * 512 * 4096];
+static unsigned char buffer[2 * 512 * PAGE_MOST];
 
 static void to_device(int fd, void *p, size_t npages)
 {

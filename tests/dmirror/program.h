@@ -19,6 +19,7 @@
 
 #define RW	(PROT_READ | PROT_WRITE)
 #define HUGE	((size_t)2 << 20)
+#define PAGE_MOST	65536	/* bytes: of any kernel's page */
 #define EXIT_SKIP	77
 
 extern size_t page;

@@ -12,7 +12,7 @@
 
 #define NR	16
 
-static unsigned char buffer[4 * 512 * 4096];
+static unsigned char buffer[4 * 512 * PAGE_MOST];
 
 /* Refused before the request is looked at, in this order; RELEASE too, and unknown ones. */
 static void entry_checks(void **state)
