@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: MIT */
+#define _GNU_SOURCE
 #include "reader.h"
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "device.h"
@@ -13,10 +16,26 @@
 #define ANSWERS		16u	/* taken in at once */
 #define SPINS		64u	/* for the rest of an answer: it is on its way */
 
+#define AWAKE_NS	60000u	/* how long for an answer, since the last */
+#define OUSTED_NS	20000u	/* somebody else has had the CPU */
+#define STINT_NS	1000000u	/* then it looks for lanes that have stalled */
+#define KEEN_MOST	8
+#define KEEN_LOSS	4
+#define REST_LEAST	32
+#define REST_MOST	4096
+
 /* An answer to a request of before is not one to this. */
 static uint64_t cookie_of(const struct nbd_asking *a, uint32_t slot)
 {
 	return (uint64_t)a->nr_of[slot] << 32 | slot;
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
 /* ---------------------------------------------------------------- asking */
@@ -42,6 +61,29 @@ static bool ask(struct nbd_device *dev, struct nbd_asking *a, uint32_t slot, uin
 	return sent;
 }
 
+/* It may go to sleep just now: then the answer wakes it. */
+static void rouse(struct nbd_reader *r)
+{
+	if (atomic_load(&r->sleeps) && atomic_exchange(&r->sleeps, false))
+		eventfd_write(r->wake_fd, 1);
+}
+
+/* Two in a row: askers on several CPUs do not send it back and forth. */
+static void follow(struct nbd_reader *r)
+{
+	const int cpu = sched_getcpu(), tid = atomic_load_explicit(&r->tid, memory_order_relaxed);
+	cpu_set_t set;
+
+	if (cpu < 0 || !tid || cpu == atomic_load_explicit(&r->cpu, memory_order_relaxed))
+		return;
+	if (atomic_exchange_explicit(&r->asker, cpu, memory_order_relaxed) != cpu)
+		return;
+	CPU_ZERO(&set);
+	CPU_SET(cpu, &set);
+	if (!sched_setaffinity(tid, sizeof(set), &set))
+		atomic_store_explicit(&r->cpu, cpu, memory_order_relaxed);
+}
+
 bool nbd_reader_ask(struct nbd_device *dev, uint32_t slot, uint64_t index)
 {
 	const struct nbd_channel *ch = &dev->channel;
@@ -50,12 +92,15 @@ bool nbd_reader_ask(struct nbd_device *dev, uint32_t slot, uint64_t index)
 					 ch->page);
 	uint32_t mirror = dev->lanes.mirror;
 
+	follow(&dev->reader);
 	for (uint32_t i = 0; i < mirror; i++) {
 		uint32_t turn = link_turn_of(chunk, ch->nr_groups, mirror, i);
 		uint32_t server = link_server_of(chunk, ch->nr_groups, mirror, turn);
 
-		if (ask(dev, &dev->reader.asking[server], slot, offset))
+		if (ask(dev, &dev->reader.asking[server], slot, offset)) {
+			rouse(&dev->reader);
 			return true;
+		}
 	}
 	return false;
 }
@@ -178,6 +223,75 @@ static bool stalled(const struct nbd_device *dev, struct nbd_asking *a)
 	return late;
 }
 
+static uint32_t nr_asked(struct nbd_asking *a)
+{
+	uint64_t asked;
+
+	pthread_mutex_lock(&a->lock);
+	asked = a->asked;
+	pthread_mutex_unlock(&a->lock);
+	return (uint32_t)__builtin_popcountll(asked);
+}
+
+/* What has come by now. How much is still to come? */
+static uint32_t take_all(struct nbd_device *dev)
+{
+	uint32_t left = 0;
+
+	for (uint32_t s = 0; s < dev->lanes.nr_servers; s++) {
+		struct nbd_asking *a = &dev->reader.asking[s];
+
+		if (nr_asked(a) && !receive(dev, s))
+			drop(dev, s);
+		left += nr_asked(a);
+	}
+	return left;
+}
+
+/* It was of use to be awake. */
+static void grow_keen(struct nbd_reader *r)
+{
+	if (r->keen < KEEN_MOST)
+		r->keen++;
+	else
+		r->rest = REST_LEAST;
+}
+
+/* It was of none. @at_once, or when that goes on: sleeps, each time for twice as many answers. */
+static void tire(struct nbd_reader *r, bool at_once)
+{
+	r->keen -= KEEN_LOSS;
+	if (r->keen >= 0 && !at_once)
+		return;
+	r->keen = -r->rest;
+	r->rest = r->rest * 2 < REST_MOST ? r->rest * 2 : REST_MOST;
+}
+
+/* Until nothing is to come, or that takes too long. */
+static void stay_awake(struct nbd_device *dev)
+{
+	const uint64_t begun = now_ns();
+	uint64_t now = begun, came = begun, before;
+	uint32_t left = take_all(dev), was;
+
+	if (!left)
+		return;
+	while (left && now - begun < STINT_NS) {
+		sched_yield();
+		was = left;
+		left = take_all(dev);
+		before = now;
+		now = now_ns();
+		if (left != was)
+			came = now;
+		if (left && (now - before > OUSTED_NS || now - came > AWAKE_NS)) {
+			tire(&dev->reader, now - before > OUSTED_NS);
+			return;
+		}
+	}
+	grow_keen(&dev->reader);
+}
+
 static uint32_t poll_fill(struct nbd_reader *r, uint32_t nr_servers, struct pollfd *fds)
 {
 	fds[0] = (struct pollfd){ .fd = r->wake_fd, .events = POLLIN };
@@ -198,13 +312,20 @@ static void *reader_main(void *arg)
 	uint32_t nr = dev->lanes.nr_servers;
 	struct pollfd fds[1 + LINK_SERVERS];
 
+	atomic_store_explicit(&r->tid, gettid(), memory_order_relaxed);
 	while (!atomic_load(&r->stopping)) {
 		for (uint32_t s = 0; s < nr; s++)
 			if (stalled(dev, &r->asking[s]))
 				drop(dev, s);
-		/* Nobody tells us when something is asked for. */
+		if (r->keen >= 0)
+			stay_awake(dev);
+		else
+			r->keen++;
+		atomic_store(&r->sleeps, r->keen >= 0);
+		/* Whoever asks for something tells the keen, and nobody else. */
 		if (poll(fds, poll_fill(r, nr, fds), (int)dev->lanes.stall_ms / 4) <= 0)
 			continue;
+		atomic_store(&r->sleeps, false);
 		if (fds[0].revents) {
 			eventfd_t count;
 
@@ -236,6 +357,8 @@ int nbd_reader_start(struct nbd_device *dev)
 	struct nbd_reader *r = &dev->reader;
 	int ret = 0;
 
+	r->cpu = r->asker = -1;
+	r->rest = REST_LEAST;
 	r->room = ANSWERS * (LANE_REPLY + dev->channel.page);
 	for (uint32_t s = 0; s < LINK_SERVERS; s++) {
 		pthread_mutex_init(&r->asking[s].lock, NULL);

@@ -3,6 +3,10 @@
  * Pages alone, read over lanes: whoever serves the fault sends the request, and one
  * thread takes in the answers and ends the faults. Many are under way at once.
  *
+ * It runs where was asked from, which is where the program waits. That CPU is idle else, so
+ * where answers come soon the thread waits for them awake: one that sleeps comes late, by 50 us
+ * where idle CPUs halt (docs/design/0022). Where they do not, or others want the CPU, it sleeps.
+ *
  * A single slot whose read is on a lane has its bit in that lane's `asked`, which whoever
  * clears it answers for: with the bytes, or by handing the read to the link.
  */
@@ -36,6 +40,11 @@ struct nbd_reader {
 	struct hmm_safe_thread *thread;
 	int wake_fd;
 	_Atomic bool stopping;
+	_Atomic int tid;	/* the thread's; 0: it has not begun */
+	_Atomic int cpu, asker;	/* where it runs, and where was asked from last; -1: anywhere */
+	_Atomic bool sleeps;	/* and is to be woken when something is asked for */
+	int32_t keen;		/* the thread's: negative: sleeps, for that many answers */
+	int32_t rest;		/* likewise: for how many the next time */
 	size_t room;		/* of each bytes[] */
 	struct nbd_asking asking[LINK_SERVERS];
 };
