@@ -656,8 +656,9 @@ static void op_migrate_by_hand(struct world *w)
 static void op_exclusive(struct world *w)
 {
 	void *contents[EXCLUSIVE_PAGES] = { NULL };
+	uint8_t places[EXCLUSIVE_PAGES];
 	size_t page, nr, i, got = 0;
-	int64_t ret;
+	int64_t ret, taken = 0;
 
 	pick(w, &page, &nr);
 	if (nr > EXCLUSIVE_PAGES)
@@ -684,8 +685,14 @@ static void op_exclusive(struct world *w)
 	must(w, (int64_t)got == ret, "exclusive pages had", page);
 	if (stress_one_in(&w->rng, 2))
 		return;
+	/* One that was taken before and has been made read-only since is not had again, but ends too. */
+	must(w, hmm_residency(mm, address(w, page), address(w, page + nr), places) == 0,
+	     "residency", page);
+	for (i = 0; i < nr; i++)
+		taken += places[i] == HMM_PLACE_EXCLUSIVE;
 	ret = hmm_exclusive_end(mm, address(w, page), address(w, page + nr));
-	must(w, ret >= 0 && (!w->alone || ret == (int64_t)got), "hmm_exclusive_end", page);
+	must(w, ret >= 0 && (!w->alone || (ret == taken && taken >= (int64_t)got)),
+	     "hmm_exclusive_end", page);
 }
 
 static void op_exclusive_write(struct world *w)
