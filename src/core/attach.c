@@ -58,6 +58,7 @@ struct hmm_mm *remote_make(struct family *family, int uffd, uint64_t features, h
 	mm->can_poison = sys_cap(CAP_POISON);
 	mm->fork_gate = 1;
 	lock_init(&mm->lock, RANK_MM);
+	roster_watched_init(&mm->watched, LOOK_EVERY_REMOTE);
 	mm->alive = MM_ALIVE;
 	return mm;
 }

@@ -7,10 +7,6 @@
 #include "core/mm.h"
 #include "core/trace.h"
 
-/* Faults. A look takes a quarter of a microsecond here, and some 10 in another process. */
-#define LOOK_EVERY		1u
-#define LOOK_EVERY_REMOTE	32u
-
 #define SLOTS_BYTES	(FAMILY_MMS * sizeof(struct mm_slot))
 
 static void close_files(struct family *f)
@@ -106,8 +102,7 @@ int family_add(struct family *f, struct hmm_mm *mm)
 	ret = slot_take(f, mm);
 	lock_release(&f->lock);
 	if (!ret)
-		ret = roster_add(&f->roster, &mm->watched, mm->uffd, mm_ticket(mm),
-				 mm->remote ? LOOK_EVERY_REMOTE : LOOK_EVERY);
+		ret = roster_add(&f->roster, &mm->watched, mm->uffd, mm_ticket(mm));
 	if (ret)
 		family_remove(f, mm);
 	return ret;

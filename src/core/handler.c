@@ -166,8 +166,10 @@ static int faulter_cpu(struct handler_thread *h, struct hmm_mm *mm)
 	if (mm->remote)
 		return mm->ops->thread_cpu(mm, h->tid);
 	if (h->cpu_word &&
-	    sys_word_is(h->cpu_word, roster_where(&h->family->roster, &mm->watched)))
+	    sys_word_is(h->cpu_word, roster_where(&h->family->roster, &mm->watched))) {
+		roster_near(&mm->watched);
 		return -EALREADY;
+	}
 	h->cpu_word = sys_thread_cpu_word(h->tid);
 	return sys_cpu_in(h->cpu_word);
 }
@@ -177,8 +179,8 @@ static void look(struct handler_thread *h, struct hmm_mm *mm, uint32_t tid)
 {
 	int cpu = is_stranger(h, tid) ? -EALREADY : faulter_cpu(h, mm);
 
-	if (cpu >= 0)
-		roster_seen(&h->family->roster, &mm->watched, (uint32_t)cpu);
+	if (cpu >= 0 && !roster_seen(&h->family->roster, &mm->watched, (uint32_t)cpu))
+		handlers_kick(mm);
 }
 
 static void serve(struct handler_thread *h, struct hmm_mm *mm)
@@ -217,7 +219,22 @@ static void serve_ready(struct handler_thread *h, uint64_t ticket)
 	mm_put(mm);
 }
 
-/* Those whose rings others have filled. */
+static bool any_kicked(struct family *f, uint32_t from)
+{
+	bool kicked = false;
+
+	for (uint32_t i = from; i < f->nr_slots && !kicked; i++) {
+		struct hmm_mm *mm = family_get(f, i);
+
+		if (!mm)
+			continue;
+		kicked = atomic_load_explicit(&mm->kicked, memory_order_relaxed);
+		mm_put(mm);
+	}
+	return kicked;
+}
+
+/* Those whose rings others have filled; of several, each by whoever is free. */
 static void serve_kicked(struct handler_thread *h)
 {
 	struct family *f = h->family;
@@ -227,10 +244,27 @@ static void serve_kicked(struct handler_thread *h)
 
 		if (!mm)
 			continue;
-		if (atomic_exchange_explicit(&mm->kicked, false, memory_order_acquire))
+		if (atomic_exchange_explicit(&mm->kicked, false, memory_order_acquire)) {
+			if (any_kicked(f, i + 1))
+				roster_ring(&f->roster);
 			serve(h, mm);
+		}
 		mm_put(mm);
 	}
+}
+
+/* Takes the bell out of the tickets; how many are left. */
+static int take_bell(uint64_t *tickets, int nr, bool *rung)
+{
+	int left = 0;
+
+	for (int i = 0; i < nr; i++) {
+		if (tickets[i] == ROSTER_BELL)
+			*rung = true;
+		else
+			tickets[left++] = tickets[i];
+	}
+	return left;
 }
 
 static void *handler_main(void *arg)
@@ -243,7 +277,7 @@ static void *handler_main(void *arg)
 	for (;;) {
 		uint64_t tickets[READY_MAX];
 		bool kicked = false;
-		int nr = roster_wait(&f->roster, h->watcher, tickets, READY_MAX, &kicked);
+		int others, nr = roster_wait(&f->roster, h->watcher, tickets, READY_MAX, &kicked);
 
 		/* acquire: pairs with handlers_stop() */
 		if (atomic_load_explicit(&f->stopping, memory_order_acquire)) {
@@ -256,14 +290,14 @@ static void *handler_main(void *arg)
 		}
 		/* No lock is held: what is under way elsewhere goes on. */
 		family_await(f);
-		for (int i = 0; i < nr; i++) {
-			if (tickets[i] == ROSTER_BELL)
-				kicked = true;
-			else
-				serve_ready(h, tickets[i]);
-		}
-		if (kicked)
+		others = take_bell(tickets, nr, &kicked);
+		/* One thing at a time, where somebody is free for the other. */
+		if (kicked && others)
+			roster_ring(&f->roster);
+		else if (kicked)
 			serve_kicked(h);
+		for (int i = 0; i < others; i++)
+			serve_ready(h, tickets[i]);
 	}
 }
 

@@ -645,6 +645,7 @@ static void fill_in(struct hmm_mm *mm, const struct hmm_mm_opts *opts, struct pr
 	mm->can_remap = sys_cap(CAP_DONTUNMAP);
 	mm->can_poison = sys_cap(CAP_POISON);
 	lock_init(&mm->lock, RANK_MM);
+	roster_watched_init(&mm->watched, LOOK_EVERY);
 }
 
 int mm_tables_init(struct hmm_mm *mm)

@@ -31,6 +31,10 @@
 #include "core/notifier.h"
 
 #define HANDLERS_MAX	8u
+
+/* Faults. A look takes a quarter of a microsecond here, and some 10 in another process. */
+#define LOOK_EVERY		1u
+#define LOOK_EVERY_REMOTE	32u
 #define FAULT_RING	1024u		/* faults read and not yet served; a power of two */
 #define EXCLUSIVE_MAX	8192u		/* exclusive pages of an mm */
 #define VMA_CACHE	32u		/* more than mapping_run() looks at */
@@ -153,7 +157,7 @@ struct hmm_mm {
 	size_t page;			/* bytes */
 	_Atomic uint32_t refs;		/* futex: threads that use it, see family.h */
 	_Atomic bool kicked;		/* its ring was filled by another than a handler */
-	struct watched watched;		/* its userfaultfd; under the roster's lock */
+	struct watched watched;		/* its userfaultfd, as the roster has it */
 
 	struct hmm_lock lock;		/* RANK_MM: all that follows */
 	uint64_t lock_drops;		/* times the lock was dropped inside an operation */

@@ -2,6 +2,7 @@
 #include "core/roster.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "core/arena.h"
 
@@ -12,13 +13,22 @@ static uint32_t where(const struct watcher *watcher)
 	return atomic_load_explicit(&watcher->cpu, memory_order_relaxed);
 }
 
+/* How many an epoll may hold in all is the user's limit, which is no more than memory. */
+static int add(int wait_fd, int fd, uint64_t ticket, bool exclusive)
+{
+	int ret = exclusive ? sys_epoll_add_exclusive(wait_fd, fd, ticket) :
+			      sys_epoll_add(wait_fd, fd, ticket);
+
+	return ret == -ENOSPC ? -ENOMEM : ret;
+}
+
 /* Where there is one for each CPU, it stays there. */
 static void place_all(struct roster *roster)
 {
 	unsigned int cpus[CPUS_MAX];
 	unsigned int nr_cpus = sys_cpus(cpus, CPUS_MAX);
 
-	roster->all = nr_cpus <= roster->nr;
+	roster->all = nr_cpus && nr_cpus <= roster->nr;
 	for (uint32_t i = 0; roster->all && i < nr_cpus; i++)
 		atomic_init(&roster->watchers[i].cpu, cpus[i]);
 }
@@ -27,6 +37,7 @@ int roster_init(struct roster *roster, uint32_t nr, bool blind)
 {
 	int ret;
 
+	memset(roster, 0, sizeof(*roster));
 	roster->watchers = arena_alloc(nr * sizeof(*roster->watchers));
 	if (!roster->watchers)
 		return -ENOMEM;
@@ -41,7 +52,7 @@ int roster_init(struct roster *roster, uint32_t nr, bool blind)
 		int fd = sys_epoll_open();
 
 		roster->watchers[i].wait_fd = fd;
-		ret = fd < 0 ? fd : sys_epoll_add_exclusive(fd, roster->bell_fd, ROSTER_BELL);
+		ret = fd < 0 ? fd : add(fd, roster->bell_fd, ROSTER_BELL, true);
 	}
 	if (ret) {
 		roster_destroy(roster);
@@ -65,20 +76,24 @@ void roster_destroy(struct roster *roster)
 /* Behind those that are there; or before them all, and not in one's stead. Lock held. */
 static int join(const struct roster *roster, const struct watched *watched, uint32_t i)
 {
-	const int wait_fd = roster->watchers[i].wait_fd;
-
-	if (roster->blind && i == 0)
-		return sys_epoll_add(wait_fd, watched->fd, watched->ticket);
-	return sys_epoll_add_exclusive(wait_fd, watched->fd, watched->ticket);
+	return add(roster->watchers[i].wait_fd, watched->fd, watched->ticket,
+		   !roster->blind || i > 0);
 }
 
-int roster_add(struct roster *roster, struct watched *watched, int fd, uint64_t ticket,
-	       uint32_t look_every)
+void roster_watched_init(struct watched *watched, uint32_t look_every)
+{
+	memset(watched, 0, sizeof(*watched));
+	watched->look_every = look_every;
+	watched->fd = -1;
+}
+
+int roster_add(struct roster *roster, struct watched *watched, int fd, uint64_t ticket)
 {
 	int ret = 0;
 
 	lock_acquire(&roster->lock);
-	*watched = (struct watched){ .fd = fd, .ticket = ticket, .look_every = look_every };
+	watched->fd = fd;
+	watched->ticket = ticket;
 	for (uint32_t i = 0; i < roster->nr && !ret; i++)
 		ret = join(roster, watched, i);
 	lock_release(&roster->lock);
@@ -129,6 +144,9 @@ void roster_ring(struct roster *roster)
 void roster_work(struct roster *roster)
 {
 	atomic_fetch_add(&roster->busy, 1);
+	/* Who has more may have taken us for one that comes to do it. */
+	if (atomic_load(&roster->more))
+		roster_more(roster);
 }
 
 void roster_done(struct roster *roster)
@@ -143,7 +161,7 @@ void roster_more(struct roster *roster)
 	atomic_store(&roster->more, true);
 	busy = atomic_load(&roster->busy);
 	polling = atomic_load(&roster->polling);
-	/* Else somebody is on the way to wait, and finds it. */
+	/* Else somebody is on the way to wait, or to work, and finds it. */
 	if (polling && busy + polling >= roster->nr)
 		roster_ring(roster);
 }
@@ -186,32 +204,63 @@ static struct watcher *watcher_at(struct roster *roster, uint32_t cpu)
 }
 
 /*
- * The others leave the queue and join it behind @first. Whoever cannot join again, for want
- * of the kernel's memory, meets no more of these faults: @first does. Lock held.
+ * The others leave the queue and join it behind @first. Whoever cannot, for want of the kernel's
+ * memory, meets no more of these faults; and may have been woken for one that it does not
+ * find any more: false. Lock held.
  */
-static void put_first(const struct roster *roster, struct watched *watched, uint32_t first)
+static bool put_first(const struct roster *roster, struct watched *watched, uint32_t first)
 {
+	int ret = join(roster, watched, first);
+	bool all = true;
+
+	if (ret && ret != -EEXIST)
+		return true;	/* as it was */
 	for (uint32_t i = 0; i < roster->nr; i++) {
 		if (i == first)
 			continue;
 		sys_epoll_remove(roster->watchers[i].wait_fd, watched->fd);
-		(void)join(roster, watched, i);
+		all &= !join(roster, watched, i);
 	}
 	atomic_store_explicit(&watched->first, first, memory_order_relaxed);
+	return all;
 }
 
-void roster_seen(struct roster *roster, struct watched *watched, uint32_t cpu)
+void roster_near(struct watched *watched)
 {
-	struct watcher *watcher;
+	if (atomic_load_explicit(&watched->doubts, memory_order_relaxed))
+		atomic_store_explicit(&watched->doubts, 0, memory_order_relaxed);
+}
+
+/*
+ * Where it takes long to turn the queue, since many are in it, it has to be worth it: threads that
+ * fault at once, here and there, would have it turned all the time. Lock held.
+ */
+static bool doubted_enough(const struct roster *roster, struct watched *watched, uint32_t cpu)
+{
+	uint32_t doubts = atomic_load_explicit(&watched->doubts, memory_order_relaxed);
+
+	doubts = watched->better == cpu ? doubts + 1 : 1;
+	watched->better = cpu;
+	if (doubts > roster->nr / 8)
+		doubts = 0;
+	atomic_store_explicit(&watched->doubts, doubts, memory_order_relaxed);
+	return !doubts;
+}
+
+bool roster_seen(struct roster *roster, struct watched *watched, uint32_t cpu)
+{
+	struct watcher *watcher = NULL;
+	bool all = true;
 
 	lock_acquire(&roster->lock);
-	watcher = watched->fd >= 0 ? watcher_at(roster, cpu) : NULL;
+	if (watched->fd >= 0 && roster_where(roster, watched) == cpu)
+		roster_near(watched);
+	else if (watched->fd >= 0 && doubted_enough(roster, watched, cpu))
+		watcher = watcher_at(roster, cpu);
 	if (watcher) {
-		uint32_t first = (uint32_t)(watcher - roster->watchers);
-
 		watcher->met = ++roster->looks;
-		if (first != atomic_load_explicit(&watched->first, memory_order_relaxed))
-			put_first(roster, watched, first);
+		all = put_first(roster, watched, (uint32_t)(watcher - roster->watchers));
 	}
 	lock_release(&roster->lock);
+	return all;
 }

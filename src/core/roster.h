@@ -36,11 +36,14 @@ struct watcher {
 
 /* A userfaultfd that they wait for. */
 struct watched {
-	int fd;				/* negative: no more; written under the roster's lock */
-	uint64_t ticket;		/* immutable, as the next */
-	uint32_t look_every;		/* faults */
-	_Atomic uint32_t first;		/* of the watchers; likewise */
+	uint32_t look_every;		/* faults; immutable */
 	_Atomic uint32_t served;	/* since the last look */
+	_Atomic uint32_t first;		/* of the watchers; written under the roster's lock */
+	_Atomic uint32_t doubts;	/* how often in a row it was seen to be better ... */
+	/* under the roster's lock */
+	uint32_t better;		/* ... that who is on this CPU were first */
+	int fd;				/* negative: not yet, or no more */
+	uint64_t ticket;
 };
 
 struct roster {
@@ -54,7 +57,8 @@ struct roster {
 	 * sees it:
 	 *
 	 *	waits		polling++	reads more	there is work already
-	 *	has more	more = true	reads polling	who could do it sleeps
+	 *	begins to work	busy++		reads more	it will not do that other
+	 *	has more	more = true	reads both	who could do it sleeps
 	 */
 	_Atomic uint32_t busy, polling;
 	_Atomic bool more;		/* faults were read that nobody has begun with */
@@ -72,9 +76,11 @@ struct roster {
 int roster_init(struct roster *roster, uint32_t nr, bool blind);
 void roster_destroy(struct roster *roster);
 
-/* Faults of @fd are met from now on, and told by @ticket; and no more. -ENOMEM, -ENOSPC. */
-int roster_add(struct roster *roster, struct watched *watched, int fd, uint64_t ticket,
-	       uint32_t look_every);
+/* Of an mm that can be found, but is not yet added. */
+void roster_watched_init(struct watched *watched, uint32_t look_every);
+
+/* Faults of @fd are met from now on, and told by @ticket; and no more. -ENOMEM. */
+int roster_add(struct roster *roster, struct watched *watched, int fd, uint64_t ticket);
 void roster_remove(struct roster *roster, struct watched *watched);
 
 /* By its thread, once. */
@@ -97,8 +103,12 @@ void roster_more(struct roster *roster);
 /* The CPU of who is first; ROSTER_ANYWHERE. */
 uint32_t roster_where(const struct roster *roster, const struct watched *watched);
 
-/* @nr faults were met. True at every look_every-th: tell roster_seen() where they came from. */
+/*
+ * @nr faults were met. True at every look_every-th: tell where they came from, roster_near()
+ * that it was where the first is. False of roster_seen(): somebody may have missed a fault.
+ */
 bool roster_met(const struct roster *roster, struct watched *watched, uint32_t nr);
-void roster_seen(struct roster *roster, struct watched *watched, uint32_t cpu);
+void roster_near(struct watched *watched);
+bool roster_seen(struct roster *roster, struct watched *watched, uint32_t cpu);
 
 #endif

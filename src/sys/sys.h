@@ -264,7 +264,8 @@ unsigned int sys_cpus(unsigned int *cpus, unsigned int max);	/* allowed; returns
  */
 uintptr_t sys_thread_cpu_word(uint32_t tid);
 int sys_cpu_in(uintptr_t word);
-bool sys_word_is(uintptr_t word, uint32_t value);	/* false, too, where it cannot be read */
+/* False, too, where it cannot be read. May fault where something else is mapped there by now. */
+bool sys_word_is(uintptr_t word, uint32_t value);
 bool sys_thread_is_ours(uint32_t tid);	/* a thread of this process */
 int sys_kill_thread(uint32_t tid, int sig, uintptr_t addr);	/* as a fault at addr would */
 uint64_t sys_now_ns(void);

@@ -49,6 +49,24 @@ static void daemon_goes_on(void **state)
 	same_as_plain(guest, "daemonise");
 }
 
+/* What was closed when it started is closed in the program, and nothing of ours is there. */
+static void closed_descriptors_stay_closed(void **state)
+{
+	static const char *const closed[] = { "<&-", "2>&-", "<&- 2>&-" };
+	char command[512];
+	struct spawned run;
+
+	(void)state;
+	for (size_t i = 0; i < 3; i++) {
+		snprintf(command, sizeof(command),
+			 "'%s' run -- sh -c 'for i in 0 1 2; do [ -e /proc/$$/fd/$i ] || echo $i; done' %s",
+			 uhmm, closed[i]);
+		spawn_run(&run, "sh", "-c", command, NULL);
+		assert_int_equal(run.status, 0);
+		assert_string_equal(run.said, i == 0 ? "0\n" : i == 1 ? "2\n" : "0\n2\n");
+	}
+}
+
 /* A program may filter its own calls. */
 static void sandbox_holds(void **state)
 {
@@ -285,6 +303,7 @@ int main(void)
 		cmocka_unit_test(program_sees_nothing),
 		cmocka_unit_test(program_lives_as_ever),
 		cmocka_unit_test(daemon_goes_on),
+		cmocka_unit_test(closed_descriptors_stay_closed),
 		cmocka_unit_test(sandbox_holds),
 		cmocka_unit_test(few_descriptors_are_enough),
 		cmocka_unit_test(static_program_sees_nothing),

@@ -4,7 +4,7 @@
  * work until they are let go; the userfaultfd is an eventfd. How many CPUs there are, and
  * who is pinned where, is the story's (--wrap, see meson.build).
  */
-#include <dirent.h>
+#include <errno.h>
 #include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
@@ -26,11 +26,15 @@
 #define CREW_MAX	4u
 #define TEST_SECONDS	60
 
+int __real_sys_epoll_add_exclusive(int epoll, int fd, uint64_t data);
+
+int __wrap_sys_epoll_add_exclusive(int epoll, int fd, uint64_t data);
 unsigned int __wrap_sys_cpus(unsigned int *cpus, unsigned int max);
 int __wrap_sys_pin_to_cpu(uint32_t tid, unsigned int cpu);
 
 static unsigned int machine_cpus;
 static uint32_t pinned[64];		/* by CPU: the last thread that was; 0: none */
+static int refused;			/* the epoll that has no room, or none */
 
 unsigned int __wrap_sys_cpus(unsigned int *cpus, unsigned int max)
 {
@@ -39,6 +43,11 @@ unsigned int __wrap_sys_cpus(unsigned int *cpus, unsigned int max)
 	for (unsigned int i = 0; i < nr; i++)
 		cpus[i] = i;
 	return nr;
+}
+
+int __wrap_sys_epoll_add_exclusive(int epoll, int fd, uint64_t data)
+{
+	return refused == epoll ? -ENOSPC : __real_sys_epoll_add_exclusive(epoll, fd, data);
 }
 
 int __wrap_sys_pin_to_cpu(uint32_t tid, unsigned int cpu)
@@ -77,11 +86,13 @@ static void *member_main(void *arg)
 			roster_ring(&roster);
 			return NULL;
 		}
+		atomic_fetch_add(&m->rung, more);
 		for (int i = 0; i < nr; i++) {
 			assert_true(tickets[i] == TICKET || tickets[i] == ROSTER_BELL);
 			atomic_fetch_add(tickets[i] == TICKET ? &m->met : &m->rung, 1);
 		}
-		sem_wait(&m->go);
+		if (nr > 0 || more)
+			sem_wait(&m->go);
 	}
 }
 
@@ -116,7 +127,8 @@ static void crew_begin(uint32_t nr, unsigned int cpus, bool blind)
 		pinned[i] = 0;
 	assert_int_equal(roster_init(&roster, nr, blind), 0);
 	fault_fd = eventfd(0, EFD_NONBLOCK);
-	assert_int_equal(roster_add(&roster, &watched, fault_fd, TICKET, 2), 0);
+	roster_watched_init(&watched, 2);
+	assert_int_equal(roster_add(&roster, &watched, fault_fd, TICKET), 0);
 	for (uint32_t i = 0; i < nr; i++) {
 		crew[i] = (struct member){ .watcher = &roster.watchers[i] };
 		sem_init(&crew[i].go, 0, 0);
@@ -161,16 +173,18 @@ static void fault(void)
 	assert_int_equal(eventfd_write(fault_fd, 1), 0);
 }
 
-/* The work of those who met something is done. */
+/* The work of those who met something is done, until all wait. */
 static void done(void)
 {
 	eventfd_t unused;
 
 	(void)eventfd_read(fault_fd, &unused);
 	for (uint32_t i = 0; i < roster.nr; i++)
-		if (atomic_exchange(&crew[i].met, 0) | atomic_exchange(&crew[i].rung, 0))
-			sem_post(&crew[i].go);
-	all_wait();
+		do {
+			if (atomic_exchange(&crew[i].met, 0) | atomic_exchange(&crew[i].rung, 0))
+				sem_post(&crew[i].go);
+			sched_yield();
+		} while (!sleeps(&crew[i]));
 }
 
 /* A fault is met by one, the first; while that works the next is met by another. */
@@ -296,11 +310,106 @@ static void what_was_read_is_begun_with(void **state)
 	assert_int_equal(who_met(2), 3);
 	assert_int_equal(crew[1].rung, 1);
 	roster_done(&roster);
-	/* Both are at work, and nobody is rung for. */
+	done();
+	/* Nobody waits: nobody is rung for, but who comes to wait is told. */
+	fault();
+	who_met(1);
+	fault();
+	who_met(2);
 	roster_more(&roster);
-	assert_int_equal(roster_wait(&roster, &roster.watchers[1], tickets, 4, &more) <= 1, 1);
+	assert_int_equal(roster_wait(&roster, &roster.watchers[1], tickets, 4, &more), 1);
+	assert_int_equal(tickets[0], TICKET);
 	assert_true(more);
 	done();
+	crew_end();
+}
+
+/* Who seemed to be on the way to do what is left begins with something else: another does. */
+static void who_begins_with_other_work_leaves_it_to_others(void **state)
+{
+	(void)state;
+	crew_begin(3, 3, false);
+	fault();
+	who_met(1);
+	fault();
+	who_met(2);
+	/* Of two that were woken one is at work, and the other might be coming. */
+	roster_work(&roster);
+	roster_more(&roster);
+	assert_int_equal(crew[2].rung, 0);
+	roster_work(&roster);
+	assert_int_equal(who_met(3), 7);
+	assert_int_equal(crew[2].rung, 1);
+	roster_done(&roster);
+	roster_done(&roster);
+	done();
+	crew_end();
+}
+
+/* Whoever finds no room in the queue is out of it; somebody stays, and it is told. */
+static void who_cannot_join_again_is_missed(void **state)
+{
+	(void)state;
+	crew_begin(2, 2, false);
+	refused = roster.watchers[0].wait_fd;
+	assert_false(roster_seen(&roster, &watched, 1));
+	fault();
+	assert_int_equal(who_met(1), 2);
+	done();
+	/* It cannot be the first either. */
+	assert_true(roster_seen(&roster, &watched, 0));
+	refused = roster.watchers[1].wait_fd;
+	fault();
+	assert_int_equal(who_met(1), 2);
+	done();
+	/* There is room for it again, and the other has none. */
+	assert_false(roster_seen(&roster, &watched, 0));
+	fault();
+	assert_int_equal(who_met(1), 1);
+	refused = 0;
+	done();
+	crew_end();
+}
+
+/* Nothing to add to: what was added is taken back. */
+static void a_queue_without_room_is_none(void **state)
+{
+	struct watched other;
+	int fd = eventfd(1, EFD_NONBLOCK);
+
+	(void)state;
+	crew_begin(2, 2, false);
+	refused = roster.watchers[1].wait_fd;
+	roster_watched_init(&other, 2);
+	roster_remove(&roster, &other);
+	assert_int_equal(roster_add(&roster, &other, fd, TICKET), -ENOMEM);
+	refused = 0;
+	assert_int_equal(other.fd, -1);
+	who_met(0);
+	done();
+	close(fd);
+	fault();
+	who_met(1);
+	done();
+	crew_end();
+}
+
+/* Of many handlers the queue is turned for who comes from there again and again. */
+static void a_long_queue_takes_more_to_turn(void **state)
+{
+	(void)state;
+	crew_begin(CREW_MAX, CREW_MAX, false);
+	roster.nr = 16;		/* as long as nobody turns it */
+	assert_true(roster_seen(&roster, &watched, 1));
+	assert_true(roster_seen(&roster, &watched, 2));
+	assert_true(roster_seen(&roster, &watched, 1));
+	roster_near(&watched);
+	assert_true(roster_seen(&roster, &watched, 1));
+	assert_true(roster_seen(&roster, &watched, 1));
+	assert_int_equal(roster_where(&roster, &watched), 0);
+	roster.nr = CREW_MAX;
+	assert_true(roster_seen(&roster, &watched, 1));
+	assert_int_equal(roster_where(&roster, &watched), 1);
 	crew_end();
 }
 
@@ -314,6 +423,10 @@ int main(void)
 		cmocka_unit_test(looks_are_due_now_and_then),
 		cmocka_unit_test(what_is_removed_stays_away),
 		cmocka_unit_test(what_was_read_is_begun_with),
+		cmocka_unit_test(who_begins_with_other_work_leaves_it_to_others),
+		cmocka_unit_test(who_cannot_join_again_is_missed),
+		cmocka_unit_test(a_queue_without_room_is_none),
+		cmocka_unit_test(a_long_queue_takes_more_to_turn),
 	};
 
 	alarm(TEST_SECONDS);

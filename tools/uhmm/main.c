@@ -2,8 +2,10 @@
 /*
  * uhmm: the command. A table of commands and what all of them share.
  */
+#include <fcntl.h>
 #include <getopt.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <uhmm/uhmm.h>
 
@@ -91,9 +93,23 @@ static int dispatch(int argc, char **argv)
 	return run_command(argc - optind, argv + optind);
 }
 
+/*
+ * Where a standard descriptor is closed, none of ours takes its number, which who reads or writes
+ * it would mistake for it. What we start finds it closed, as it was.
+ */
+static void fill_standard(void)
+{
+	for (int fd = 0; fd <= STDERR_FILENO; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR | O_CLOEXEC) < 0)
+			return;
+}
+
 int main(int argc, char **argv)
 {
-	int ret = dispatch(argc, argv);
+	int ret;
+
+	fill_standard();
+	ret = dispatch(argc, argv);
 
 	/* A report that did not reach its file is no success. */
 	if (fflush(stdout) != 0 && ret == 0) {
