@@ -74,9 +74,9 @@ static void follow(struct nbd_reader *r)
 	const int cpu = sched_getcpu(), tid = atomic_load_explicit(&r->tid, memory_order_relaxed);
 	cpu_set_t set;
 
-	if (cpu < 0 || !tid || cpu == atomic_load_explicit(&r->cpu, memory_order_relaxed))
-		return;
-	if (atomic_exchange_explicit(&r->asker, cpu, memory_order_relaxed) != cpu)
+	if (cpu < 0 || !tid ||
+	    atomic_exchange_explicit(&r->asker, cpu, memory_order_relaxed) != cpu ||
+	    atomic_load_explicit(&r->cpu, memory_order_relaxed) == cpu)
 		return;
 	CPU_ZERO(&set);
 	CPU_SET(cpu, &set);
@@ -92,13 +92,13 @@ bool nbd_reader_ask(struct nbd_device *dev, uint32_t slot, uint64_t index)
 					 ch->page);
 	uint32_t mirror = dev->lanes.mirror;
 
-	follow(&dev->reader);
 	for (uint32_t i = 0; i < mirror; i++) {
 		uint32_t turn = link_turn_of(chunk, ch->nr_groups, mirror, i);
 		uint32_t server = link_server_of(chunk, ch->nr_groups, mirror, turn);
 
 		if (ask(dev, &dev->reader.asking[server], slot, offset)) {
 			rouse(&dev->reader);
+			follow(&dev->reader);
 			return true;
 		}
 	}
@@ -192,8 +192,10 @@ static bool take_in(struct nbd_device *dev, uint32_t server, bool *more)
 	if (n <= 0)
 		return false;
 	a->have += (size_t)n;
-	while ((n = answer(dev, server, a->bytes + at, a->have - at)) > 0)
+	while ((n = answer(dev, server, a->bytes + at, a->have - at)) > 0) {
 		at += (size_t)n;
+		a->answers++;
+	}
 	a->have -= at;
 	memmove(a->bytes, a->bytes + at, a->have);
 	pthread_mutex_lock(&a->lock);
@@ -233,16 +235,18 @@ static uint32_t nr_asked(struct nbd_asking *a)
 	return (uint32_t)__builtin_popcountll(asked);
 }
 
-/* What has come by now. How much is still to come? */
-static uint32_t take_all(struct nbd_device *dev)
+/* What has come by now, counted in *@came. How much is still to come? */
+static uint32_t take_all(struct nbd_device *dev, uint32_t *came)
 {
 	uint32_t left = 0;
 
 	for (uint32_t s = 0; s < dev->lanes.nr_servers; s++) {
 		struct nbd_asking *a = &dev->reader.asking[s];
+		uint32_t answers = a->answers;
 
 		if (nr_asked(a) && !receive(dev, s))
 			drop(dev, s);
+		*came += a->answers - answers;
 		left += nr_asked(a);
 	}
 	return left;
@@ -267,29 +271,37 @@ static void tire(struct nbd_reader *r, bool at_once)
 	r->rest = r->rest * 2 < REST_MOST ? r->rest * 2 : REST_MOST;
 }
 
+/* The CPU to who wants it. false: somebody has kept it. */
+static bool yield(uint64_t *now)
+{
+	const uint64_t before = now_ns();
+
+	sched_yield();
+	*now = now_ns();
+	return *now - before <= OUSTED_NS;
+}
+
 /* Until nothing is to come, or that takes too long. */
 static void stay_awake(struct nbd_device *dev)
 {
 	const uint64_t begun = now_ns();
-	uint64_t now = begun, came = begun, before;
-	uint32_t left = take_all(dev), was;
+	uint64_t now = begun, last = begun;
+	uint32_t came = 0, sum = 0;
+	bool mine = true;
 
-	if (!left)
-		return;
-	while (left && now - begun < STINT_NS) {
-		sched_yield();
-		was = left;
-		left = take_all(dev);
-		before = now;
-		now = now_ns();
-		if (left != was)
-			came = now;
-		if (left && (now - before > OUSTED_NS || now - came > AWAKE_NS)) {
-			tire(&dev->reader, now - before > OUSTED_NS);
+	while (take_all(dev, &came) && now - begun < STINT_NS) {
+		if (came)
+			last = now;
+		sum += came;
+		came = 0;
+		if (!mine || now - last > AWAKE_NS) {
+			tire(&dev->reader, !mine);
 			return;
 		}
+		mine = yield(&now);
 	}
-	grow_keen(&dev->reader);
+	if (sum + came)
+		grow_keen(&dev->reader);
 }
 
 static uint32_t poll_fill(struct nbd_reader *r, uint32_t nr_servers, struct pollfd *fds)

@@ -31,9 +31,10 @@ struct nbd_asking {
 	uint32_t nr;		/* requests so far */
 	uint32_t nr_of[LINK_SINGLE];	/* of each slot's */
 
-	/* The thread's: what has come of an answer. */
+	/* The thread's: what has come of an answer, and how many have come. */
 	char *bytes;
 	size_t have;
+	uint32_t answers;
 };
 
 struct nbd_reader {
@@ -41,10 +42,10 @@ struct nbd_reader {
 	int wake_fd;
 	_Atomic bool stopping;
 	_Atomic int tid;	/* the thread's; 0: it has not begun */
-	_Atomic int cpu, asker;	/* where it runs, and where was asked from last; -1: anywhere */
+	_Atomic int cpu, asker;	/* where it was sent, and where was asked from last; -1: nowhere */
 	_Atomic bool sleeps;	/* and is to be woken when something is asked for */
-	int32_t keen;		/* the thread's: negative: sleeps, for that many answers */
-	int32_t rest;		/* likewise: for how many the next time */
+	int32_t keen;		/* the thread's: negative: sleeps, to be woken that often */
+	int32_t rest;		/* likewise: how often the next time */
 	size_t room;		/* of each bytes[] */
 	struct nbd_asking asking[LINK_SERVERS];
 };

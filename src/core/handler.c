@@ -291,13 +291,13 @@ static void *handler_main(void *arg)
 		/* No lock is held: what is under way elsewhere goes on. */
 		family_await(f);
 		others = take_bell(tickets, nr, &kicked);
-		/* One thing at a time, where somebody is free for the other. */
+		/* Whoever is free may do the one thing while we do the other. */
 		if (kicked && others)
 			roster_ring(&f->roster);
-		else if (kicked)
-			serve_kicked(h);
 		for (int i = 0; i < others; i++)
 			serve_ready(h, tickets[i]);
+		if (kicked)
+			serve_kicked(h);
 	}
 }
 

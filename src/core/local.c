@@ -39,6 +39,28 @@ static bool in_place(const struct hmm_mm *mm, const struct isolation *iso, uint3
 	return true;
 }
 
+/*
+ * A page is where this one was to go. It is the page itself where the kernel has moved
+ * more than it said; but the program's mlockall() fills our chunks too, with zeros.
+ */
+static enum tried tried_existing(struct hmm_mm *mm, uintptr_t from)
+{
+	uint8_t state = 0;
+
+	return sys_page_states(mm->pagemap_fd, from, 1, &state) || state ? TRIED_OCCUPIED :
+									  TRIED_PASSED;
+}
+
+/* Of one that is there without having passed: under the lock nobody could fill its place again. */
+static bool is_foreign(struct hmm_mm *mm, const struct isolation *iso, const struct taking *t,
+		       uint32_t i)
+{
+	if (!t->landed[i] || t->tried[i] == TRIED_PASSED)
+		return false;
+	return t->tried[i] == TRIED_OCCUPIED ||
+	       tried_existing(mm, iso->base + i * mm->page) == TRIED_OCCUPIED;
+}
+
 /* What the chunk really holds now. */
 static void look_landed(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr,
 			struct taking *t)
@@ -54,21 +76,9 @@ static void look_landed(struct hmm_mm *mm, struct isolation *iso, uint32_t first
 	for (uint32_t i = first; i < first + nr; i++) {
 		if ((t->landed[i] & (SYS_PAGE_PRESENT | SYS_PAGE_SWAPPED)) && !chunk_has(c, i))
 			chunk_set(c, i, 1, true);
-		if (t->tried[i] == TRIED_OCCUPIED)
+		if (is_foreign(mm, iso, t, i))
 			t->landed[i] = 0;
 	}
-}
-
-/*
- * A page is where this one was to go. It is the page itself where the kernel has moved
- * more than it said; but the program's mlockall() fills our chunks too, with zeros.
- */
-static enum tried tried_existing(struct hmm_mm *mm, uintptr_t from)
-{
-	uint8_t state = 0;
-
-	return sys_page_states(mm->pagemap_fd, from, 1, &state) || state ? TRIED_OCCUPIED :
-									  TRIED_PASSED;
 }
 
 /*

@@ -44,11 +44,16 @@ static uint32_t chunk_count(const struct chunk *c, uint32_t first, uint32_t nr)
  * Empty, and one mapping, as MOVE wants it. As what it was before it may be two, for good: a
  * stack's guard and the rest of it merge with their neighbours, and no more with each other
  * once these have pages of different ancestry (the kernel's is_mergeable_anon_vma()).
+ * After mlockall(MCL_FUTURE) what is mapped is locked, and filled; MOVE wants neither.
  */
 static int chunk_map(void *p)
 {
-	int ret = sys_map_fixed(p, chunk_bytes(), PROT_READ | PROT_WRITE);
+	int ret = sys_map_fixed(p, chunk_bytes(), PROT_NONE);
 
+	/* RLIMIT_MEMLOCK: then as it is. */
+	if (!ret)
+		sys_munlock(p, chunk_bytes());
+	ret = sys_mprotect(p, chunk_bytes(), PROT_READ | PROT_WRITE);
 	if (!ret)
 		ret = sys_madvise(p, chunk_bytes(), MADV_DONTFORK);
 	if (!ret)

@@ -143,6 +143,11 @@ int sys_mprotect(void *addr, size_t len, int prot)
 				    sys_cookie());
 }
 
+void sys_munlock(void *addr, size_t len)
+{
+	syscall(SYS_munlock, addr, len);
+}
+
 int sys_madvise(void *addr, size_t len, int advice)
 {
 	return (int)sys_cookie_call(SYS_madvise, (uintptr_t)addr, len, (uint64_t)advice, 0, 0,

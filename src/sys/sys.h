@@ -117,6 +117,7 @@ int sys_uffd_read(int fd, struct uffd_msg *msgs, unsigned int nr);
 
 /* Private anonymous memory, PROT_NONE | NORESERVE. @align is a power of two. */
 int sys_reserve(size_t len, size_t align, void **out);
+void sys_munlock(void *addr, size_t len);
 int sys_map_fixed(void *addr, size_t len, int prot);	/* fresh anonymous memory, over what is there */
 int sys_map_anon(size_t len, void **out);		/* RW, NORESERVE, where the kernel likes */
 int sys_map_file_fixed(void *addr, size_t len, int fd, uint64_t offset);	/* private, PROT_READ */

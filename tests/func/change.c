@@ -627,6 +627,59 @@ static void mlockall_brings_home(void **state)
 	munmap(p, NR * page);
 }
 
+/* After mlockall(@flags), with staging from before and of later: no page turns to zeros. */
+static void lock_all_and_migrate(struct world *w, int flags)
+{
+	unsigned char *before = map_filled(NR, 29), *after;
+
+	to_device(w, w->dev, before, NR / 2);
+	evict(w, before, NR / 2);
+	if (mlockall(flags)) {
+		munmap(before, NR * page);
+		print_message("          not here: RLIMIT_MEMLOCK\n");
+		return;
+	}
+	after = map_filled(NR, 30);
+	for (int i = 0; i < 3; i++) {
+		(void)try_device(w, w->dev, before, NR, NULL);
+		(void)try_device(w, w->dev, after, NR, NULL);
+		evict(w, before, NR);
+		evict(w, after, NR);
+		assert_holds(before, NR, 29, 0);
+		assert_holds(after, NR, 30, 0);
+	}
+	assert_int_equal(munlockall(), 0);
+	assert_int_equal(moved(w, lost_pages), 0);
+	munmap(before, NR * page);
+	munmap(after, NR * page);
+}
+
+static void what_is_locked_keeps_its_bytes(void **state)
+{
+	lock_all_and_migrate(*state, MCL_CURRENT);
+	lock_all_and_migrate(*state, MCL_FUTURE);
+	lock_all_and_migrate(*state, MCL_CURRENT | MCL_FUTURE);
+}
+
+/* The same where nothing has been staged before. */
+static void first_staging_of_a_locked_process(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(NR, 28);
+
+	if (mlockall(MCL_FUTURE)) {
+		munmap(p, NR * page);
+		print_message("          not here: RLIMIT_MEMLOCK\n");
+		skip();
+	}
+	(void)try_device(w, w->dev, p, NR, NULL);
+	evict(w, p, NR);
+	assert_holds(p, NR, 28, 0);
+	assert_int_equal(munlockall(), 0);
+	assert_int_equal(moved(w, lost_pages), 0);
+	munmap(p, NR * page);
+}
+
 /* pkey_mprotect is an mprotect; a device that looks again sees the new protection. */
 static void pkey_mprotect_and_back(void **state)
 {
@@ -858,6 +911,8 @@ static void addresses_reused_by_threads_while_migrating(void **state)
 int main(void)
 {
 	static const struct CMUnitTest always[] = {
+		/* The first: nothing is staged yet. */
+		world_test(first_staging_of_a_locked_process),
 		world_test(munmap_frees_device_pages),
 		world_test(mremap_is_told_for_both_places),
 		world_test(munmap_of_the_middle),
@@ -891,6 +946,7 @@ int main(void)
 		world_test(protection_flips_while_pages_are_taken),
 		world_test(mlock_brings_home),
 		world_test(mlockall_brings_home),
+		world_test(what_is_locked_keeps_its_bytes),
 		world_test(pkey_mprotect_and_back),
 		world_test(many_small_mappings),
 		world_test(no_split_is_left_behind),

@@ -95,12 +95,14 @@ static int dispatch(int argc, char **argv)
 
 /*
  * Where a standard descriptor is closed, none of ours takes its number, which who reads or writes
- * it would mistake for it. What we start finds it closed, as it was.
+ * it would mistake for it: what is there can neither be read nor written, as the descriptor is
+ * for. What we start finds it closed, as it was.
  */
 static void fill_standard(void)
 {
 	for (int fd = 0; fd <= STDERR_FILENO; fd++)
-		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR | O_CLOEXEC) < 0)
+		if (fcntl(fd, F_GETFD) < 0 &&
+		    open("/dev/null", (fd ? O_RDONLY : O_WRONLY) | O_CLOEXEC) < 0)
 			return;
 }
 
