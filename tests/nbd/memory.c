@@ -330,8 +330,13 @@ struct mover {
 static void *move_slowly(void *arg)
 {
 	struct mover *m = arg;
+	int64_t ret;
 
-	m->moved = nbd_try_move_in(m->n, m->p, 2048);
+	/* A page may be busy for a moment. */
+	do {
+		ret = nbd_try_move_in(m->n, m->p, 2048);
+		m->moved = ret < 0 ? ret : m->moved + ret;
+	} while (m->moved >= 0 && m->moved < 2048);
 	return NULL;
 }
 
