@@ -40,6 +40,9 @@ static int open_full(void)
 	dev = open_device();
 	if (dev >= 0)
 		return dev;
+	/* Who is let in and has no descriptor left is not forbidden it. */
+	if (dev == -EMFILE || dev == -ENFILE || dev == -ENOMEM)
+		return dev;
 	return fd == -ENOSYS ? -EOPNOTSUPP : fd;
 }
 
