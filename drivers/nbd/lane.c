@@ -26,12 +26,17 @@ struct reply {
 	uint64_t cookie;
 };
 
-uint64_t nbd_now_ms(void)
+uint64_t nbd_now_ns(void)
 {
 	struct timespec ts;
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+uint64_t nbd_now_ms(void)
+{
+	return nbd_now_ns() / 1000000;
 }
 
 uint32_t nbd_waited_ms(const struct nbd_device *dev, uint64_t since_ms)

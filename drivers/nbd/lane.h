@@ -65,6 +65,7 @@ bool nbd_lane_ask(int fd, uint64_t cookie, uint64_t offset, size_t bytes);
 bool nbd_lane_get(int fd, void *to, size_t bytes, uint64_t until_ms);
 enum nbd_lane_says nbd_lane_reply(const void *reply, uint64_t *cookie);
 
+uint64_t nbd_now_ns(void);
 uint64_t nbd_now_ms(void);
 
 /*

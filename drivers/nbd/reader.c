@@ -8,7 +8,6 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "device.h"
@@ -28,14 +27,6 @@
 static uint64_t cookie_of(const struct nbd_asking *a, uint32_t slot)
 {
 	return (uint64_t)a->nr_of[slot] << 32 | slot;
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
 /* ---------------------------------------------------------------- asking */
@@ -225,31 +216,32 @@ static bool stalled(const struct nbd_device *dev, struct nbd_asking *a)
 	return late;
 }
 
-static uint32_t nr_asked(struct nbd_asking *a)
+static bool is_asked(struct nbd_asking *a)
 {
-	uint64_t asked;
+	bool asked;
 
 	pthread_mutex_lock(&a->lock);
-	asked = a->asked;
+	asked = a->asked != 0;
 	pthread_mutex_unlock(&a->lock);
-	return (uint32_t)__builtin_popcountll(asked);
+	return asked;
 }
 
-/* What has come by now, counted in *@came. How much is still to come? */
-static uint32_t take_all(struct nbd_device *dev, uint32_t *came)
+/* What has come by now; *@came: something has. Is more to come? */
+static bool take_all(struct nbd_device *dev, bool *came)
 {
-	uint32_t left = 0;
+	bool more = false;
 
+	*came = false;
 	for (uint32_t s = 0; s < dev->lanes.nr_servers; s++) {
 		struct nbd_asking *a = &dev->reader.asking[s];
 		uint32_t answers = a->answers;
 
-		if (nr_asked(a) && !receive(dev, s))
+		if (is_asked(a) && !receive(dev, s))
 			drop(dev, s);
-		*came += a->answers - answers;
-		left += nr_asked(a);
+		*came |= a->answers != answers;
+		more |= is_asked(a);
 	}
-	return left;
+	return more;
 }
 
 /* It was of use to be awake. */
@@ -274,33 +266,31 @@ static void tire(struct nbd_reader *r, bool at_once)
 /* The CPU to who wants it. false: somebody has kept it. */
 static bool yield(uint64_t *now)
 {
-	const uint64_t before = now_ns();
+	const uint64_t before = nbd_now_ns();
 
 	sched_yield();
-	*now = now_ns();
+	*now = nbd_now_ns();
 	return *now - before <= OUSTED_NS;
 }
 
 /* Until nothing is to come, or that takes too long. */
 static void stay_awake(struct nbd_device *dev)
 {
-	const uint64_t begun = now_ns();
+	const uint64_t begun = nbd_now_ns();
 	uint64_t now = begun, last = begun;
-	uint32_t came = 0, sum = 0;
-	bool mine = true;
+	bool came, any = false, mine = true;
 
 	while (take_all(dev, &came) && now - begun < STINT_NS) {
+		any |= came;
 		if (came)
 			last = now;
-		sum += came;
-		came = 0;
 		if (!mine || now - last > AWAKE_NS) {
 			tire(&dev->reader, !mine);
 			return;
 		}
 		mine = yield(&now);
 	}
-	if (sum + came)
+	if (any || came)
 		grow_keen(&dev->reader);
 }
 

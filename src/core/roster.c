@@ -128,7 +128,7 @@ int roster_wait(struct roster *roster, struct watcher *watcher, uint64_t *ticket
 
 	atomic_fetch_add(&roster->polling, 1);
 	*more = atomic_load(&roster->more) && atomic_exchange(&roster->more, false);
-	nr = sys_epoll_ready(watcher->wait_fd, tickets, max, *more ? 0 : -1);
+	nr = sys_epoll_wait(watcher->wait_fd, tickets, max, *more ? 0 : -1);
 	atomic_fetch_sub(&roster->polling, 1);
 	for (int i = 0; i < nr; i++)
 		if (tickets[i] == ROSTER_BELL)

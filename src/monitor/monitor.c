@@ -298,7 +298,7 @@ static void loop(struct monitor *m)
 
 	while (!m->empty && !m->door.error) {
 		/* One at a time: what one does may end another. */
-		if (sys_epoll_wait(m->epoll, &data, patience_ms(m)) > 0) {
+		if (sys_epoll_wait(m->epoll, &data, 1, patience_ms(m)) > 0) {
 			watch = (struct watch *)(uintptr_t)data;
 			watch->ready(watch);
 		}

@@ -321,11 +321,11 @@ int sys_poll2(int fd_a, int fd_b, int timeout_ms, bool *a, bool *b);	/* readable
 /* An epoll that says which of its descriptors are readable, by the @data they came with. */
 int sys_epoll_open(void);
 int sys_epoll_add(int epoll, int fd, uint64_t data);
-void sys_epoll_remove(int epoll, int fd);
 /* Of those that have it so, and are waited in, it wakes the first to have come. */
 int sys_epoll_add_exclusive(int epoll, int fd, uint64_t data);
-int sys_epoll_ready(int epoll, uint64_t *data, int max, int timeout_ms);	/* how many */
-int sys_epoll_wait(int epoll, uint64_t *data, int timeout_ms);	/* one of them; negative: for ever */
+void sys_epoll_remove(int epoll, int fd);
+/* How many of them, @max at most; @timeout_ms negative: waits for ever. */
+int sys_epoll_wait(int epoll, uint64_t *data, int max, int timeout_ms);
 void sys_close(int fd);
 void sys_write_stderr(const char *line);	/* with a newline, in one write */
 

@@ -470,18 +470,21 @@ int sys_epoll_open(void)
 	return (int)sys_ret(epoll_create1(EPOLL_CLOEXEC));
 }
 
-int sys_epoll_add(int epoll, int fd, uint64_t data)
+static int epoll_add(int epoll, int fd, uint32_t events, uint64_t data)
 {
-	struct epoll_event event = { .events = EPOLLIN, .data.u64 = data };
+	struct epoll_event event = { .events = events, .data.u64 = data };
 
 	return (int)sys_ret(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event));
 }
 
+int sys_epoll_add(int epoll, int fd, uint64_t data)
+{
+	return epoll_add(epoll, fd, EPOLLIN, data);
+}
+
 int sys_epoll_add_exclusive(int epoll, int fd, uint64_t data)
 {
-	struct epoll_event event = { .events = EPOLLIN | EPOLLEXCLUSIVE, .data.u64 = data };
-
-	return (int)sys_ret(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event));
+	return epoll_add(epoll, fd, EPOLLIN | EPOLLEXCLUSIVE, data);
 }
 
 void sys_epoll_remove(int epoll, int fd)
@@ -491,27 +494,17 @@ void sys_epoll_remove(int epoll, int fd)
 	epoll_ctl(epoll, EPOLL_CTL_DEL, fd, &unused);
 }
 
-int sys_epoll_wait(int epoll, uint64_t *data, int timeout_ms)
+int sys_epoll_wait(int epoll, uint64_t *data, int max, int timeout_ms)
 {
-	struct epoll_event event;
+	struct epoll_event events[16];
 	int nr;
 
 	do {
-		nr = (int)sys_ret(epoll_wait(epoll, &event, 1, timeout_ms));
+		nr = (int)sys_ret(epoll_wait(epoll, events, max < 16 ? max : 16, timeout_ms));
 	} while (nr == -EINTR && timeout_ms < 0);
-	if (nr > 0)
-		*data = event.data.u64;
-	return nr == -EINTR ? 0 : nr;
-}
-
-int sys_epoll_ready(int epoll, uint64_t *data, int max, int timeout_ms)
-{
-	struct epoll_event events[16];
-	int nr = (int)sys_ret(epoll_wait(epoll, events, max < 16 ? max : 16, timeout_ms));
-
 	for (int i = 0; i < nr; i++)
 		data[i] = events[i].data.u64;
-	return nr;
+	return nr == -EINTR ? 0 : nr;
 }
 
 void sys_close(int fd)
