@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "bulk.h"
 #include "dmirror.h"
 
 /* The kernel's driver finds 256 MiB more whenever it is full; we reserve at open. */
@@ -20,7 +19,7 @@ const char dmirror_owner[] = "dmirror";
 void device_copy(struct dmirror_device *d, void *to, const void *from, size_t len)
 {
 	if (atomic_load_explicit(&d->large_requests, memory_order_relaxed))
-		bulk_copy(to, from, len);
+		hmm_bulk_copy(to, from, len);
 	else
 		memcpy(to, from, len);
 }

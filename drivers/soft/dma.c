@@ -5,7 +5,6 @@
 #include <string.h>
 #include <sys/prctl.h>
 
-#include "bulk.h"
 #include "clock.h"
 #include "device.h"
 
@@ -25,7 +24,7 @@ static uint64_t runs_pages(const struct hmm_copy_run *runs, size_t nr_runs)
 static void copy_pages(const struct hmm_soft *soft, void *dst, const void *src, uint64_t nr)
 {
 	if (nr * soft->page_size > BULK_BYTES)
-		soft_bulk_copy(dst, src, nr, soft->page_size);
+		hmm_bulk_copy(dst, src, nr * soft->page_size);
 	else
 		memcpy(dst, src, nr * soft->page_size);
 }

@@ -141,6 +141,19 @@ static inline uint32_t hmm_fault_pages(const struct hmm_fault *fault, uint32_t p
  */
 void hmm_fault_done(struct hmm_devmem *devmem, const struct hmm_fault *fault);
 
+/**
+ * hmm_bulk_copy() - memcpy() past the caches, as a DMA engine copies
+ * @to, @from: do not overlap; aligned to 64 bytes, else it is memcpy()
+ * @len:       bytes
+ *
+ * For more than a CPU's cache holds, from 1 MiB or so on: a cached store reads the line that
+ * it is about to overwrite, and leaves it dirty where another CPU has to fetch it. What is
+ * read again at once is better left in the cache.
+ *
+ * Context: any. Whoever is told afterwards that the copy is done finds its bytes.
+ */
+void hmm_bulk_copy(void *to, const void *from, size_t len);
+
 /* Faults that follow each other, as one reads on and on: HMM_STREAMS of them at a time. */
 #define HMM_STREAMS	8
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include "bulk.h"
-
 #include <stdint.h>
 #include <string.h>
+
+#include <uhmm/driver.h>
 
 #ifdef __SSE2__
 
@@ -26,7 +26,7 @@ static inline void line_copy(char *to, const char *from)
 	_mm_stream_si128(dst + 3, d);
 }
 
-void bulk_copy(void *to, const void *from, size_t len)
+void hmm_bulk_copy(void *to, const void *from, size_t len)
 {
 	const size_t abreast = WAYS * PAGE;
 	const char *src = from;
@@ -45,7 +45,7 @@ void bulk_copy(void *to, const void *from, size_t len)
 
 #else
 
-void bulk_copy(void *to, const void *from, size_t len)
+void hmm_bulk_copy(void *to, const void *from, size_t len)
 {
 	memcpy(to, from, len);
 }
