@@ -3,7 +3,7 @@
  * What following the program's pointers costs on an OpenCL device, against the same
  * kernel on a plain buffer; and what migration costs against memcpy.
  *
- * usage: bench-opencl [--json] [--device NAME] [--mem MIB] [--runs N]
+ * usage: bench-opencl [--json] [--device NAME] [--mem MIB] [--runs N] [--staged]
  *
  * The plain side is a context of its own in this process; measurement and floor
  * alternate. The ratio is floor by measured time: 1 is at the floor.
@@ -372,11 +372,11 @@ static void migration(void)
 	       t / out[bench.runs / 2], 0.5);
 }
 
-static void open_device(const char *device, uint64_t mem)
+static void open_device(const char *device, uint64_t mem, bool staged)
 {
 	static char why[256], log[8192];
-	HMM_OPTS(hmm_opencl_opts, opts, .device = device, .mem_bytes = mem, .why = why,
-		 .why_bytes = sizeof(why));
+	HMM_OPTS(hmm_opencl_opts, opts, .device = device, .mem_bytes = mem,
+		 .flags = staged ? HMM_OPENCL_STAGED : 0, .why = why, .why_bytes = sizeof(why));
 	int ret;
 
 	check(hmm_mm_create(NULL, &bench.mm), "mm; see `uhmm doctor`");
@@ -397,19 +397,22 @@ int main(int argc, char **argv)
 	static const struct option longopts[] = {
 		{ "json", no_argument, NULL, 'j' }, { "device", required_argument, NULL, 'd' },
 		{ "mem", required_argument, NULL, 'm' }, { "runs", required_argument, NULL, 'r' },
-		{ NULL, 0, NULL, 0 }
+		{ "staged", no_argument, NULL, 's' }, { NULL, 0, NULL, 0 }
 	};
 	struct work (*const make[])(void) = {
 		make_chase, make_stream, make_gather, make_gather_window, make_lookup,
 	};
 	const char *device = NULL;
 	uint64_t mem = 256UL << 20;
+	bool staged = false;
 	int opt;
 
 	bench.runs = 9;
 	while ((opt = getopt_long(argc, argv, "", longopts, NULL)) != -1) {
 		if (opt == 'j')
 			bench.json = true;
+		else if (opt == 's')
+			staged = true;
 		else if (opt == 'd')
 			device = optarg;
 		else if (opt == 'm')
@@ -425,7 +428,7 @@ int main(int argc, char **argv)
 		return 1;
 	bench.arena = (char *)(((uintptr_t)bench.arena + (2 << 20) - 1) & ~((2UL << 20) - 1));
 	memset(bench.arena, 0, ARENA);
-	open_device(device, mem);
+	open_device(device, mem, staged);
 	plain_open(source_kernels_cl);
 	migration();
 	for (size_t i = 0; i < sizeof(make) / sizeof(make[0]); i++) {

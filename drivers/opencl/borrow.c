@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "device.h"
+#include "dma.h"
 
 #define AROUND_BYTES	(64UL << 10)	/* copied with the page that was asked for */
 #define TIMEOUT_MS	1000
@@ -117,7 +118,7 @@ static int fetch(struct hmm_opencl *ocl, const struct hmm_range *range, uintptr_
 		request->nr_runs++;
 	}
 	if (!ret && request->nr_runs)
-		ret = ocl_channel_ask(&ocl->channel, slot, OCL_COPY_IN);
+		ret = ocl_dma_ask(ocl, slot, OCL_COPY_IN);
 	ocl_channel_put(&ocl->channel, slot);
 	return ret;
 }
@@ -233,7 +234,7 @@ int ocl_borrow_write_back(struct hmm_opencl *ocl)
 			.nr = 1,
 		};
 		request->nr_runs = 1;
-		ret = ocl_channel_ask(&ocl->channel, slot, OCL_COPY_OUT);
+		ret = ocl_dma_ask(ocl, slot, OCL_COPY_OUT);
 		if (!ret)
 			memcpy(borrow->page, ocl_channel_staging(&ocl->channel, slot),
 			       ocl->page_size);

@@ -97,6 +97,14 @@ void ocl_channel_post(struct ocl_channel *channel, unsigned int slot, enum ocl_o
 	syscall(SYS_futex, &wire->posted, FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 
+bool ocl_channel_lost(struct ocl_channel *channel)
+{
+	if (!atomic_load_explicit(&channel->lost, memory_order_relaxed) &&
+	    ocl_spawn_gone(&channel->process))
+		atomic_store_explicit(&channel->lost, true, memory_order_relaxed);
+	return atomic_load_explicit(&channel->lost, memory_order_relaxed);
+}
+
 int ocl_channel_wait(struct ocl_channel *channel, unsigned int slot)
 {
 	static const char ended[] = "the engine has ended";
@@ -108,8 +116,7 @@ int ocl_channel_wait(struct ocl_channel *channel, unsigned int slot)
 			return -EIO;
 		futex_wait(&request->done, 0);
 		if (!atomic_load_explicit(&request->done, memory_order_acquire) &&
-		    ocl_spawn_gone(&channel->process)) {
-			atomic_store_explicit(&channel->lost, true, memory_order_relaxed);
+		    ocl_channel_lost(channel)) {
 			memcpy(request->text, ended, sizeof(ended));
 			return -EIO;
 		}

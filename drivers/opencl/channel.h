@@ -47,6 +47,9 @@ static inline char *ocl_channel_staging(struct ocl_channel *channel, unsigned in
 
 void ocl_channel_post(struct ocl_channel *channel, unsigned int slot, enum ocl_op op);
 
+/* Has the engine ended? Then that is so from now on. */
+bool ocl_channel_lost(struct ocl_channel *channel);
+
 /* The request's result, or -EIO. */
 int ocl_channel_wait(struct ocl_channel *channel, unsigned int slot);
 

@@ -96,7 +96,7 @@ static int opts_take(const struct hmm_opencl_opts *opts, struct hmm_opencl_opts 
 	}
 	if (!out->slice_us)
 		out->slice_us = SLICE_US;
-	if (out->flags || out->fault_around > FAULT_AROUND_MAX ||
+	if (out->flags & ~HMM_OPENCL_STAGED || out->fault_around > FAULT_AROUND_MAX ||
 	    out->fault_around & (out->fault_around - 1) || out->slice_us > SLICE_US_MAX ||
 	    (out->pool_bytes && out->pool_bytes < HMM_BLOCK) ||
 	    (out->device && strlen(out->device) >= sizeof(((struct ocl_open *)0)->device)))
@@ -132,7 +132,13 @@ static int engine_open(struct hmm_opencl *ocl, const struct hmm_opencl_opts *opt
 		return ret;
 	}
 	memcpy(opened, ocl_channel_staging(channel, OCL_WORKER_SLOT), sizeof(*opened));
-	return 0;
+	ret = ocl_pools_open(ocl, (uint64_t)opened->pools * opened->pool_slots,
+			     opts->flags & HMM_OPENCL_STAGED);
+	if (ret) {
+		explain(opts, request->text);
+		ocl_pools_close(ocl);
+	}
+	return ret;
 }
 
 static int parts_init(struct hmm_opencl *ocl, const struct ocl_opened *opened)
@@ -225,7 +231,7 @@ static int start(struct hmm_opencl *ocl, const struct hmm_opencl_opts *opts)
 		goto err_channel;
 	ret = parts_init(ocl, &opened);
 	if (ret)
-		goto err_channel;
+		goto err_pools;
 	ret = ocl_worker_start(ocl);
 	if (ret)
 		goto err_parts;
@@ -238,6 +244,8 @@ err_worker:
 	ocl_worker_stop(&ocl->worker);
 err_parts:
 	parts_destroy(ocl);
+err_pools:
+	ocl_pools_close(ocl);
 err_channel:
 	ocl_channel_close(&ocl->channel);
 	return ret;
@@ -294,6 +302,7 @@ int hmm_opencl_close(struct hmm_opencl *ocl)
 	hmm_notifier_remove(ocl->notifier);
 	ocl_worker_stop(&ocl->worker);
 	parts_destroy(ocl);
+	ocl_pools_close(ocl);
 	ocl_channel_close(&ocl->channel);
 	pthread_mutex_destroy(&ocl->streams_lock);
 	hmm_safe_free(ocl, sizeof(*ocl));
@@ -373,8 +382,9 @@ int hmm_opencl_stats(struct hmm_opencl *ocl, struct hmm_opencl_stats *stats)
 		.mem_bytes = ocl->memory.nr_pages * ocl->page_size,
 		.mem_used = ocl_memory_bytes_used(&ocl->memory),
 		.cpu_faults = ocl->count.cpu_faults,
-		.lost = ocl->channel.lost,
+		.lost = ocl_channel_lost(&ocl->channel),
 		.engine_pid = ocl->channel.process.pid,
+		.in_place = ocl->pools.base != NULL,
 	};
 	return 0;
 }

@@ -4,6 +4,7 @@
  *
  *	program's threads   ── calls ──►  worker   ── requests ──►  engine (process)
  *	CPU faults, copies  ────────────────────────── requests ──►   OpenCL runtime
+ *	               └──►  pools (where the device's memory is the CPU's)
  *
  * All that the public functions do with the device is done by one worker thread, on
  * safe memory: it alone binds blocks to slots, serves faults and launches.
@@ -13,6 +14,7 @@
  *	programs.lock		held while the engine builds
  *	worker.lock		never held across calls of the core
  *	table.lock		held over a launch; what invalidate() takes
+ *	pools.lock		held over a launch as writer, over a copy as reader
  *	memory.lock, channel.lock	leaves
  *
  * The engine waits for nothing of the program's but requests: so an invalidation that
@@ -36,6 +38,7 @@
 #include "channel.h"
 #include "memory.h"
 #include "mover.h"
+#include "pools.h"
 #include "port.h"
 #include "program.h"
 #include "table.h"
@@ -63,6 +66,7 @@ struct hmm_opencl {
 	bool has_atomic64;
 
 	struct ocl_channel channel;
+	struct ocl_pools pools;
 	struct ocl_memory memory;
 	struct ocl_table table;
 	struct ocl_mover mover;

@@ -140,18 +140,32 @@ static int transfer(struct hmm_opencl *ocl, const struct hmm_copy_run *runs, siz
 	return ret;
 }
 
+int ocl_dma_ask(struct hmm_opencl *ocl, unsigned int slot, enum ocl_op op)
+{
+	struct ocl_request *request = ocl_request(&ocl->channel, slot);
+
+	if (!ocl->pools.base)
+		return ocl_channel_ask(&ocl->channel, slot, op);
+	return ocl_pools_copy(ocl, op, request->runs, request->nr_runs,
+			      ocl_channel_staging(&ocl->channel, slot));
+}
+
 int ocl_copy_to_device(struct hmm_devmem *devmem, struct hmm_copy *copy,
 		       const struct hmm_copy_run *runs, size_t nr_runs)
 {
+	struct hmm_opencl *ocl = hmm_devmem_ctx(devmem);
+
 	(void)copy;	/* always done when it returns */
-	return transfer(hmm_devmem_ctx(devmem), runs, nr_runs, true);
+	return ocl->pools.base ? ocl_pools_transfer(ocl, runs, nr_runs, true) :
+				 transfer(ocl, runs, nr_runs, true);
 }
 
 int ocl_copy_from_device(struct hmm_devmem *devmem, struct hmm_copy *copy,
 			 const struct hmm_copy_run *runs, size_t nr_runs)
 {
 	struct hmm_opencl *ocl = hmm_devmem_ctx(devmem);
-	int ret = transfer(ocl, runs, nr_runs, false);
+	int ret = ocl->pools.base ? ocl_pools_transfer(ocl, runs, nr_runs, false) :
+				    transfer(ocl, runs, nr_runs, false);
 
 	(void)copy;
 	for (size_t i = 0; i < nr_runs && !ret; i++)
@@ -178,7 +192,7 @@ int ocl_copy_peer(struct hmm_devmem *devmem, struct hmm_devmem *from, struct hmm
 			request->runs[request->nr_runs++] = (struct ocl_run){
 				.index = runs[i].to, .at = runs[i].from, .nr = runs[i].nr_pages,
 			};
-		ret = ocl_channel_ask(&ocl->channel, slot, OCL_COPY_WITHIN);
+		ret = ocl_dma_ask(ocl, slot, OCL_COPY_WITHIN);
 		ocl_channel_put(&ocl->channel, slot);
 	}
 	return ret;

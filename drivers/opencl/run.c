@@ -70,7 +70,7 @@ static int launch_locked(struct run *run)
 	ocl_request(channel, OCL_WORKER_SLOT)->a[0] = run->kernel->id;
 	memcpy(ocl_channel_staging(channel, OCL_WORKER_SLOT), &run->launch, sizeof(run->launch));
 	ocl_count(&run->ocl->count.launches, 1);
-	ret = ocl_channel_ask(channel, OCL_WORKER_SLOT, OCL_RUN);
+	ret = ocl_pools_ask(run->ocl, OCL_RUN);
 	if (ret)
 		return ret;
 	return keep_answer(run, (void *)ocl_channel_staging(channel, OCL_WORKER_SLOT));
@@ -334,7 +334,7 @@ static void run_begin(struct run *run, struct hmm_opencl *ocl, struct ocl_run_ca
 
 /*
  * Runtimes compile a kernel for good when it is first launched: here that is a launch of
- * no items, for which no invalidation has to wait.
+ * no items and without the pools, for which neither invalidation nor copy has to wait.
  */
 static int warm_up(struct run *run)
 {
@@ -419,12 +419,7 @@ static int save(struct hmm_opencl *ocl)
 	}
 	request->a[0] = 0;
 	request->a[1] = nr;
-	return ocl_channel_ask(&ocl->channel, OCL_WORKER_SLOT, OCL_SAVE);
-}
-
-static int ask(struct hmm_opencl *ocl, enum ocl_op op)
-{
-	return ocl_channel_ask(&ocl->channel, OCL_WORKER_SLOT, op);
+	return ocl_pools_ask(ocl, OCL_SAVE);
 }
 
 /* One launch of all, from the saved bytes; @miss: then one of those that missed. */
@@ -448,7 +443,7 @@ static int compare(struct run *run)
 {
 	struct hmm_opencl *ocl = run->ocl;
 	struct ocl_request *request = ocl_request(&ocl->channel, OCL_WORKER_SLOT);
-	int ret = ask(ocl, OCL_COMPARE);
+	int ret = ocl_pools_ask(ocl, OCL_COMPARE);
 
 	if (ret || !request->a[0])
 		return ret;
@@ -469,15 +464,15 @@ static int check_once(struct run *run, uint32_t nr_items, uint32_t every)
 	if (!ret)
 		ret = launch_whole(run, nr_items, 0);
 	if (!ret && run->left) {
-		ret = ask(ocl, OCL_SWAP);
+		ret = ocl_pools_ask(ocl, OCL_SWAP);
 		return ret ? ret : -EAGAIN;
 	}
 	if (!ret)
-		ret = ask(ocl, OCL_SWAP);
+		ret = ocl_pools_ask(ocl, OCL_SWAP);
 	if (!ret)
 		ret = launch_whole(run, nr_items, every);
 	if (!ret && run->left) {
-		ret = ask(ocl, OCL_SWAP);
+		ret = ocl_pools_ask(ocl, OCL_SWAP);
 		return ret ? ret : -EAGAIN;
 	}
 	return ret ? ret : compare(run);

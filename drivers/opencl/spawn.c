@@ -36,7 +36,7 @@ extern char **environ;
 struct launch {
 	char path[4096];
 	char parent[16];
-	int wire, socket;
+	int wire, socket, pools;
 	char *stack;
 	int error;		/* of execve */
 };
@@ -46,8 +46,9 @@ static int engine_main(void *arg)
 	struct launch *launch = arg;
 	char *argv[] = { launch->path, launch->parent, NULL };
 
-	/* dup2 clears close-on-exec; the sources are above both targets. */
-	if (dup2(launch->wire, OCL_FD_WIRE) >= 0 && dup2(launch->socket, OCL_FD_SOCKET) >= 0)
+	/* dup2 clears close-on-exec; the sources are above all targets. */
+	if (dup2(launch->wire, OCL_FD_WIRE) >= 0 && dup2(launch->socket, OCL_FD_SOCKET) >= 0 &&
+	    dup2(launch->pools, OCL_FD_POOLS) >= 0)
 		execve(launch->path, argv, environ);
 	launch->error = errno;
 	_exit(127);
@@ -118,15 +119,22 @@ static int hear(struct ocl_process *process)
 	return process->pidfd < 0 ? -EIO : 0;
 }
 
+static int memory(const char *name)
+{
+	int low = (int)syscall(SYS_memfd_create, name, 1U /* MFD_CLOEXEC */), fd;
+
+	if (low < 0)
+		return -1;
+	fd = fcntl(low, F_DUPFD_CLOEXEC, FD_HIGH);
+	close(low);
+	return fd;
+}
+
 static int map_wire(struct ocl_process *process, struct launch *launch)
 {
-	int fd = (int)syscall(SYS_memfd_create, "uhmm-opencl", 1U /* MFD_CLOEXEC */);
-
-	if (fd < 0)
-		return -ENOMEM;
-	launch->wire = fcntl(fd, F_DUPFD_CLOEXEC, FD_HIGH);
-	close(fd);
-	if (launch->wire < 0 || ftruncate(launch->wire, OCL_SHARED_BYTES))
+	process->pools = launch->pools = memory("uhmm-opencl-pools");
+	launch->wire = memory("uhmm-opencl");
+	if (launch->pools < 0 || launch->wire < 0 || ftruncate(launch->wire, OCL_SHARED_BYTES))
 		return -ENOMEM;
 	process->wire = mmap(NULL, OCL_SHARED_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED,
 			     launch->wire, 0);
@@ -156,7 +164,7 @@ int ocl_spawn(struct ocl_process *process, char *why, size_t why_bytes)
 	struct launch *launch = hmm_safe_alloc(sizeof(*launch));
 	int ret = -ENOMEM;
 
-	*process = (struct ocl_process){ .socket = -1, .pidfd = -1 };
+	*process = (struct ocl_process){ .socket = -1, .pidfd = -1, .pools = -1 };
 	if (!launch)
 		return -ENOMEM;
 	launch->wire = launch->socket = -1;
@@ -194,15 +202,23 @@ out:
 	return ret;
 }
 
+void ocl_spawn_forget_pools(struct ocl_process *process)
+{
+	if (process->pools >= 0)
+		close(process->pools);
+	process->pools = -1;
+}
+
 void ocl_spawn_end(struct ocl_process *process)
 {
+	ocl_spawn_forget_pools(process);
 	if (process->socket >= 0)
 		close(process->socket);
 	if (process->pidfd >= 0)
 		close(process->pidfd);
 	if (process->wire)
 		munmap(process->wire, OCL_SHARED_BYTES);
-	*process = (struct ocl_process){ .socket = -1, .pidfd = -1 };
+	*process = (struct ocl_process){ .socket = -1, .pidfd = -1, .pools = -1 };
 }
 
 int ocl_spawn_gone(const struct ocl_process *process)

@@ -10,6 +10,7 @@
 struct ocl_process {
 	struct ocl_wire *wire;
 	int socket;		/* closed: the engine ends */
+	int pools;		/* the engine's OCL_FD_POOLS; -1: it is not needed any more */
 	int pidfd;
 	int pid;
 };
@@ -19,6 +20,8 @@ struct ocl_process {
  * @why (@why_bytes) on an error.
  */
 int ocl_spawn(struct ocl_process *process, char *why, size_t why_bytes);
+
+void ocl_spawn_forget_pools(struct ocl_process *process);
 
 /* The engine has been told to exit, or is to be ended. */
 void ocl_spawn_end(struct ocl_process *process);

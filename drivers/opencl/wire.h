@@ -5,6 +5,8 @@
  *	struct ocl_wire     a queue of requests, and the slots they lie in
  *	staging             2 MiB per slot, pinned by the engine where its runtime can
  *
+ * and, where the device's memory is the CPU's, another that its pools lie in (pools.h).
+ *
  *	driver					engine
  *	------					------
  *	fills slot i and its staging
@@ -43,10 +45,14 @@
 /* Descriptors that the engine starts with. */
 #define OCL_FD_WIRE		3
 #define OCL_FD_SOCKET		4
+#define OCL_FD_POOLS		5
+#define OCL_FDS_END		6
 
 enum ocl_op {
 	OCL_DESCRIBE,	/* a[0]: which -> struct ocl_described */
 	OCL_OPEN,	/* struct ocl_open -> struct ocl_opened */
+	OCL_MAKE,	/* a[0] 1: in OCL_FD_POOLS if that can be -> a[0] 1: they are */
+	OCL_BACK,	/* a[0]: slot; memory for it in OCL_FD_POOLS */
 	OCL_COPY_IN,	/* runs: staging (or zeros) to pool */
 	OCL_COPY_OUT,	/* runs: pool to staging */
 	OCL_COPY_WITHIN,	/* runs: `at` is the source's page */
@@ -94,6 +100,8 @@ struct ocl_request {
 struct ocl_wire {
 	_Atomic uint32_t posted;	/* futex */
 	uint32_t queue[OCL_SLOTS];
+	/* The engine's: the device has the pools to itself. */
+	_Atomic uint32_t at_work;
 	struct ocl_request slot[OCL_SLOTS];
 };
 

@@ -34,9 +34,15 @@ struct hmm_opencl;		/* an OpenCL device opened in an mm */
 struct hmm_opencl_program;	/* a source that was built */
 struct hmm_opencl_kernel;	/* one of its kernels, with its arguments */
 
+/*
+ * Have the device make its copies through staging, also where its memory is the CPU's: else
+ * the driver makes those itself, in place.
+ */
+#define HMM_OPENCL_STAGED	(1ULL << 0)
+
 struct hmm_opencl_opts {
 	uint64_t size;		/* sizeof(struct hmm_opencl_opts) */
-	uint64_t flags;		/* zero */
+	uint64_t flags;		/* HMM_OPENCL_STAGED */
 	const char *device;	/* part of a device's or platform's name, or the number that
 				   hmm_opencl_describe() gives it; NULL: the first GPU, else
 				   accelerator, else CPU */
@@ -252,6 +258,7 @@ struct hmm_opencl_stats {
 	uint64_t cpu_faults;		/* migrate_to_ram calls */
 	uint64_t lost;			/* 1: the device is lost */
 	int64_t engine_pid;
+	uint64_t in_place;		/* 1: its memory is the CPU's, and copies are one memcpy */
 };
 
 /** hmm_opencl_stats() - read the counters. -EINVAL, -ECHILD. */

@@ -8,9 +8,11 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #define NR	512
 
@@ -69,7 +71,7 @@ static void too_much_memory(void **state)
 	opts.fault_around = 3;
 	assert_int_equal(try_open(*state, &opts), -EINVAL);
 	opts.fault_around = 0;
-	opts.flags = 1;
+	opts.flags = 1ULL << 63;
 	assert_int_equal(try_open(*state, &opts), -EINVAL);
 }
 
@@ -118,7 +120,7 @@ static void kill_engine(struct hmm_opencl *ocl)
 static void a_dead_engine_is_told_page_by_page(void **state)
 {
 	struct world *w = *state;
-	HMM_OPTS(hmm_opencl_opts, opts, .mem_bytes = 32 << 20);
+	HMM_OPTS(hmm_opencl_opts, opts, .mem_bytes = 32 << 20, .flags = HMM_OPENCL_STAGED);
 	struct hmm_opencl *ocl = opencl_open(w, &opts);
 	unsigned char *p = map_filled(2 * NR, 1);
 	struct hmm_opencl_kernel *kernel;
@@ -144,7 +146,98 @@ static void a_dead_engine_is_told_page_by_page(void **state)
 	munmap(p, 2 * NR * page);
 }
 
+/* Of a device whose memory is the CPU's all is still there, but nothing goes there any more. */
+static void a_dead_engine_leaves_shared_memory(void **state)
+{
+	struct world *w = *state;
+	HMM_OPTS(hmm_opencl_opts, opts, .mem_bytes = 32 << 20);
+	struct hmm_opencl *ocl = opencl_open(w, &opts);
+	unsigned char *p = map_filled(2 * NR, 5);
+	struct hmm_opencl_kernel *kernel;
+
+	if (!opencl_stats(ocl).in_place) {
+		assert_int_equal(hmm_opencl_close(ocl), 0);
+		print_message("          the device makes the copies itself\n");
+		skip();
+	}
+	kernel = opencl_kernel(ocl, "add_one", 0, (uintptr_t)p, page);
+	assert_int_equal(move_in(ocl, p, NR), NR);
+	assert_int_equal(hmm_opencl_run(kernel, NR, NULL), 0);
+	kill_engine(ocl);
+	while (!opencl_stats(ocl).lost)
+		;
+	assert_int_equal(hmm_opencl_run(kernel, NR, NULL), -EIO);
+	IGNORE(move_in(ocl, p + NR * page, NR));
+	assert_int_equal(count_at(w, p + NR * page, NR, HMM_PLACE_DEVICE), 0);
+	for (size_t i = 0; i < NR; i++) {
+		uint64_t *words = (uint64_t *)(p + i * page);
+
+		for (size_t j = 0; j < page / 8; j++)
+			words[j]--;
+	}
+	assert_holds(p, 2 * NR, 5, 0);
+	assert_int_equal(moved(w, lost_pages), 0);
+	assert_int_equal(hmm_opencl_close(ocl), 0);
+	munmap(p, 2 * NR * page);
+}
+
+static unsigned long ticks_of(int64_t pid)
+{
+	char path[64], line[1024];
+	unsigned long user = 0;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%lld/stat", (long long)pid);
+	file = fopen(path, "r");
+	if (!file)
+		return 0;
+	/* Behind the name: state, 10 numbers, utime. */
+	if (fgets(line, sizeof(line), file) && strrchr(line, ')'))
+		sscanf(strrchr(line, ')') + 1,
+		       " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %lu", &user);
+	fclose(file);
+	return user;
+}
+
 static struct hmm_opencl *victim;
+
+/* A launch that does not end is what takes the CPU. */
+static void *kill_at_work(void *arg)
+{
+	int64_t pid = opencl_stats(victim).engine_pid;
+	unsigned long before = ticks_of(pid);
+
+	(void)arg;
+	while (ticks_of(pid) < before + 20)
+		;
+	kill_engine(victim);
+	return NULL;
+}
+
+/* What the device had in hand is lost whole, where its memory is the CPU's too. */
+static void an_engine_that_dies_at_work(void **state)
+{
+	struct world *w = *state;
+	HMM_OPTS(hmm_opencl_opts, opts, .mem_bytes = 32 << 20);
+	unsigned char *p = map_filled(NR, 6);
+	struct hmm_opencl_kernel *kernel;
+	uint64_t never = ~*(uint64_t *)p;
+	pthread_t thread;
+
+	w->may_lose = true;
+	victim = opencl_open(w, &opts);
+	kernel = opencl_kernel(victim, "forever", 0, (uintptr_t)p, never);
+	/* Compiled, and the block is there: from now on only the launch is to come. */
+	assert_int_equal(opencl_run(victim, "add_one", NR, (uintptr_t)p, page, NULL), 0);
+	assert_int_equal(pthread_create(&thread, NULL, kill_at_work, NULL), 0);
+	assert_int_equal(hmm_opencl_run(kernel, 1, NULL), -EIO);
+	pthread_join(thread, NULL);
+	for (size_t i = 0; i < NR; i++)
+		assert_int_equal(touch_read(p + i * page), SIGBUS);
+	assert_int_equal(moved(w, lost_pages), NR);
+	IGNORE(hmm_opencl_close(victim));
+	munmap(p, NR * page);
+}
 
 static void *kill_run(void *arg)
 {
@@ -181,6 +274,7 @@ static void an_engine_that_dies_in_traffic(void **state)
 
 			assert_true(!sig || sig == SIGBUS);
 			lost += sig == SIGBUS;
+			assert_false(sig && opencl_stats(victim).in_place);
 			if (!sig)
 				assert_holds(p + i * page, 1, 2, i);
 		}
@@ -190,7 +284,7 @@ static void an_engine_that_dies_in_traffic(void **state)
 	}
 }
 
-/* It dies while a kernel runs: the run says -EIO, and whoever waited goes on. */
+/* It dies in the middle of runs: the run says -EIO, and whoever waited goes on. */
 static void an_engine_that_dies_in_a_run(void **state)
 {
 	struct world *w = *state;
@@ -198,7 +292,7 @@ static void an_engine_that_dies_in_a_run(void **state)
 	unsigned char *p = map_filled(NR, 3);
 	struct hmm_opencl_kernel *kernel;
 	pthread_t thread;
-	int ret = 0;
+	int ret = 0, lost;
 
 	w->may_lose = true;
 	victim = opencl_open(w, &opts);
@@ -209,8 +303,10 @@ static void an_engine_that_dies_in_a_run(void **state)
 		ret = hmm_opencl_run(kernel, NR, NULL);
 	assert_int_equal(ret, -EIO);
 	pthread_join(thread, NULL);
+	lost = touch_read(p);
 	for (size_t i = 0; i < NR; i++)
-		assert_int_equal(touch_read(p + i * page), SIGBUS);
+		assert_int_equal(touch_read(p + i * page), lost);
+	assert_true(lost == SIGBUS || opencl_stats(victim).in_place);
 	IGNORE(hmm_opencl_close(victim));
 	munmap(p, NR * page);
 }
@@ -233,6 +329,26 @@ static void full_memory_leaves_pages_home(void **state)
 	munmap(p, 3 * NR * page);
 }
 
+/* Where the engine may not have a file of that size, the device has its memory itself. */
+static void a_small_file_limit(void **state)
+{
+	HMM_OPTS(hmm_opencl_opts, opts, .mem_bytes = 32 << 20);
+	struct rlimit was, small;
+	struct hmm_opencl *ocl;
+	unsigned char *p = map_filled(NR, 7);
+
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &was), 0);
+	small = (struct rlimit){ 16 << 20, was.rlim_max };
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+	ocl = opencl_open(*state, &opts);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &was), 0);
+	assert_int_equal(opencl_stats(ocl).in_place, 0);
+	assert_int_equal(move_in(ocl, p, NR), NR);
+	assert_holds(p, NR, 7, 0);
+	assert_int_equal(hmm_opencl_close(ocl), 0);
+	munmap(p, NR * page);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -241,6 +357,9 @@ int main(void)
 		world_test(too_much_memory),
 		world_test(bad_sources),
 		world_test(a_dead_engine_is_told_page_by_page),
+		world_test(a_dead_engine_leaves_shared_memory),
+		world_test(an_engine_that_dies_at_work),
+		world_test(a_small_file_limit),
 		world_test(an_engine_that_dies_in_traffic),
 		world_test(an_engine_that_dies_in_a_run),
 		world_test(full_memory_leaves_pages_home),

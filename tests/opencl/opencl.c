@@ -35,6 +35,8 @@ struct hmm_opencl *opencl_open(struct world *w, struct hmm_opencl_opts *opts)
 
 	opts->why = why;
 	opts->why_bytes = sizeof(why);
+	if (getenv("UHMM_TEST_STAGED"))
+		opts->flags |= HMM_OPENCL_STAGED;
 	ret = hmm_opencl_open(w->mm, opts, &ocl);
 	if (ret)
 		fprintf(stderr, "open: %d %s\n", ret, why);

@@ -46,6 +46,15 @@ __kernel void add_one(HMM_ARGS, ulong a, ulong b)
 	HMM_END(hmm);
 }
 
+/* Does not end. */
+__kernel void forever(HMM_ARGS, ulong a, ulong b)
+{
+	HMM_BEGIN(hmm);
+	while (!hmm_stopped(hmm) && hmm_load_ulong(hmm, a) != b)
+		;
+	HMM_END(hmm);
+}
+
 __kernel void walk(HMM_ARGS, ulong a, ulong b)
 {
 	HMM_BEGIN(hmm);

@@ -12,7 +12,10 @@
 /* 77 where no OpenCL device can be opened. */
 void need_opencl(void);
 
-/* The handle lives until hmm_opencl_close(); @opts->size is set, why is filled in. */
+/*
+ * The handle lives until hmm_opencl_close(); @opts->size is set, why is filled in. Its copies go
+ * through staging where UHMM_TEST_STAGED is set.
+ */
 struct hmm_opencl *opencl_open(struct world *w, struct hmm_opencl_opts *opts);
 
 /*

@@ -86,6 +86,11 @@ static uint64_t number_of(cl_device_id id, cl_device_info what)
 	return clGetDeviceInfo(id, what, sizeof(value), &value, NULL) ? 0 : value;
 }
 
+uint64_t device_bytes(cl_device_id id)
+{
+	return number_of(id, CL_DEVICE_GLOBAL_MEM_SIZE);
+}
+
 static bool flag_of(cl_device_id id, cl_device_info what)
 {
 	cl_bool value = CL_FALSE;
@@ -127,7 +132,7 @@ static const char *type_name(cl_device_type type)
 }
 
 /* The CPU's own memory, whatever the device says of itself. */
-static bool shares_memory(cl_device_id id)
+bool device_shares_memory(cl_device_id id)
 {
 	return type_of(id) & CL_DEVICE_TYPE_CPU || flag_of(id, CL_DEVICE_HOST_UNIFIED_MEMORY);
 }
@@ -154,10 +159,10 @@ int engine_describe(struct ocl_request *request, char *staging)
 	platform_of(ids[request->a[0]], out->platform, sizeof(out->platform));
 	why = why_unusable(ids[request->a[0]]);
 	snprintf(out->type, sizeof(out->type), "%s", why ? why : type_name(type_of(ids[request->a[0]])));
-	out->mem_bytes = number_of(ids[request->a[0]], CL_DEVICE_GLOBAL_MEM_SIZE);
+	out->mem_bytes = device_bytes(ids[request->a[0]]);
 	out->max_alloc_bytes = number_of(ids[request->a[0]], CL_DEVICE_MAX_MEM_ALLOC_SIZE);
 	out->usable = !why;
-	out->shared = shares_memory(ids[request->a[0]]);
+	out->shared = device_shares_memory(ids[request->a[0]]);
 	return 0;
 }
 
@@ -213,9 +218,9 @@ static int choose(struct engine *e, struct ocl_request *request, const char *wan
 
 static uint64_t default_bytes(const struct engine *e, uint64_t headroom)
 {
-	uint64_t all = number_of(e->device, CL_DEVICE_GLOBAL_MEM_SIZE);
+	uint64_t all = device_bytes(e->device);
 
-	if (shares_memory(e->device))
+	if (device_shares_memory(e->device))
 		return all / 4;
 	if (!headroom)
 		headroom = all / 8;
@@ -246,30 +251,6 @@ static int lay_out(struct engine *e, struct ocl_request *request, const struct o
 static cl_mem buffer(struct engine *e, cl_mem_flags flags, size_t bytes, void *host, cl_int *err)
 {
 	return *err ? NULL : clCreateBuffer(e->context, flags, bytes, host, err);
-}
-
-/* Many runtimes allocate at the first use: use it now, so that the error comes now. */
-static int make_pools(struct engine *e, struct ocl_request *request)
-{
-	size_t bytes = (size_t)e->pool_slots << HMM_BLOCK_SHIFT;
-	cl_int err = CL_SUCCESS;
-
-	if (number_of(e->device, CL_DEVICE_GLOBAL_MEM_SIZE) < bytes * e->pools)
-		err = CL_MEM_OBJECT_ALLOCATION_FAILURE;
-	for (uint32_t i = 0; i < e->pools; i++)
-		e->pool[i] = buffer(e, CL_MEM_READ_WRITE, bytes, NULL, &err);
-	if (!err)
-		err = clEnqueueMigrateMemObjects(e->queue[0], e->pools, e->pool,
-						 CL_MIGRATE_MEM_OBJECT_CONTENT_UNDEFINED, 0, NULL,
-						 NULL);
-	if (!err)
-		err = clFinish(e->queue[0]);
-	if (!err)
-		return 0;
-	return engine_say(request, -ENOMEM, "%zu MiB of device memory cannot be had of %llu MiB "
-			  "(OpenCL error %d); ask for less with mem=", bytes * e->pools >> 20,
-			  (unsigned long long)number_of(e->device, CL_DEVICE_GLOBAL_MEM_SIZE) >> 20,
-			  err);
 }
 
 static int make_buffers(struct engine *e, struct ocl_request *request, const struct ocl_open *open)
@@ -324,8 +305,6 @@ int engine_open(struct engine *e, struct ocl_request *request, char *staging)
 		ret = make_context(e, request);
 	if (!ret)
 		ret = lay_out(e, request, &open, &nr_slots);
-	if (!ret)
-		ret = make_pools(e, request);
 	if (!ret)
 		ret = make_buffers(e, request, &open);
 	if (!ret)

@@ -30,6 +30,7 @@ struct engine {
 	uint32_t page_bytes, pool_slots, pools;
 	uint64_t slot_pages;
 	cl_mem pool[OCL_POOLS];
+	char *in_place;		/* the first pool in OCL_FD_POOLS; NULL: the device has them */
 	cl_mem table, pages, state, list[2];
 	uint64_t list_items;
 	unsigned int list_left;		/* of list[]: what the last launch left */
@@ -43,6 +44,8 @@ struct engine {
 struct saved;
 
 /* device.c */
+uint64_t device_bytes(cl_device_id id);
+bool device_shares_memory(cl_device_id id);
 cl_int device_list(cl_device_id *ids, unsigned int max, unsigned int *nr);
 int engine_describe(struct ocl_request *request, char *staging);
 int engine_open(struct engine *e, struct ocl_request *request, char *staging);
@@ -54,6 +57,13 @@ int engine_say(struct ocl_request *request, int error, const char *format, ...)
 
 /* The pool of a device page and the byte of it there. */
 cl_mem engine_pool(const struct engine *e, uint64_t page, size_t *byte);
+
+/* pools.c */
+int engine_pools(struct engine *e, struct ocl_request *request);
+int engine_back(struct engine *e, struct ocl_request *request);
+/* Pools in place are the host's but between these two; the second waits for the device. */
+cl_int engine_pools_give(struct engine *e);
+cl_int engine_pools_take(struct engine *e);
 
 /* copy.c: enqueued on queue @q and not waited for. */
 int engine_copy(struct engine *e, struct ocl_request *request, char *staging, unsigned int q);

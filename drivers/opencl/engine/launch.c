@@ -51,8 +51,11 @@ static cl_int args_set(struct engine *e, cl_kernel kernel, const struct ocl_laun
 		err = clSetKernelArg(kernel, at++, sizeof(cl_mem), &mems[i]);
 	for (unsigned int i = 0; i < sizeof(numbers) / sizeof(numbers[0]) && !err; i++)
 		err = clSetKernelArg(kernel, at++, sizeof(cl_uint), &numbers[i]);
+	/* A launch of no items, which only has the kernel compiled, does not have the pools. */
 	for (cl_uint i = 0; i < pools && !err; i++)
-		err = clSetKernelArg(kernel, at++, sizeof(cl_mem), &e->pool[i < e->pools ? i : 0]);
+		err = clSetKernelArg(kernel, at++, sizeof(cl_mem),
+				     !launch->count ? &e->scratch[0] :
+						      &e->pool[i < e->pools ? i : 0]);
 	return err;
 }
 

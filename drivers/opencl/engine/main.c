@@ -114,6 +114,10 @@ static int handle(struct engine *e, struct ocl_request *request, char *staging)
 		return engine_describe(request, staging);
 	case OCL_OPEN:
 		return engine_open(e, request, staging);
+	case OCL_MAKE:
+		return engine_pools(e, request);
+	case OCL_BACK:
+		return engine_back(e, request);
 	case OCL_COPY_WITHIN:
 		return engine_copy_within(e, request);
 	case OCL_TABLE:
@@ -141,6 +145,38 @@ static int handle(struct engine *e, struct ocl_request *request, char *staging)
 	default:
 		return -EINVAL;
 	}
+}
+
+static bool works_on_pools(const struct ocl_request *request, const char *staging)
+{
+	switch (request->op) {
+	case OCL_RUN:
+		return ((const struct ocl_launch *)(const void *)staging)->count;
+	case OCL_SAVE:
+	case OCL_SWAP:
+	case OCL_COMPARE:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/* If the pools do not come back, what is in them is lost: as if this had ended in between. */
+static int work(struct engine *e, struct ocl_request *request, char *staging)
+{
+	cl_int err;
+	int ret = 0;
+
+	if (!e->context)
+		return -EINVAL;
+	atomic_store_explicit(&e->wire->at_work, 1, memory_order_relaxed);
+	err = engine_pools_give(e);
+	if (!err)
+		ret = handle(e, request, staging);
+	if (engine_pools_take(e))
+		_exit(1);
+	atomic_store_explicit(&e->wire->at_work, 0, memory_order_relaxed);
+	return err ? engine_error(request, "unmapping device memory", err) : ret;
 }
 
 static void serve(struct engine *e)
@@ -177,7 +213,8 @@ static void serve(struct engine *e)
 			continue;
 		}
 		finish_all(e);
-		answer(request, handle(e, request, staging));
+		answer(request, works_on_pools(request, staging) ?
+				work(e, request, staging) : handle(e, request, staging));
 	}
 }
 
@@ -201,7 +238,7 @@ static void close_others(void)
 	struct dirent *entry;
 
 #ifdef SYS_close_range
-	if (!syscall(SYS_close_range, OCL_FD_SOCKET + 1, ~0U, 0))
+	if (!syscall(SYS_close_range, OCL_FDS_END, ~0U, 0))
 		return;
 #endif
 	dir = opendir("/proc/self/fd");
@@ -210,7 +247,7 @@ static void close_others(void)
 	while ((entry = readdir(dir))) {
 		int fd = atoi(entry->d_name);
 
-		if (fd > OCL_FD_SOCKET && fd != dirfd(dir))
+		if (fd >= OCL_FDS_END && fd != dirfd(dir))
 			close(fd);
 	}
 	closedir(dir);
@@ -224,10 +261,12 @@ static void leave_program(void)
 	setsid();
 	for (int fd = 0; fd < 3 && null >= 0; fd++)
 		dup2(null, fd);
-	if (null > OCL_FD_SOCKET)
+	if (null >= OCL_FDS_END)
 		close(null);
 	for (int sig = 1; sig < NSIG; sig++)
 		signal(sig, SIG_DFL);
+	/* Of a program with a small RLIMIT_FSIZE: then pools are not in place. */
+	signal(SIGXFSZ, SIG_IGN);
 	sigemptyset(&none);
 	sigprocmask(SIG_SETMASK, &none, NULL);
 	/*

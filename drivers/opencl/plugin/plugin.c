@@ -7,7 +7,7 @@
 #include <uhmm/opencl.h>
 #include <uhmm/plugin.h>
 
-enum { OPT_DEVICE, OPT_MEM, OPT_HEADROOM, OPT_POOL, OPT_FAULT_AROUND, OPT_SLICE_US };
+enum { OPT_DEVICE, OPT_MEM, OPT_HEADROOM, OPT_POOL, OPT_FAULT_AROUND, OPT_SLICE_US, OPT_STAGED };
 
 static const struct hmm_plugin_option options[] = {
 	[OPT_DEVICE] = { .name = "device", .kind = HMM_PLUGIN_TEXT,
@@ -22,6 +22,8 @@ static const struct hmm_plugin_option options[] = {
 			       .what = "pages that a CPU fault brings home, a power of two; 0: by the access pattern" },
 	[OPT_SLICE_US] = { .name = "slice_us", .kind = HMM_PLUGIN_NUMBER, .max = 1000000,
 			   .what = "longest that a kernel keeps the CPU from its pages" },
+	[OPT_STAGED] = { .name = "staged", .kind = HMM_PLUGIN_NUMBER, .max = 1,
+			 .what = "1: copies by the device also where its memory is the CPU's" },
 };
 
 static int opencl_open(struct hmm_device *device, const struct hmm_plugin_value *values)
@@ -31,6 +33,7 @@ static int opencl_open(struct hmm_device *device, const struct hmm_plugin_value 
 		 .headroom_bytes = values[OPT_HEADROOM].number,
 		 .pool_bytes = values[OPT_POOL].number,
 		 .fault_around = (uint32_t)values[OPT_FAULT_AROUND].number,
+		 .flags = values[OPT_STAGED].number ? HMM_OPENCL_STAGED : 0,
 		 .slice_us = (uint32_t)values[OPT_SLICE_US].number,
 		 .why = device->said, .why_bytes = sizeof(device->said));
 	struct hmm_opencl *ocl;
