@@ -4,7 +4,7 @@
  *
  *	channel		the link, a process that holds the connections	(any thread)
  *	lanes		connections that we read from ourselves		(any thread)
- *	reader		a thread: what came of single pages over lanes
+ *	reader		single pages over lanes, and a thread for what nobody waits for
  *	pages		which page is whose, and its checksum		(pages.lock, a leaf)
  *	copy		what the core asks to be moved
  *	faults		CPU faults that wait for the network

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * CPU faults. None keeps the thread that serves them waiting for the network:
+ * CPU faults. None keeps the thread that serves them waiting for a slow network, or for more
+ * than its own page:
  *
  *	a page alone	its read is asked for at once, by the handler, over a lane or of the
- *			link; when the bytes are here the reader or `completer` ends the
- *			fault, and the core's copy finds them. Until then the page is not
- *			even in flight, and there may be as many such faults as there are
+ *			link; when the bytes are here the handler, the reader or `completer`
+ *			ends the fault, and the core's copy finds them. Until then the page is
+ *			not even in flight, and there may be as many such faults as there are
  *			single slots.
  *	many pages	a job for one of the `movers`, which brings the range home; where
  *			none is idle, the page alone.

@@ -15,9 +15,8 @@
 #define ANSWERS		16u	/* taken in at once */
 #define SPINS		64u	/* for the rest of an answer: it is on its way */
 
-#define AWAKE_NS	60000u	/* how long for an answer, since the last */
+#define AWAKE_NS	120000u	/* how long for an answer */
 #define OUSTED_NS	20000u	/* somebody else has had the CPU */
-#define STINT_NS	1000000u	/* then it looks for lanes that have stalled */
 #define KEEN_MOST	8
 #define KEEN_LOSS	4
 #define REST_LEAST	32
@@ -29,107 +28,37 @@ static uint64_t cookie_of(const struct nbd_asking *a, uint32_t slot)
 	return (uint64_t)a->nr_of[slot] << 32 | slot;
 }
 
-/* ---------------------------------------------------------------- asking */
-
-static bool ask(struct nbd_device *dev, struct nbd_asking *a, uint32_t slot, uint64_t offset)
+static uint64_t asked_of(struct nbd_asking *a)
 {
-	bool sent = false;
-
-	pthread_mutex_lock(&a->lock);
-	if (a->fd >= 0) {
-		if (!a->asked)
-			a->moved_ms = nbd_now_ms();
-		a->nr_of[slot] = a->nr++;
-		a->asked |= 1ULL << slot;
-		sent = nbd_lane_ask(a->fd, cookie_of(a, slot), offset, dev->channel.page);
-		if (!sent) {
-			a->asked &= ~(1ULL << slot);
-			/* Half a request may be on its way. The thread sees the end. */
-			shutdown(a->fd, SHUT_RDWR);
-		}
-	}
-	pthread_mutex_unlock(&a->lock);
-	return sent;
-}
-
-/* It may go to sleep just now: then the answer wakes it. */
-static void rouse(struct nbd_reader *r)
-{
-	if (atomic_load(&r->sleeps) && atomic_exchange(&r->sleeps, false))
-		eventfd_write(r->wake_fd, 1);
-}
-
-/* Two in a row: askers on several CPUs do not send it back and forth. */
-static void follow(struct nbd_reader *r)
-{
-	const int cpu = sched_getcpu(), tid = atomic_load_explicit(&r->tid, memory_order_relaxed);
-	cpu_set_t set;
-
-	if (cpu < 0 || !tid ||
-	    atomic_exchange_explicit(&r->asker, cpu, memory_order_relaxed) != cpu ||
-	    atomic_load_explicit(&r->cpu, memory_order_relaxed) == cpu)
-		return;
-	CPU_ZERO(&set);
-	CPU_SET(cpu, &set);
-	if (!sched_setaffinity(tid, sizeof(set), &set))
-		atomic_store_explicit(&r->cpu, cpu, memory_order_relaxed);
-}
-
-bool nbd_reader_ask(struct nbd_device *dev, uint32_t slot, uint64_t index)
-{
-	const struct nbd_channel *ch = &dev->channel;
-	uint64_t chunk = index / ch->chunk_pages;
-	uint64_t offset = link_offset_of(chunk, ch->nr_groups, (uint32_t)(index % ch->chunk_pages),
-					 ch->page);
-	uint32_t mirror = dev->lanes.mirror;
-
-	for (uint32_t i = 0; i < mirror; i++) {
-		uint32_t turn = link_turn_of(chunk, ch->nr_groups, mirror, i);
-		uint32_t server = link_server_of(chunk, ch->nr_groups, mirror, turn);
-
-		if (ask(dev, &dev->reader.asking[server], slot, offset)) {
-			rouse(&dev->reader);
-			follow(&dev->reader);
-			return true;
-		}
-	}
-	return false;
-}
-
-bool nbd_reader_add(struct nbd_device *dev, uint32_t server, int fd)
-{
-	struct nbd_asking *a = &dev->reader.asking[server];
-	bool added;
-
-	pthread_mutex_lock(&a->lock);
-	added = a->fd < 0;
-	if (added)
-		a->fd = fd;
-	pthread_mutex_unlock(&a->lock);
-	if (added)
-		eventfd_write(dev->reader.wake_fd, 1);
-	return added;
-}
-
-/* ---------------------------------------------------------------- answers */
-
-/* Close the lane, and let the link read what it has not brought. */
-static void drop(struct nbd_device *dev, uint32_t server)
-{
-	struct nbd_asking *a = &dev->reader.asking[server];
 	uint64_t asked;
 
 	pthread_mutex_lock(&a->lock);
-	close(a->fd);
-	a->fd = -1;
 	asked = a->asked;
-	a->asked = 0;
 	pthread_mutex_unlock(&a->lock);
-	a->have = 0;
-	nbd_channel_lane_lost(&dev->channel, server);
-	for (; asked; asked &= asked - 1)
-		nbd_faults_answer(dev, (uint32_t)__builtin_ctzll(asked), server, NULL);
+	return asked;
 }
+
+/* Receiving: it stays what it is, unless there is none. */
+static int fd_of(struct nbd_asking *a)
+{
+	int fd;
+
+	pthread_mutex_lock(&a->lock);
+	fd = a->fd;
+	pthread_mutex_unlock(&a->lock);
+	return fd;
+}
+
+/* Have the thread drop it. Lock held. */
+static void give_up(struct nbd_device *dev, struct nbd_asking *a)
+{
+	if (a->fd >= 0 && !a->broken) {
+		a->broken = true;
+		eventfd_write(dev->reader.wake_fd, 1);
+	}
+}
+
+/* ---------------------------------------------------------------- answers */
 
 /* Is it an answer to something that was asked? Then that is no more. */
 static bool claim(struct nbd_asking *a, uint64_t cookie)
@@ -170,12 +99,12 @@ static ssize_t answer(struct nbd_device *dev, uint32_t server, const char *bytes
 	return (ssize_t)whole;
 }
 
-/* false: drop the lane. *@more: it waits for the rest of an answer. */
+/* Receiving: false: drop the lane. *@more: it waits for the rest of an answer. */
 static bool take_in(struct nbd_device *dev, uint32_t server, bool *more)
 {
 	struct nbd_asking *a = &dev->reader.asking[server];
 	size_t at = 0;
-	ssize_t n = recv(a->fd, a->bytes + a->have, dev->reader.room - a->have, MSG_DONTWAIT);
+	ssize_t n = recv(fd_of(a), a->bytes + a->have, dev->reader.room - a->have, MSG_DONTWAIT);
 
 	*more = a->have > 0;
 	if (n < 0 && (errno == EAGAIN || errno == EINTR))
@@ -183,10 +112,8 @@ static bool take_in(struct nbd_device *dev, uint32_t server, bool *more)
 	if (n <= 0)
 		return false;
 	a->have += (size_t)n;
-	while ((n = answer(dev, server, a->bytes + at, a->have - at)) > 0) {
+	while ((n = answer(dev, server, a->bytes + at, a->have - at)) > 0)
 		at += (size_t)n;
-		a->answers++;
-	}
 	a->have -= at;
 	memmove(a->bytes, a->bytes + at, a->have);
 	pthread_mutex_lock(&a->lock);
@@ -196,7 +123,10 @@ static bool take_in(struct nbd_device *dev, uint32_t server, bool *more)
 	return n == 0;
 }
 
-/* An answer's first bytes come by themselves: to sleep for the rest is a switch too many. */
+/*
+ * An answer's first bytes come by themselves: to sleep for the rest is a switch too many.
+ * Receiving: false: drop the lane.
+ */
 static bool receive(struct nbd_device *dev, uint32_t server)
 {
 	bool more = true, ok = true;
@@ -206,61 +136,62 @@ static bool receive(struct nbd_device *dev, uint32_t server)
 	return ok;
 }
 
-static bool stalled(const struct nbd_device *dev, struct nbd_asking *a)
+/* ---------------------------------------------------------------- asking */
+
+/* *@alone: nothing else is asked for. */
+static bool ask(struct nbd_device *dev, struct nbd_asking *a, uint32_t slot, uint64_t offset,
+		bool *alone)
 {
-	bool late;
+	bool sent = false;
 
 	pthread_mutex_lock(&a->lock);
-	late = a->fd >= 0 && a->asked && nbd_now_ms() - a->moved_ms >= dev->lanes.stall_ms;
-	pthread_mutex_unlock(&a->lock);
-	return late;
-}
-
-static bool is_asked(struct nbd_asking *a)
-{
-	bool asked;
-
-	pthread_mutex_lock(&a->lock);
-	asked = a->asked != 0;
-	pthread_mutex_unlock(&a->lock);
-	return asked;
-}
-
-/* What has come by now; *@came: something has. Is more to come? */
-static bool take_all(struct nbd_device *dev, bool *came)
-{
-	bool more = false;
-
-	*came = false;
-	for (uint32_t s = 0; s < dev->lanes.nr_servers; s++) {
-		struct nbd_asking *a = &dev->reader.asking[s];
-		uint32_t answers = a->answers;
-
-		if (is_asked(a) && !receive(dev, s))
-			drop(dev, s);
-		*came |= a->answers != answers;
-		more |= is_asked(a);
+	if (a->fd >= 0 && !a->broken) {
+		*alone = !a->asked;
+		if (!a->asked)
+			a->moved_ms = nbd_now_ms();
+		a->nr_of[slot] = a->nr++;
+		a->asked |= 1ULL << slot;
+		sent = nbd_lane_ask(a->fd, cookie_of(a, slot), offset, dev->channel.page);
+		if (!sent) {
+			/* Half a request may be on its way. */
+			a->asked &= ~(1ULL << slot);
+			give_up(dev, a);
+		}
 	}
-	return more;
+	pthread_mutex_unlock(&a->lock);
+	return sent;
 }
 
-/* It was of use to be awake. */
-static void grow_keen(struct nbd_reader *r)
+/* Something is asked for that nobody waits for. The thread goes on until somebody does. */
+static void watch(struct nbd_device *dev, struct nbd_asking *a)
 {
-	if (r->keen < KEEN_MOST)
-		r->keen++;
-	else
-		r->rest = REST_LEAST;
+	bool tell;
+
+	pthread_mutex_lock(&a->lock);
+	tell = !a->watched;
+	a->watched = true;
+	pthread_mutex_unlock(&a->lock);
+	if (tell)
+		eventfd_write(dev->reader.wake_fd, 1);
 }
 
-/* It was of none. @at_once, or when that goes on: sleeps, each time for twice as many answers. */
-static void tire(struct nbd_reader *r, bool at_once)
+/*
+ * It was of use to wait here. If not, and that goes on or others want the CPU, it is not done:
+ * each time for twice as many pages. Receiving.
+ */
+static void learn(struct nbd_asking *a, bool of_use, bool ousted)
 {
-	r->keen -= KEEN_LOSS;
-	if (r->keen >= 0 && !at_once)
-		return;
-	r->keen = -r->rest;
-	r->rest = r->rest * 2 < REST_MOST ? r->rest * 2 : REST_MOST;
+	if (of_use && a->keen < KEEN_MOST) {
+		a->keen++;
+	} else if (of_use) {
+		a->rest = REST_LEAST;
+	} else {
+		a->keen -= KEEN_LOSS;
+		if (a->keen >= 0 && !ousted)
+			return;
+		a->keen = -a->rest;
+		a->rest = a->rest * 2 < REST_MOST ? a->rest * 2 : REST_MOST;
+	}
 }
 
 /* The CPU to who wants it. false: somebody has kept it. */
@@ -273,27 +204,136 @@ static bool yield(uint64_t *now)
 	return *now - before <= OUSTED_NS;
 }
 
-/* Until nothing is to come, or that takes too long. */
-static void stay_awake(struct nbd_device *dev)
+/* Receiving: until the page is home, or that takes too long. */
+static void stay(struct nbd_device *dev, uint32_t server, uint32_t slot)
 {
+	struct nbd_asking *a = &dev->reader.asking[server];
 	const uint64_t begun = nbd_now_ns();
-	uint64_t now = begun, last = begun;
-	bool came, any = false, mine = true;
+	uint64_t now = begun;
+	bool mine = true, home;
 
-	while (take_all(dev, &came) && now - begun < STINT_NS) {
-		any |= came;
-		if (came)
-			last = now;
-		if (!mine || now - last > AWAKE_NS) {
-			tire(&dev->reader, !mine);
+	pthread_mutex_lock(&a->lock);
+	a->watched = false;
+	pthread_mutex_unlock(&a->lock);
+	for (;;) {
+		if (!receive(dev, server)) {
+			pthread_mutex_lock(&a->lock);
+			give_up(dev, a);
+			pthread_mutex_unlock(&a->lock);
 			return;
 		}
+		home = !(asked_of(a) >> slot & 1);
+		/* Who had the CPU may have been the server. */
+		if (home || !mine || now - begun >= AWAKE_NS)
+			break;
 		mine = yield(&now);
 	}
-	if (any || came)
-		grow_keen(&dev->reader);
+	learn(a, home, !mine);
 }
 
+/* Wait for a page that was asked for, if that is any good; false: something is to come still. */
+static bool await(struct nbd_device *dev, uint32_t server, uint32_t slot)
+{
+	struct nbd_asking *a = &dev->reader.asking[server];
+
+	if (pthread_mutex_trylock(&a->receiving))
+		return false;
+	if (a->keen < 0)
+		a->keen++;
+	else
+		stay(dev, server, slot);
+	pthread_mutex_unlock(&a->receiving);
+	/* After it: who asks from now on finds nobody receiving. */
+	return !asked_of(a);
+}
+
+bool nbd_reader_ask(struct nbd_device *dev, uint32_t slot, uint64_t index)
+{
+	const struct nbd_channel *ch = &dev->channel;
+	uint64_t chunk = index / ch->chunk_pages;
+	uint64_t offset = link_offset_of(chunk, ch->nr_groups, (uint32_t)(index % ch->chunk_pages),
+					 ch->page);
+	uint32_t mirror = dev->lanes.mirror;
+	bool alone;
+
+	for (uint32_t i = 0; i < mirror; i++) {
+		uint32_t turn = link_turn_of(chunk, ch->nr_groups, mirror, i);
+		uint32_t server = link_server_of(chunk, ch->nr_groups, mirror, turn);
+		struct nbd_asking *a = &dev->reader.asking[server];
+
+		if (!ask(dev, a, slot, offset, &alone))
+			continue;
+		if (!alone || !await(dev, server, slot))
+			watch(dev, a);
+		return true;
+	}
+	return false;
+}
+
+/* ---------------------------------------------------------------- the thread */
+
+bool nbd_reader_add(struct nbd_device *dev, uint32_t server, int fd)
+{
+	struct nbd_asking *a = &dev->reader.asking[server];
+	bool added;
+
+	/* Not `receiving`: its owner may wait for what only this thread can tell it. */
+	pthread_mutex_lock(&a->lock);
+	added = a->fd < 0;
+	if (added)
+		a->fd = fd;
+	pthread_mutex_unlock(&a->lock);
+	if (added)
+		eventfd_write(dev->reader.wake_fd, 1);
+	return added;
+}
+
+/* Close the lane, and let the link read what it has not brought. */
+static void drop(struct nbd_device *dev, uint32_t server)
+{
+	struct nbd_asking *a = &dev->reader.asking[server];
+	uint64_t asked;
+
+	pthread_mutex_lock(&a->receiving);
+	pthread_mutex_lock(&a->lock);
+	close(a->fd);
+	a->fd = -1;
+	a->broken = a->watched = false;
+	asked = a->asked;
+	a->asked = 0;
+	pthread_mutex_unlock(&a->lock);
+	a->have = 0;
+	pthread_mutex_unlock(&a->receiving);
+	nbd_channel_lane_lost(&dev->channel, server);
+	for (; asked; asked &= asked - 1)
+		nbd_faults_answer(dev, (uint32_t)__builtin_ctzll(asked), server, NULL);
+}
+
+/* Broken, or nothing has come for too long. */
+static bool is_over(const struct nbd_device *dev, struct nbd_asking *a)
+{
+	bool over;
+
+	pthread_mutex_lock(&a->lock);
+	over = a->broken ||
+	       (a->fd >= 0 && a->asked && nbd_now_ms() - a->moved_ms >= dev->lanes.stall_ms);
+	pthread_mutex_unlock(&a->lock);
+	return over;
+}
+
+static void take_all(struct nbd_device *dev, uint32_t server)
+{
+	struct nbd_asking *a = &dev->reader.asking[server];
+	bool ok;
+
+	pthread_mutex_lock(&a->receiving);
+	ok = receive(dev, server);
+	pthread_mutex_unlock(&a->receiving);
+	if (!ok)
+		drop(dev, server);
+}
+
+/* Of a lane that is not watched its end alone: answers there are somebody else's to take. */
 static uint32_t poll_fill(struct nbd_reader *r, uint32_t nr_servers, struct pollfd *fds)
 {
 	fds[0] = (struct pollfd){ .fd = r->wake_fd, .events = POLLIN };
@@ -301,7 +341,9 @@ static uint32_t poll_fill(struct nbd_reader *r, uint32_t nr_servers, struct poll
 		struct nbd_asking *a = &r->asking[s];
 
 		pthread_mutex_lock(&a->lock);
-		fds[1 + s] = (struct pollfd){ .fd = a->fd, .events = POLLIN };
+		fds[1 + s] = (struct pollfd){
+			.fd = a->fd, .events = a->watched ? POLLIN : POLLRDHUP,
+		};
 		pthread_mutex_unlock(&a->lock);
 	}
 	return 1 + nr_servers;
@@ -314,28 +356,20 @@ static void *reader_main(void *arg)
 	uint32_t nr = dev->lanes.nr_servers;
 	struct pollfd fds[1 + LINK_SERVERS];
 
-	atomic_store_explicit(&r->tid, gettid(), memory_order_relaxed);
 	while (!atomic_load(&r->stopping)) {
 		for (uint32_t s = 0; s < nr; s++)
-			if (stalled(dev, &r->asking[s]))
+			if (is_over(dev, &r->asking[s]))
 				drop(dev, s);
-		if (r->keen >= 0)
-			stay_awake(dev);
-		else
-			r->keen++;
-		atomic_store(&r->sleeps, r->keen >= 0);
-		/* Whoever asks for something tells the keen, and nobody else. */
 		if (poll(fds, poll_fill(r, nr, fds), (int)dev->lanes.stall_ms / 4) <= 0)
 			continue;
-		atomic_store(&r->sleeps, false);
 		if (fds[0].revents) {
 			eventfd_t count;
 
 			eventfd_read(r->wake_fd, &count);
 		}
 		for (uint32_t s = 0; s < nr; s++)
-			if (fds[1 + s].revents && !receive(dev, s))
-				drop(dev, s);
+			if (fds[1 + s].revents)
+				take_all(dev, s);
 	}
 	return NULL;
 }
@@ -351,6 +385,7 @@ static void asking_free(struct nbd_device *dev)
 			close(a->fd);
 		hmm_safe_free(a->bytes, dev->reader.room);
 		pthread_mutex_destroy(&a->lock);
+		pthread_mutex_destroy(&a->receiving);
 	}
 }
 
@@ -359,11 +394,11 @@ int nbd_reader_start(struct nbd_device *dev)
 	struct nbd_reader *r = &dev->reader;
 	int ret = 0;
 
-	r->cpu = r->asker = -1;
-	r->rest = REST_LEAST;
 	r->room = ANSWERS * (LANE_REPLY + dev->channel.page);
 	for (uint32_t s = 0; s < LINK_SERVERS; s++) {
+		pthread_mutex_init(&r->asking[s].receiving, NULL);
 		pthread_mutex_init(&r->asking[s].lock, NULL);
+		r->asking[s].rest = REST_LEAST;
 		r->asking[s].fd = -1;
 		if (s >= dev->lanes.nr_servers)
 			continue;

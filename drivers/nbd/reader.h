@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Pages alone, read over lanes: whoever serves the fault sends the request, and one
- * thread takes in the answers and ends the faults. Many are under way at once.
- *
- * It runs where was asked from, which is where the program waits. That CPU is idle else, so
- * where answers come soon the thread waits for them awake: one that sleeps comes late, by 50 us
- * where idle CPUs halt (docs/design/0022). Where they do not, or others want the CPU, it sleeps.
+ * Pages alone, read over lanes. Whoever serves the fault sends the request. Where it is the only
+ * one and answers come soon it also waits for the page, awake, and ends the fault: it runs where
+ * the program waits, on a CPU that nobody else wants, and whoever sleeps comes late, by 50 us
+ * where idle CPUs halt (docs/design/0022). What nobody waits for one thread takes in. Many are
+ * under way at once.
  *
  * A single slot whose read is on a lane has its bit in that lane's `asked`, which whoever
  * clears it answers for: with the bytes, or by handing the read to the link.
@@ -24,28 +23,26 @@
 struct nbd_device;
 
 struct nbd_asking {
+	pthread_mutex_t receiving;	/* of who takes in answers: */
+	char *bytes;
+	size_t have;		/* what has come of the next */
+	int32_t keen;		/* negative: not to be waited for here, that many times */
+	int32_t rest;		/* how many times, the next time */
+
 	pthread_mutex_t lock;	/* a leaf: */
-	int fd;			/* -1: there is none */
+	int fd;			/* -1: there is none; goes with both locks held */
+	bool watched;		/* by the thread */
+	bool broken;		/* the thread is to drop it */
 	uint64_t asked;
 	uint64_t moved_ms;	/* when an answer last came, or the first was asked for */
 	uint32_t nr;		/* requests so far */
 	uint32_t nr_of[LINK_SINGLE];	/* of each slot's */
-
-	/* The thread's: what has come of an answer, and how many have come. */
-	char *bytes;
-	size_t have;
-	uint32_t answers;
 };
 
 struct nbd_reader {
 	struct hmm_safe_thread *thread;
 	int wake_fd;
 	_Atomic bool stopping;
-	_Atomic int tid;	/* the thread's; 0: it has not begun */
-	_Atomic int cpu, asker;	/* where it was sent, and where was asked from last; -1: nowhere */
-	_Atomic bool sleeps;	/* and is to be woken when something is asked for */
-	int32_t keen;		/* the thread's: negative: sleeps, to be woken that often */
-	int32_t rest;		/* likewise: how often the next time */
 	size_t room;		/* of each bytes[] */
 	struct nbd_asking asking[LINK_SERVERS];
 };
@@ -56,7 +53,7 @@ void nbd_reader_stop(struct nbd_device *dev);
 /* @server's lane from now on; false: it has one. */
 bool nbd_reader_add(struct nbd_device *dev, uint32_t server, int fd);
 
-/* Ask for a slot's page; false: by no lane. */
+/* Ask for a slot's page, which may be home on return; false: by no lane. */
 bool nbd_reader_ask(struct nbd_device *dev, uint32_t slot, uint64_t index);
 
 #endif
