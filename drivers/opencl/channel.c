@@ -110,13 +110,11 @@ int ocl_channel_wait(struct ocl_channel *channel, unsigned int slot)
 	static const char ended[] = "the engine has ended";
 	struct ocl_request *request = ocl_request(channel, slot);
 
-	/* acquire: pairs with the engine's answer */
-	while (!atomic_load_explicit(&request->done, memory_order_acquire)) {
+	while (!ocl_channel_answered(channel, slot)) {
 		if (atomic_load_explicit(&channel->lost, memory_order_relaxed))
 			return -EIO;
 		futex_wait(&request->done, 0);
-		if (!atomic_load_explicit(&request->done, memory_order_acquire) &&
-		    ocl_channel_lost(channel)) {
+		if (!ocl_channel_answered(channel, slot) && ocl_channel_lost(channel)) {
 			memcpy(request->text, ended, sizeof(ended));
 			return -EIO;
 		}

@@ -53,6 +53,13 @@ bool ocl_channel_lost(struct ocl_channel *channel);
 /* The request's result, or -EIO. */
 int ocl_channel_wait(struct ocl_channel *channel, unsigned int slot);
 
+/* Has the request that was posted last been answered? */
+static inline bool ocl_channel_answered(struct ocl_channel *channel, unsigned int slot)
+{
+	/* acquire: pairs with the engine's answer */
+	return atomic_load_explicit(&ocl_request(channel, slot)->done, memory_order_acquire);
+}
+
 static inline int ocl_channel_ask(struct ocl_channel *channel, unsigned int slot, enum ocl_op op)
 {
 	ocl_channel_post(channel, slot, op);

@@ -142,12 +142,8 @@ static int transfer(struct hmm_opencl *ocl, const struct hmm_copy_run *runs, siz
 
 int ocl_dma_ask(struct hmm_opencl *ocl, unsigned int slot, enum ocl_op op)
 {
-	struct ocl_request *request = ocl_request(&ocl->channel, slot);
-
-	if (!ocl->pools.base)
-		return ocl_channel_ask(&ocl->channel, slot, op);
-	return ocl_pools_copy(ocl, op, request->runs, request->nr_runs,
-			      ocl_channel_staging(&ocl->channel, slot));
+	return ocl->pools.base ? ocl_pools_copy(ocl, slot, op) :
+				 ocl_channel_ask(&ocl->channel, slot, op);
 }
 
 int ocl_copy_to_device(struct hmm_devmem *devmem, struct hmm_copy *copy,

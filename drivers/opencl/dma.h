@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The devmem's copies: pages to and from the wire's staging, in pieces, so that the
- * engine moves one while the next is filled. They run where CPU faults are served.
+ * The devmem's copies: in place (pools.h), or to and from the wire's staging, in pieces, so that
+ * the engine moves one while the next is filled. They run where CPU faults are served.
  */
 #ifndef OPENCL_DMA_H
 #define OPENCL_DMA_H

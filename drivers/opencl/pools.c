@@ -3,9 +3,9 @@
 #include "pools.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "device.h"
 
@@ -36,15 +36,13 @@ static char *map(int fd, size_t bytes)
 	return base;
 }
 
-/* Waiting launches first: reads of a busy program would keep them out for good. */
+/* Waiting launches first: the copies of a busy program would keep them out for good. */
 static void lock_init(pthread_rwlock_t *lock)
 {
 	pthread_rwlockattr_t attr;
 
 	pthread_rwlockattr_init(&attr);
-#ifdef __GLIBC__
 	pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
-#endif
 	pthread_rwlock_init(lock, &attr);
 	pthread_rwlockattr_destroy(&attr);
 }
@@ -85,74 +83,102 @@ int ocl_pools_ask(struct hmm_opencl *ocl, enum ocl_op op)
 
 	if (!pools->base)
 		return ocl_channel_ask(&ocl->channel, OCL_WORKER_SLOT, op);
+	/* Of one that has ended before nothing is in hand. */
+	if (ocl_channel_lost(&ocl->channel))
+		return -EIO;
 	pthread_rwlock_wrlock(&pools->lock);
 	ret = ocl_channel_ask(&ocl->channel, OCL_WORKER_SLOT, op);
-	/* relaxed: nothing but the engine's own words, and it has answered or is gone */
-	if (atomic_load_explicit(&ocl->channel.process.wire->at_work, memory_order_relaxed))
+	if (!ocl_channel_answered(&ocl->channel, OCL_WORKER_SLOT))
 		pools->lost = true;
 	pthread_rwlock_unlock(&pools->lock);
 	return ret;
 }
 
-/* Memory for the slots of a run, or an error. Nothing goes to a device that is no more. */
-static int back(struct hmm_opencl *ocl, uint64_t index, uint64_t nr)
+/* By a request in @slot, of which only what is a request's result changes. */
+static int back_slot(struct hmm_opencl *ocl, uint64_t s, unsigned int slot)
 {
-	_Atomic bool *backed = ocl->pools.backed;
-	int ret = ocl_channel_lost(&ocl->channel) ? -EIO : 0;
+	int ret;
+
+	ocl_request(&ocl->channel, slot)->a[0] = s;
+	ret = ocl_channel_ask(&ocl->channel, slot, OCL_BACK);
+	if (!ret)
+		atomic_store_explicit(&ocl->pools.backed[s], true, memory_order_relaxed);
+	return ret;
+}
+
+/* Memory for the device's slots of a run, or an error. @held: a slot of the caller's, or none. */
+static int back(struct hmm_opencl *ocl, uint64_t index, uint64_t nr, unsigned int held)
+{
+	int ret = 0;
 
 	for (uint64_t s = index / ocl->memory.block_pages;
 	     s <= (index + nr - 1) / ocl->memory.block_pages && !ret; s++) {
-		unsigned int slot;
+		unsigned int slot = held;
 
-		if (atomic_load_explicit(&backed[s], memory_order_relaxed))
+		if (atomic_load_explicit(&ocl->pools.backed[s], memory_order_relaxed))
 			continue;
-		slot = ocl_channel_get(&ocl->channel);
-		ocl_request(&ocl->channel, slot)->a[0] = s;
-		ret = ocl_channel_ask(&ocl->channel, slot, OCL_BACK);
-		ocl_channel_put(&ocl->channel, slot);
-		if (!ret)
-			atomic_store_explicit(&backed[s], true, memory_order_relaxed);
+		if (held == OCL_SLOTS)
+			slot = ocl_channel_get(&ocl->channel);
+		ret = back_slot(ocl, s, slot);
+		if (held == OCL_SLOTS)
+			ocl_channel_put(&ocl->channel, slot);
 	}
 	return ret;
 }
 
-static int begin(struct ocl_pools *pools)
+/*
+ * A signal handler that waits for a page would keep the lock from a launch, behind which
+ * whoever brings the page has to wait.
+ */
+static int begin(struct ocl_pools *pools, sigset_t *old)
 {
+	sigset_t all;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, old);
 	pthread_rwlock_rdlock(&pools->lock);
 	return pools->lost ? -EIO : 0;
 }
 
-static void end(struct ocl_pools *pools)
+static void end(struct ocl_pools *pools, const sigset_t *old)
 {
 	pthread_rwlock_unlock(&pools->lock);
+	pthread_sigmask(SIG_SETMASK, old, NULL);
 }
 
-int ocl_pools_copy(struct hmm_opencl *ocl, enum ocl_op op, const struct ocl_run *runs,
-		   uint32_t nr_runs, char *staging)
+static void copy_run(const struct hmm_opencl *ocl, enum ocl_op op, const struct ocl_run *run,
+		     char *staging)
 {
-	const size_t page = ocl->page_size;
-	char *base = ocl->pools.base;
+	const size_t page = ocl->page_size, bytes = run->nr * page;
+	char *at = ocl->pools.base + run->index * page;
+
+	if (op == OCL_COPY_OUT)
+		memcpy(staging + run->at * page, at, bytes);
+	else if (op == OCL_COPY_WITHIN)
+		memmove(at, ocl->pools.base + run->at * page, bytes);
+	else if (run->at == OCL_ZERO)
+		memset(at, 0, bytes);
+	else
+		memcpy(at, staging + run->at * page, bytes);
+}
+
+int ocl_pools_copy(struct hmm_opencl *ocl, unsigned int slot, enum ocl_op op)
+{
+	const struct ocl_request *request = ocl_request(&ocl->channel, slot);
+	bool to_device = op != OCL_COPY_OUT;
+	sigset_t old;
 	int ret = 0;
 
-	for (uint32_t i = 0; i < nr_runs && op != OCL_COPY_OUT && !ret; i++)
-		ret = back(ocl, runs[i].index, runs[i].nr);
+	if (to_device && ocl_channel_lost(&ocl->channel))
+		return -EIO;
+	for (uint32_t i = 0; i < request->nr_runs && to_device && !ret; i++)
+		ret = back(ocl, request->runs[i].index, request->runs[i].nr, slot);
 	if (ret)
 		return ret;
-	ret = begin(&ocl->pools);
-	for (uint32_t i = 0; i < nr_runs && !ret; i++) {
-		char *at = base + runs[i].index * page;
-		size_t bytes = runs[i].nr * page;
-
-		if (op == OCL_COPY_OUT)
-			memcpy(staging + runs[i].at * page, at, bytes);
-		else if (op == OCL_COPY_WITHIN)
-			memmove(at, base + runs[i].at * page, bytes);
-		else if (runs[i].at == OCL_ZERO)
-			memset(at, 0, bytes);
-		else
-			memcpy(at, staging + runs[i].at * page, bytes);
-	}
-	end(&ocl->pools);
+	ret = begin(&ocl->pools, &old);
+	for (uint32_t i = 0; i < request->nr_runs && !ret; i++)
+		copy_run(ocl, op, &request->runs[i], ocl_channel_staging(&ocl->channel, slot));
+	end(&ocl->pools, &old);
 	return ret;
 }
 
@@ -170,13 +196,17 @@ int ocl_pools_transfer(struct hmm_opencl *ocl, const struct hmm_copy_run *runs, 
 {
 	const size_t page = ocl->page_size;
 	uint64_t pages = 0;
+	sigset_t old;
 	int ret = 0;
 
+	/* Nothing goes to a device that is no more. */
+	if (in && ocl_channel_lost(&ocl->channel))
+		return -EIO;
 	for (size_t i = 0; i < nr_runs && in && !ret; i++)
-		ret = back(ocl, runs[i].index, runs[i].nr_pages);
+		ret = back(ocl, runs[i].index, runs[i].nr_pages, OCL_SLOTS);
 	if (ret)
 		return ret;
-	ret = begin(&ocl->pools);
+	ret = begin(&ocl->pools, &old);
 	for (size_t i = 0; i < nr_runs && !ret; i++) {
 		char *at = ocl->pools.base + runs[i].index * page;
 
@@ -188,7 +218,7 @@ int ocl_pools_transfer(struct hmm_opencl *ocl, const struct hmm_copy_run *runs, 
 			memset(at, 0, runs[i].nr_pages * page);
 		pages += runs[i].nr_pages;
 	}
-	end(&ocl->pools);
+	end(&ocl->pools, &old);
 	if (!ret) {
 		ocl_count(&ocl->count.transfers, 1);
 		ocl_count(&ocl->count.transfer_bytes, pages * page);

@@ -5,10 +5,10 @@
  *
  * OpenCL lets the host touch a buffer's memory while it is mapped. The engine keeps the pools
  * mapped but for the requests in which the device works on them. `lock` is held for those as
- * writer, for copies as reader; it is a leaf, and held over no other wait.
+ * writer, for copies as reader, and over no other wait.
  *
- * What an engine that ends leaves here comes home, unless it ended in such a request: what the
- * device had in hand then is not known, and all of it counts as lost.
+ * What an engine that ends leaves here comes home, unless it ended in such a request: each is
+ * given all pools, so that all pages count as lost then.
  */
 #ifndef OPENCL_POOLS_H
 #define OPENCL_POOLS_H
@@ -42,9 +42,8 @@ void ocl_pools_close(struct hmm_opencl *ocl);
 /* One request of the worker's in which the device works on the pools. */
 int ocl_pools_ask(struct hmm_opencl *ocl, enum ocl_op op);
 
-/* @op, a copy, as a request with these runs and this staging; in place. */
-int ocl_pools_copy(struct hmm_opencl *ocl, enum ocl_op op, const struct ocl_run *runs,
-		   uint32_t nr_runs, char *staging);
+/* What @op asks for with @slot's runs and staging, a copy; in place. */
+int ocl_pools_copy(struct hmm_opencl *ocl, unsigned int slot, enum ocl_op op);
 
 /* Runs of the core's, to the device or from it; in place. */
 int ocl_pools_transfer(struct hmm_opencl *ocl, const struct hmm_copy_run *runs, size_t nr_runs,

@@ -334,7 +334,7 @@ static void run_begin(struct run *run, struct hmm_opencl *ocl, struct ocl_run_ca
 
 /*
  * Runtimes compile a kernel for good when it is first launched: here that is a launch of
- * no items and without the pools, for which neither invalidation nor copy has to wait.
+ * no items and without the pools, for which no invalidation has to wait, nor a copy in place.
  */
 static int warm_up(struct run *run)
 {

@@ -225,5 +225,6 @@ int ocl_spawn_gone(const struct ocl_process *process)
 {
 	struct pollfd fd = { .fd = process->pidfd, .events = POLLIN };
 
+	/* Or the program has closed what it does not know. */
 	return poll(&fd, 1, 0) > 0;
 }

@@ -100,8 +100,6 @@ struct ocl_request {
 struct ocl_wire {
 	_Atomic uint32_t posted;	/* futex */
 	uint32_t queue[OCL_SLOTS];
-	/* The engine's: the device has the pools to itself. */
-	_Atomic uint32_t at_work;
 	struct ocl_request slot[OCL_SLOTS];
 };
 

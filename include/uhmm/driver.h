@@ -13,7 +13,8 @@
  *   copy_*, migrate_to_ram
  *                       no core lock held, but for copy_from_device while a child made
  *                       by a raw clone is served in an mm that is not STRICT. copy_*
- *                       may call nothing of libuhmm but hmm_copy_done(). With HMM_DEVMEM_FAULT_SAFE on the very
+ *                       may call nothing of libuhmm but hmm_copy_done() and
+ *                       hmm_bulk_copy(). With HMM_DEVMEM_FAULT_SAFE on the very
  *                       thread that serves CPU faults: whatever the code touches
  *                       must never be away (static data, the stack it runs on,
  *                       hmm_safe_alloc()), and it must not malloc, use stdio, map

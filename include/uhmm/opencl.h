@@ -195,7 +195,8 @@ struct hmm_opencl_fault {
  * what they stored.
  *
  * Return: 0; -EFAULT (@fault says what); -EINVAL (NULL, no items, an argument is not
- *   set); -ENOMEM; -EIO (the device is lost, or the runtime failed); -ECHILD.
+ *   set); -ENOMEM; -EIO (the device is lost, or the runtime failed: items may have stored,
+ *   and what they stored may be there); -ECHILD.
  */
 int hmm_opencl_run(struct hmm_opencl_kernel *kernel, uint64_t nr_items,
 		   struct hmm_opencl_fault *fault) HMM_MUST_CHECK;

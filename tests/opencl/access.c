@@ -331,6 +331,26 @@ static void neighbours_in_shared_memory(void **state)
 	munmap((void *)p, page);
 }
 
+/* Pages that were put elsewhere on the device move inside of it for a kernel, by its own copies. */
+static void pages_placed_elsewhere_are_used(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(2 * NR, 4);
+	uint64_t *bad = mmap(NULL, page, RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	ocl_begin(w, 32 << 20);
+	assert_int_equal(hmm_migrate_to_device(w->mm, hmm_opencl_devmem(ocl), (uintptr_t)p,
+					       (uintptr_t)p + 2 * NR * page, HMM_MIGRATE_SYSTEM,
+					       NULL), 2 * NR);
+	run("check", 2 * NR, at(p), at(bad));
+	assert_int_equal(*bad, 0);
+	assert_int_equal(count_at(w, p, 2 * NR, HMM_PLACE_DEVICE), 2 * NR);
+	assert_holds(p, 2 * NR, 4, 0);
+	ocl_end();
+	munmap(p, 2 * NR * page);
+	munmap(bad, page);
+}
+
 /* Four times the device's memory: blocks make room for each other, in every pool. */
 static void more_than_the_device_has(void **state)
 {
@@ -619,6 +639,7 @@ int main(void)
 		world_test(atomics_against_the_cpu),
 		world_test(memory_that_cannot_move),
 		world_test(neighbours_in_shared_memory),
+		world_test(pages_placed_elsewhere_are_used),
 		world_test(more_than_the_device_has),
 		world_test(a_long_range_moves_block_by_block),
 		world_test(a_long_range_needs_staging_for_one_block),

@@ -161,22 +161,19 @@ static bool works_on_pools(const struct ocl_request *request, const char *stagin
 	}
 }
 
-/* If the pools do not come back, what is in them is lost: as if this had ended in between. */
+/* Pools that do not go or come back are lost: as if this had ended in between. */
 static int work(struct engine *e, struct ocl_request *request, char *staging)
 {
-	cl_int err;
-	int ret = 0;
+	int ret;
 
 	if (!e->context)
 		return -EINVAL;
-	atomic_store_explicit(&e->wire->at_work, 1, memory_order_relaxed);
-	err = engine_pools_give(e);
-	if (!err)
-		ret = handle(e, request, staging);
+	if (engine_pools_give(e))
+		_exit(1);
+	ret = handle(e, request, staging);
 	if (engine_pools_take(e))
 		_exit(1);
-	atomic_store_explicit(&e->wire->at_work, 0, memory_order_relaxed);
-	return err ? engine_error(request, "unmapping device memory", err) : ret;
+	return ret;
 }
 
 static void serve(struct engine *e)
@@ -292,6 +289,9 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	close_others();
+	/* A compiler that the runtime starts has no use for them, and may live longer. */
+	fcntl(OCL_FD_SOCKET, F_SETFD, FD_CLOEXEC);
+	fcntl(OCL_FD_POOLS, F_SETFD, FD_CLOEXEC);
 	leave_program();
 	program = (int)syscall(SYS_pidfd_open, atoi(argv[1]), 0);
 	engine.wire = mmap(NULL, OCL_SHARED_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, OCL_FD_WIRE,

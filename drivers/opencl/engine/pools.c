@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static size_t pool_bytes(const struct engine *e)
@@ -18,6 +19,8 @@ static size_t pool_bytes(const struct engine *e)
 
 static void release(struct engine *e)
 {
+	engine_pools_give(e);
+	clFinish(e->queue[0]);
 	for (uint32_t i = 0; i < e->pools; i++) {
 		if (e->pool[i])
 			clReleaseMemObject(e->pool[i]);
@@ -28,16 +31,17 @@ static void release(struct engine *e)
 	e->in_place = NULL;
 }
 
-/* Many runtimes allocate at the first use: use it now, so that the error comes now. */
-static cl_int make_own(struct engine *e)
+/*
+ * Many runtimes allocate at the first use: use it now, so that the error comes now. @host: the
+ * memory of all pools, or NULL.
+ */
+static cl_int make(struct engine *e, cl_mem_flags flags, char *host)
 {
 	cl_int err = CL_SUCCESS;
 
-	if (device_bytes(e->device) < pool_bytes(e) * e->pools)
-		err = CL_MEM_OBJECT_ALLOCATION_FAILURE;
 	for (uint32_t i = 0; i < e->pools && !err; i++)
-		e->pool[i] = clCreateBuffer(e->context, CL_MEM_READ_WRITE, pool_bytes(e), NULL,
-					    &err);
+		e->pool[i] = clCreateBuffer(e->context, CL_MEM_READ_WRITE | flags, pool_bytes(e),
+					    host ? host + i * pool_bytes(e) : NULL, &err);
 	if (!err)
 		err = clEnqueueMigrateMemObjects(e->queue[0], e->pools, e->pool,
 						 CL_MIGRATE_MEM_OBJECT_CONTENT_UNDEFINED, 0, NULL,
@@ -45,11 +49,29 @@ static cl_int make_own(struct engine *e)
 	return err ? err : clFinish(e->queue[0]);
 }
 
+static cl_int make_own(struct engine *e)
+{
+	if (device_bytes(e->device) < pool_bytes(e) * e->pools)
+		return CL_MEM_OBJECT_ALLOCATION_FAILURE;
+	return make(e, 0, NULL);
+}
+
+/*
+ * A runtime may keep a copy of such memory, and bring the two together whenever it is mapped or
+ * unmapped: all of it around each launch. Then there are pages now, since it has been read.
+ */
+static bool is_copied(struct engine *e)
+{
+	struct stat now;
+
+	return engine_pools_give(e) || engine_pools_take(e) || fstat(OCL_FD_POOLS, &now) ||
+	       now.st_blocks;
+}
+
 /* Its pages come by engine_back(), so that there is an error where there is no memory. */
 static bool make_in_place(struct engine *e)
 {
 	size_t bytes = e->pools * pool_bytes(e);
-	cl_int err = CL_SUCCESS;
 
 	if (!device_shares_memory(e->device) || device_bytes(e->device) < bytes ||
 	    ftruncate(OCL_FD_POOLS, (off_t)bytes))
@@ -59,10 +81,8 @@ static bool make_in_place(struct engine *e)
 		e->in_place = NULL;
 		return false;
 	}
-	for (uint32_t i = 0; i < e->pools && !err; i++)
-		e->pool[i] = clCreateBuffer(e->context, CL_MEM_READ_WRITE | CL_MEM_USE_HOST_PTR,
-					    pool_bytes(e), e->in_place + i * pool_bytes(e), &err);
-	return !err && !engine_pools_take(e);
+	return !make(e, CL_MEM_USE_HOST_PTR, e->in_place) && !engine_pools_take(e) &&
+	       !is_copied(e);
 }
 
 int engine_pools(struct engine *e, struct ocl_request *request)
@@ -90,8 +110,10 @@ int engine_back(struct engine *e, struct ocl_request *request)
 {
 	if (!e->in_place || request->a[0] >= (uint64_t)e->pools * e->pool_slots)
 		return -EINVAL;
-	if (fallocate(OCL_FD_POOLS, 0, (off_t)(request->a[0] << HMM_BLOCK_SHIFT), HMM_BLOCK))
-		return engine_say(request, -ENOMEM, "no memory for 2 MiB more of the device's");
+	while (fallocate(OCL_FD_POOLS, 0, (off_t)(request->a[0] << HMM_BLOCK_SHIFT), HMM_BLOCK))
+		if (errno != EINTR)
+			return engine_say(request, -ENOMEM, "2 MiB more of device memory: errno %d",
+					  errno);
 	return 0;
 }
 
@@ -100,7 +122,7 @@ cl_int engine_pools_give(struct engine *e)
 {
 	cl_int err = CL_SUCCESS;
 
-	for (uint32_t i = 0; e->in_place && i < e->pools && !err; i++)
+	for (uint32_t i = 0; e->in_place && i < e->pools && e->pool[i] && !err; i++)
 		err = clEnqueueUnmapMemObject(e->queue[0], e->pool[i],
 					      e->in_place + i * pool_bytes(e), 0, NULL, NULL);
 	return err;
