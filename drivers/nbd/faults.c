@@ -160,6 +160,7 @@ static int single_post(struct nbd_device *dev, const struct hmm_fault *fault)
 	uint32_t slot = nbd_channel_get_single(ch);
 	struct nbd_fault *s;
 	uintptr_t addr;
+	bool alone;
 
 	if (slot == NO_SLOT)
 		return -EAGAIN;
@@ -178,7 +179,8 @@ static int single_post(struct nbd_device *dev, const struct hmm_fault *fault)
 		single_put(dev, slot);
 		return -EAGAIN;
 	}
-	if (!nbd_reader_ask(dev, slot, fault->index))
+	alone = atomic_load_explicit(&dev->faults.active, memory_order_relaxed) == 1ULL << slot;
+	if (!nbd_reader_ask(dev, slot, fault->index, alone && fault->spare))
 		single_by_link(dev, slot);
 	return -EINPROGRESS;
 }

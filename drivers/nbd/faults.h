@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * CPU faults. None keeps the thread that serves them waiting for a slow network, or for more
- * than its own page:
+ * CPU faults. None keeps the threads that serve them waiting for the network, but for one that
+ * has nothing else to do, and not for long (reader.h):
  *
  *	a page alone	its read is asked for at once, by the handler, over a lane or of the
  *			link; when the bytes are here the handler, the reader or `completer`

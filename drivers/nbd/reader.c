@@ -28,16 +28,6 @@ static uint64_t cookie_of(const struct nbd_asking *a, uint32_t slot)
 	return (uint64_t)a->nr_of[slot] << 32 | slot;
 }
 
-static uint64_t asked_of(struct nbd_asking *a)
-{
-	uint64_t asked;
-
-	pthread_mutex_lock(&a->lock);
-	asked = a->asked;
-	pthread_mutex_unlock(&a->lock);
-	return asked;
-}
-
 /* Receiving: it stays what it is, unless there is none. */
 static int fd_of(struct nbd_asking *a)
 {
@@ -49,10 +39,10 @@ static int fd_of(struct nbd_asking *a)
 	return fd;
 }
 
-/* Have the thread drop it. Lock held. */
-static void give_up(struct nbd_device *dev, struct nbd_asking *a)
+/* Have the thread drop a lane, if it has not done so. Lock held. */
+static void give_up(struct nbd_device *dev, struct nbd_asking *a, int fd)
 {
-	if (a->fd >= 0 && !a->broken) {
+	if (fd >= 0 && a->fd == fd && !a->broken) {
 		a->broken = true;
 		eventfd_write(dev->reader.wake_fd, 1);
 	}
@@ -138,28 +128,45 @@ static bool receive(struct nbd_device *dev, uint32_t server)
 
 /* ---------------------------------------------------------------- asking */
 
-/* *@alone: nothing else is asked for. */
-static bool ask(struct nbd_device *dev, struct nbd_asking *a, uint32_t slot, uint64_t offset,
-		bool *alone)
+/* A request on a lane. */
+struct query {
+	struct nbd_asking *asking;
+	uint32_t server, slot;
+	uint64_t cookie;
+};
+
+static bool ask(struct nbd_device *dev, struct query *q, uint64_t offset)
 {
+	struct nbd_asking *a = q->asking;
 	bool sent = false;
 
 	pthread_mutex_lock(&a->lock);
 	if (a->fd >= 0 && !a->broken) {
-		*alone = !a->asked;
 		if (!a->asked)
 			a->moved_ms = nbd_now_ms();
-		a->nr_of[slot] = a->nr++;
-		a->asked |= 1ULL << slot;
-		sent = nbd_lane_ask(a->fd, cookie_of(a, slot), offset, dev->channel.page);
+		a->nr_of[q->slot] = a->nr++;
+		a->asked |= 1ULL << q->slot;
+		q->cookie = cookie_of(a, q->slot);
+		sent = nbd_lane_ask(a->fd, q->cookie, offset, dev->channel.page);
 		if (!sent) {
 			/* Half a request may be on its way. */
-			a->asked &= ~(1ULL << slot);
-			give_up(dev, a);
+			a->asked &= ~(1ULL << q->slot);
+			give_up(dev, a, a->fd);
 		}
 	}
 	pthread_mutex_unlock(&a->lock);
 	return sent;
+}
+
+static bool is_answered(const struct query *q)
+{
+	struct nbd_asking *a = q->asking;
+	bool answered;
+
+	pthread_mutex_lock(&a->lock);
+	answered = !(a->asked >> q->slot & 1) || cookie_of(a, q->slot) != q->cookie;
+	pthread_mutex_unlock(&a->lock);
+	return answered;
 }
 
 /* Something is asked for that nobody waits for. The thread goes on until somebody does. */
@@ -168,30 +175,66 @@ static void watch(struct nbd_device *dev, struct nbd_asking *a)
 	bool tell;
 
 	pthread_mutex_lock(&a->lock);
-	tell = !a->watched;
-	a->watched = true;
+	tell = a->asked && !a->watched;
+	a->watched |= tell;
 	pthread_mutex_unlock(&a->lock);
 	if (tell)
 		eventfd_write(dev->reader.wake_fd, 1);
 }
 
+/* Is it worth it to wait here? */
+static bool is_keen(struct nbd_asking *a)
+{
+	bool keen;
+
+	pthread_mutex_lock(&a->lock);
+	keen = a->keen >= 0;
+	if (keen)
+		a->watched = false;
+	else
+		a->keen++;
+	pthread_mutex_unlock(&a->lock);
+	return keen;
+}
+
 /*
- * It was of use to wait here. If not, and that goes on or others want the CPU, it is not done:
- * each time for twice as many pages. Receiving.
+ * It was of use to wait. If not, and that goes on or others want the CPU, it is not done:
+ * each time for twice as many pages.
  */
 static void learn(struct nbd_asking *a, bool of_use, bool ousted)
 {
-	if (of_use && a->keen < KEEN_MOST) {
-		a->keen++;
-	} else if (of_use) {
-		a->rest = REST_LEAST;
-	} else {
+	pthread_mutex_lock(&a->lock);
+	if (!of_use)
 		a->keen -= KEEN_LOSS;
-		if (a->keen >= 0 && !ousted)
-			return;
+	else if (a->keen < KEEN_MOST)
+		a->keen++;
+	else
+		a->rest = REST_LEAST;
+	if (!of_use && (a->keen < 0 || ousted)) {
 		a->keen = -a->rest;
 		a->rest = a->rest * 2 < REST_MOST ? a->rest * 2 : REST_MOST;
 	}
+	pthread_mutex_unlock(&a->lock);
+}
+
+/* Take in what has come; false: somebody else does, or the lane is no good. */
+static bool look(struct nbd_device *dev, const struct query *q)
+{
+	struct nbd_asking *a = q->asking;
+	int fd;
+	bool ok;
+
+	if (pthread_mutex_trylock(&a->receiving))
+		return false;
+	fd = fd_of(a);
+	ok = receive(dev, q->server);
+	pthread_mutex_unlock(&a->receiving);
+	if (!ok) {
+		pthread_mutex_lock(&a->lock);
+		give_up(dev, a, fd);
+		pthread_mutex_unlock(&a->lock);
+	}
+	return ok;
 }
 
 /* The CPU to who wants it. false: somebody has kept it. */
@@ -204,67 +247,45 @@ static bool yield(uint64_t *now)
 	return *now - before <= OUSTED_NS;
 }
 
-/* Receiving: until the page is home, or that takes too long. */
-static void stay(struct nbd_device *dev, uint32_t server, uint32_t slot)
+/* Until the page is home, or that takes too long. */
+static void await(struct nbd_device *dev, const struct query *q)
 {
-	struct nbd_asking *a = &dev->reader.asking[server];
 	const uint64_t begun = nbd_now_ns();
 	uint64_t now = begun;
 	bool mine = true, home;
 
-	pthread_mutex_lock(&a->lock);
-	a->watched = false;
-	pthread_mutex_unlock(&a->lock);
-	for (;;) {
-		if (!receive(dev, server)) {
-			pthread_mutex_lock(&a->lock);
-			give_up(dev, a);
-			pthread_mutex_unlock(&a->lock);
+	while (look(dev, q)) {
+		home = is_answered(q);
+		/* Who had the CPU may have been the server: then it is home by now. */
+		if (home || !mine || now - begun >= AWAKE_NS) {
+			learn(q->asking, home && now - begun < AWAKE_NS, !mine);
 			return;
 		}
-		home = !(asked_of(a) >> slot & 1);
-		/* Who had the CPU may have been the server. */
-		if (home || !mine || now - begun >= AWAKE_NS)
-			break;
 		mine = yield(&now);
 	}
-	learn(a, home, !mine);
 }
 
-/* Wait for a page that was asked for, if that is any good; false: something is to come still. */
-static bool await(struct nbd_device *dev, uint32_t server, uint32_t slot)
-{
-	struct nbd_asking *a = &dev->reader.asking[server];
-
-	if (pthread_mutex_trylock(&a->receiving))
-		return false;
-	if (a->keen < 0)
-		a->keen++;
-	else
-		stay(dev, server, slot);
-	pthread_mutex_unlock(&a->receiving);
-	/* After it: who asks from now on finds nobody receiving. */
-	return !asked_of(a);
-}
-
-bool nbd_reader_ask(struct nbd_device *dev, uint32_t slot, uint64_t index)
+bool nbd_reader_ask(struct nbd_device *dev, uint32_t slot, uint64_t index, bool wait)
 {
 	const struct nbd_channel *ch = &dev->channel;
 	uint64_t chunk = index / ch->chunk_pages;
 	uint64_t offset = link_offset_of(chunk, ch->nr_groups, (uint32_t)(index % ch->chunk_pages),
 					 ch->page);
 	uint32_t mirror = dev->lanes.mirror;
-	bool alone;
 
 	for (uint32_t i = 0; i < mirror; i++) {
 		uint32_t turn = link_turn_of(chunk, ch->nr_groups, mirror, i);
 		uint32_t server = link_server_of(chunk, ch->nr_groups, mirror, turn);
-		struct nbd_asking *a = &dev->reader.asking[server];
+		struct query q = {
+			.asking = &dev->reader.asking[server], .server = server, .slot = slot,
+		};
 
-		if (!ask(dev, a, slot, offset, &alone))
+		if (!ask(dev, &q, offset))
 			continue;
-		if (!alone || !await(dev, server, slot))
-			watch(dev, a);
+		if (wait && is_keen(q.asking))
+			await(dev, &q);
+		/* After it: who asks from now on finds nobody receiving, or is found here. */
+		watch(dev, q.asking);
 		return true;
 	}
 	return false;

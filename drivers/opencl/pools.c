@@ -6,10 +6,12 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include "device.h"
 
 #define BULK_BYTES	(1UL << 20)
+#define SIGNALS_NS	100000000L
 
 static int make(struct hmm_opencl *ocl, bool in_place)
 {
@@ -128,15 +130,26 @@ static int back(struct hmm_opencl *ocl, uint64_t index, uint64_t nr, unsigned in
 
 /*
  * A signal handler that waits for a page would keep the lock from a launch, behind which
- * whoever brings the page has to wait.
+ * whoever brings the page has to wait. While it is a launch that is waited for, signals come now
+ * and then.
  */
 static int begin(struct ocl_pools *pools, sigset_t *old)
 {
+	struct timespec until;
 	sigset_t all;
+	int ret;
 
 	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, old);
-	pthread_rwlock_rdlock(&pools->lock);
+	do {
+		pthread_sigmask(SIG_SETMASK, &all, old);
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_nsec += SIGNALS_NS;
+		until.tv_sec += until.tv_nsec / 1000000000;
+		until.tv_nsec %= 1000000000;
+		ret = pthread_rwlock_timedrdlock(&pools->lock, &until);
+		if (ret)
+			pthread_sigmask(SIG_SETMASK, old, NULL);
+	} while (ret);
 	return pools->lost ? -EIO : 0;
 }
 

@@ -118,6 +118,8 @@ struct hmm_fault {
 	uint64_t read_ns;	/* when the fault was read; CLOCK_MONOTONIC */
 	uint64_t most;		/* pages to bring at most, this one among them, or a limit that
 				   somebody has set is exceeded: hmm_remote_allow() */
+	uint32_t spare;		/* 1: no other fault of the mm's is known, and a handler waits for
+				   the next: migrate_to_ram keeps nobody waiting if it takes a while */
 };
 
 /* How many pages a fault may bring of @pages, a power of two: one, from 1 to @pages. */
@@ -131,6 +133,8 @@ static inline uint32_t hmm_fault_pages(const struct hmm_fault *fault, uint32_t p
 /**
  * hmm_fault_done() - end a fault that migrate_to_ram answered with -EINPROGRESS
  * @fault: as migrate_to_ram had it
+ *
+ * From migrate_to_ram as well, of the fault that it has or of any other.
  *
  * Brings the page home if it is still on a device: where that is @devmem its
  * copy_from_device is called by this very thread, so have the bytes at hand. The CPU
@@ -212,8 +216,8 @@ struct hmm_devmem_ops {
 	 * (any other return), the core brings that page alone.
 	 *
 	 * -EINPROGRESS: the driver has copied @fault and ends it with hmm_fault_done(),
-	 * from a thread of its own. So a device that is slow to answer keeps no thread
-	 * that serves CPU faults waiting.
+	 * mostly from a thread of its own. So a device that is slow to answer keeps no
+	 * thread that serves CPU faults waiting.
 	 */
 	int (*migrate_to_ram)(struct hmm_devmem *devmem, const struct hmm_fault *fault);
 

@@ -219,11 +219,14 @@ static void finish(struct hmm_mm *mm, const struct fault *f)
  * The driver first, which keeps the mm and counts as a user until it has ended the
  * fault: that can be before migrate_to_ram has returned. No lock held.
  */
-static void serve(struct hmm_devmem *d, struct hmm_mm *mm, const struct fault *f)
+static void serve(struct hmm_devmem *d, struct hmm_mm *mm, const struct fault *f, bool spare)
 {
 	/* Not all of it: other faults are served meanwhile. */
 	const uint32_t share = family_room(mm->family) / 4;
-	struct hmm_fault fault = { mm, f->addr, 0, f->write, f->tid, f->read_ns, share ? share : 1 };
+	struct hmm_fault fault = {
+		.mm = mm, .addr = f->addr, .write = f->write, .thread = f->tid,
+		.read_ns = f->read_ns, .most = share ? share : 1, .spare = spare,
+	};
 	uint64_t e = 0;
 
 	if (d->ops.migrate_to_ram) {
@@ -273,7 +276,7 @@ static void *devmem_main(void *arg)
 		stop = d->stopping;
 		lock_release(&d->lock);
 		if (have) {
-			serve(d, f.mm, &f.fault);
+			serve(d, f.mm, &f.fault, false);
 			mm_put(f.mm);
 		} else if (stop) {
 			return NULL;
@@ -310,9 +313,11 @@ static bool enqueue(struct hmm_devmem *d, struct hmm_mm *mm, const struct fault 
 void devmem_fault(struct hmm_mm *mm, struct hmm_devmem *d, const struct fault *f)
 {
 	if (!d->thread) {
+		const bool last = mm->ring_head == mm->ring_tail;
+
 		atomic_fetch_add_explicit(&d->users, 1, memory_order_relaxed);
 		lock_release(&mm->lock);
-		serve(d, mm, f);
+		serve(d, mm, f, last && roster_has_spare(&mm->family->roster));
 		lock_acquire(&mm->lock);
 		devmem_unuse(d);
 	} else if (!enqueue(d, mm, f)) {

@@ -124,6 +124,6 @@ void mm_drain(struct hmm_mm *mm)
 			handle(mm, &msgs[i], now);
 		/* A full batch may hide an event: read returns faults first. */
 	} while (nr == DRAIN_BATCH);
-	if (mm->ring_tail != before && !thread_state.on_handler)
+	if (mm->ring_tail != before && thread_state.serving != mm)
 		handlers_kick(mm);
 }

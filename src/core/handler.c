@@ -188,6 +188,7 @@ static void serve(struct handler_thread *h, struct hmm_mm *mm)
 	struct roster *roster = &h->family->roster;
 	uint32_t nr = 0, tid = 0;
 
+	thread_state.serving = mm;
 	lock_acquire(&mm->lock);
 	mm_drain(mm);
 	for (; mm->ring_head != mm->ring_tail; nr++) {
@@ -201,6 +202,7 @@ static void serve(struct handler_thread *h, struct hmm_mm *mm)
 		resolve(mm, &f);
 	}
 	lock_release(&mm->lock);
+	thread_state.serving = NULL;
 	if (!nr)
 		return;
 	if (roster_met(roster, &mm->watched, nr))

@@ -136,6 +136,11 @@ int roster_wait(struct roster *roster, struct watcher *watcher, uint64_t *ticket
 	return nr;
 }
 
+bool roster_has_spare(const struct roster *roster)
+{
+	return atomic_load_explicit(&roster->polling, memory_order_relaxed) > 0;
+}
+
 void roster_ring(struct roster *roster)
 {
 	sys_eventfd_signal(roster->bell_fd);

@@ -90,6 +90,9 @@ void roster_begin(struct roster *roster, struct watcher *watcher);
 int roster_wait(struct roster *roster, struct watcher *watcher, uint64_t *tickets, int max,
 		bool *more);
 
+/* Does somebody wait, or is about to? */
+bool roster_has_spare(const struct roster *roster);
+
 /* One of them is woken, or finds it when it waits next. */
 void roster_ring(struct roster *roster);
 

@@ -171,6 +171,70 @@ static void as_many_faults_are_served_at_once_as_there_are_handlers(void **state
 	munmap(p, NR * page);
 }
 
+static _Atomic bool go_on;
+
+/* As a device that is slow. */
+static int wait_for_go_on(struct testdev *dev, bool to_device, uint64_t index, uint64_t nr_pages)
+{
+	(void)dev;
+	(void)index;
+	(void)nr_pages;
+	if (to_device)
+		return 0;
+	atomic_fetch_add(&inside, 1);
+	while (!atomic_load(&go_on))
+		sched_yield();
+	return 0;
+}
+
+/* A fault that the driver ends later; what it was told of other handlers. */
+static uint32_t spare_of(struct world *w, struct toucher *t)
+{
+	uint32_t before = atomic_load(&w->dev->nr_deferred);
+
+	atomic_store(&w->dev->defer, true);
+	assert_int_equal(pthread_create(&t->thread, NULL, touch, t), 0);
+	assert_true(eventually(atomic_load(&w->dev->nr_deferred) == before + 1));
+	atomic_store(&w->dev->defer, false);
+	return w->dev->deferred[before].spare;
+}
+
+/* While the others wait for a slow device nobody would meet the next fault; and else somebody. */
+static void drivers_are_told_whether_a_handler_is_free(void **state)
+{
+	static struct toucher t[HANDLERS + 1];
+	struct world *w = *state;
+	unsigned char *p = map_filled(NR, 1);
+	uint32_t last, next;
+
+	for (uint64_t i = 0; i <= HANDLERS; i++) {
+		t[i].p = p;
+		t[i].nr = i * (NR / HANDLERS - 1);
+	}
+	to_device(w, w->dev, p, NR);
+	atomic_store(&w->dev->nr_deferred, 0);
+	atomic_store(&inside, 0);
+	w->dev->hook = wait_for_go_on;
+	for (uint64_t i = 0; i < HANDLERS - 1; i++)
+		assert_int_equal(pthread_create(&t[i].thread, NULL, touch, &t[i]), 0);
+	assert_true(eventually(atomic_load(&inside) == HANDLERS - 1));
+	last = spare_of(w, &t[HANDLERS - 1]);
+	atomic_store(&go_on, true);
+	for (uint64_t i = 0; i < HANDLERS - 1; i++)
+		pthread_join(t[i].thread, NULL);
+	w->dev->hook = NULL;
+	next = spare_of(w, &t[HANDLERS]);
+	for (uint32_t i = 0; i < 2; i++) {
+		hmm_fault_done(w->dev->devmem, &w->dev->deferred[i]);
+		pthread_join(t[HANDLERS - 1 + i].thread, NULL);
+	}
+	for (size_t i = 0; i <= HANDLERS; i++)
+		assert_true(t[i].right);
+	assert_int_equal(last, 0);
+	assert_int_equal(next, 1);
+	munmap(p, NR * page);
+}
+
 static void run_on(int cpu)
 {
 	cpu_set_t set;
@@ -246,6 +310,7 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 		world_test(a_fault_wakes_few_of_many_handlers),
 		world_test(as_many_faults_are_served_at_once_as_there_are_handlers),
+		world_test(drivers_are_told_whether_a_handler_is_free),
 		world_test(faults_are_met_where_they_come_from),
 	};
 

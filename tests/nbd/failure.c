@@ -300,7 +300,7 @@ static void a_liar_alone(void **state)
 		atomic_store(&liar->late_ms, 50);
 		atomic_store(&liar->lie, (uint32_t)lie);
 		sig = touch_read(p);
-		if (lie == LATE && !sig)
+		if ((lie == LATE || lie == HALVES) && !sig)
 			assert_holds(p, 1, (uint32_t)lie, 0);
 		else if (sig != SIGBUS)
 			fail_msg("%s: signal %d", lie_names[lie], sig);
@@ -416,6 +416,61 @@ static void pages_come_home_by_lanes(void **state)
 		send_link(SIGCONT);
 		munmap(p, NR * page);
 		assert_int_equal(nbd_close_device(n), 0);
+	}
+}
+
+struct part {
+	pthread_t thread;
+	unsigned char *p;
+	size_t first, nr;
+	bool right;
+};
+
+static void *read_part(void *arg)
+{
+	struct part *part = arg;
+
+	part->right = true;
+	for (size_t i = part->first; i < part->first + part->nr; i++)
+		part->right &= holds(part->p + i * page, 1, 20, i);
+	return NULL;
+}
+
+/* Whoever waits for an answer that is slow, or comes in pieces, gets it; by lanes alone. */
+static void slow_answers_come_by_lanes(void **state)
+{
+	static const enum lie lies[] = { HONEST, LATE, HALVES };
+	struct nbd_world *n = *state;
+	struct liar *liar;
+	struct server *s = liar_run(n, 0, 16 << 20, &liar);
+	int before = sockets();
+
+	nbd_open(n, "uri=%s," NEVER ",fault_around=1", s->uri);
+	assert_true(eventually(sockets() == before + 4));
+	for (size_t nr = 1; nr <= 16; nr *= 4) {
+		for (size_t i = 0; i < ARRAY_LEN(lies); i++) {
+			unsigned char *p = map_filled(NR, 20);
+			struct part parts[16];
+
+			nbd_move_in(n, p, NR);
+			atomic_store(&liar->late_ms, 1);
+			atomic_store(&liar->lie, (uint32_t)lies[i]);
+			send_link(SIGSTOP);
+			for (size_t j = 0; j < nr; j++) {
+				parts[j] = (struct part){ .p = p, .first = j * (NR / nr),
+							  .nr = NR / nr };
+				assert_int_equal(pthread_create(&parts[j].thread, NULL, read_part,
+								&parts[j]), 0);
+			}
+			for (size_t j = 0; j < nr; j++) {
+				pthread_join(parts[j].thread, NULL);
+				assert_true(parts[j].right);
+			}
+			send_link(SIGCONT);
+			atomic_store(&liar->lie, HONEST);
+			munmap(p, NR * page);
+			assert_int_equal(sockets(), before + 4);
+		}
 	}
 }
 
@@ -593,6 +648,7 @@ int main(int argc, char **argv)
 		nbd_test(a_liar_alone),
 		nbd_test(an_encrypted_page_cannot_be_changed),
 		nbd_test(pages_come_home_by_lanes),
+		nbd_test(slow_answers_come_by_lanes),
 		nbd_test(lanes_are_made_again),
 		nbd_test(a_stopped_program_has_not_waited),
 		nbd_test(the_link_is_killed),

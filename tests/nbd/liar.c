@@ -28,7 +28,7 @@
 
 const char *const lie_names[LIES] = {
 	"honest", "nonsense", "wrong bytes", "short data", "errors", "silence", "late",
-	"stale cookie",
+	"stale cookie", "halves",
 };
 
 struct option_reply {
@@ -150,6 +150,11 @@ static bool lie_about(int fd, const struct request *q, const unsigned char *byte
 	case STALE_COOKIE:
 		r.cookie ^= 1ULL << 40;
 		put(fd, &r, sizeof(r));
+		put(fd, bytes, len);
+		return true;
+	case HALVES:
+		put(fd, &r, sizeof(r));
+		nap_ms(atomic_load(&control->late_ms));
 		put(fd, bytes, len);
 		return true;
 	case LATE:

@@ -20,6 +20,7 @@ enum lie {
 	SILENCE,	/* no answer at all */
 	LATE,		/* the right answer, after late_ms */
 	STALE_COOKIE,	/* an answer to something else */
+	HALVES,		/* the right answer, and late_ms between its head and the rest */
 	LIES,
 };
 

@@ -29,6 +29,8 @@ static void release(struct engine *e)
 	if (e->in_place)
 		munmap(e->in_place, e->pools * pool_bytes(e));
 	e->in_place = NULL;
+	/* What a runtime has touched of it; where nothing can be done about that, it stays. */
+	(void)!ftruncate(OCL_FD_POOLS, 0);
 }
 
 /*
@@ -58,14 +60,29 @@ static cl_int make_own(struct engine *e)
 
 /*
  * A runtime may keep a copy of such memory, and bring the two together whenever it is mapped or
- * unmapped: all of it around each launch. Then there are pages now, since it has been read.
+ * unmapped: that would be all of it around each launch. It shows by pages of a part that
+ * nobody has touched. @host: of HMM_BLOCK bytes, no pages yet.
  */
-static bool is_copied(struct engine *e)
+static bool is_copied(struct engine *e, char *host)
 {
+	cl_int err;
+	cl_mem probe = clCreateBuffer(e->context, CL_MEM_READ_WRITE | CL_MEM_USE_HOST_PTR, HMM_BLOCK,
+				      host, &err);
 	struct stat now;
 
-	return engine_pools_give(e) || engine_pools_take(e) || fstat(OCL_FD_POOLS, &now) ||
-	       now.st_blocks;
+	for (int i = 0; i < 2 && !err; i++) {
+		char *at = clEnqueueMapBuffer(e->queue[0], probe, CL_TRUE,
+					      CL_MAP_READ | CL_MAP_WRITE, 0, HMM_BLOCK, 0, NULL,
+					      NULL, &err);
+
+		if (!err)
+			err = clEnqueueUnmapMemObject(e->queue[0], probe, at, 0, NULL, NULL);
+		if (!err)
+			err = clFinish(e->queue[0]);
+	}
+	if (probe)
+		clReleaseMemObject(probe);
+	return err || fstat(OCL_FD_POOLS, &now) || now.st_blocks;
 }
 
 /* Its pages come by engine_back(), so that there is an error where there is no memory. */
@@ -81,8 +98,8 @@ static bool make_in_place(struct engine *e)
 		e->in_place = NULL;
 		return false;
 	}
-	return !make(e, CL_MEM_USE_HOST_PTR, e->in_place) && !engine_pools_take(e) &&
-	       !is_copied(e);
+	return !is_copied(e, e->in_place) && !make(e, CL_MEM_USE_HOST_PTR, e->in_place) &&
+	       !engine_pools_take(e);
 }
 
 int engine_pools(struct engine *e, struct ocl_request *request)
