@@ -182,7 +182,7 @@ static void watch(struct nbd_device *dev, struct nbd_asking *a)
 		eventfd_write(dev->reader.wake_fd, 1);
 }
 
-/* Is it worth it to wait here? */
+/* Is it worth it to wait for the next? Then the thread need not. */
 static bool is_keen(struct nbd_asking *a)
 {
 	bool keen;
@@ -228,12 +228,12 @@ static bool look(struct nbd_device *dev, const struct query *q)
 		return false;
 	fd = fd_of(a);
 	ok = receive(dev, q->server);
-	pthread_mutex_unlock(&a->receiving);
 	if (!ok) {
 		pthread_mutex_lock(&a->lock);
 		give_up(dev, a, fd);
 		pthread_mutex_unlock(&a->lock);
 	}
+	pthread_mutex_unlock(&a->receiving);
 	return ok;
 }
 
@@ -284,7 +284,7 @@ bool nbd_reader_ask(struct nbd_device *dev, uint32_t slot, uint64_t index, bool 
 			continue;
 		if (wait && is_keen(q.asking))
 			await(dev, &q);
-		/* After it: who asks from now on finds nobody receiving, or is found here. */
+		/* What this one, or another that saw it receiving, has asked for and not got. */
 		watch(dev, q.asking);
 		return true;
 	}

@@ -109,7 +109,7 @@ static void handle(struct hmm_mm *mm, const struct uffd_msg *msg, uint64_t read_
 	}
 }
 
-void mm_drain(struct hmm_mm *mm)
+bool mm_read(struct hmm_mm *mm)
 {
 	struct uffd_msg msgs[DRAIN_BATCH];
 	uint32_t before = mm->ring_tail;
@@ -124,6 +124,12 @@ void mm_drain(struct hmm_mm *mm)
 			handle(mm, &msgs[i], now);
 		/* A full batch may hide an event: read returns faults first. */
 	} while (nr == DRAIN_BATCH);
-	if (mm->ring_tail != before && thread_state.serving != mm)
+	return mm->ring_tail != before;
+}
+
+/* Whom the kernel has woken for them may come too late to find them. */
+void mm_drain(struct hmm_mm *mm)
+{
+	if (mm_read(mm))
 		handlers_kick(mm);
 }

@@ -188,9 +188,8 @@ static void serve(struct handler_thread *h, struct hmm_mm *mm)
 	struct roster *roster = &h->family->roster;
 	uint32_t nr = 0, tid = 0;
 
-	thread_state.serving = mm;
 	lock_acquire(&mm->lock);
-	mm_drain(mm);
+	(void)mm_read(mm);
 	for (; mm->ring_head != mm->ring_tail; nr++) {
 		struct fault f = mm->ring[mm->ring_head++ % FAULT_RING];
 
@@ -202,7 +201,6 @@ static void serve(struct handler_thread *h, struct hmm_mm *mm)
 		resolve(mm, &f);
 	}
 	lock_release(&mm->lock);
-	thread_state.serving = NULL;
 	if (!nr)
 		return;
 	if (roster_met(roster, &mm->watched, nr))

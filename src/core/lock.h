@@ -45,7 +45,6 @@ struct thread_state {
 	uint32_t ranks;		/* held, one bit each */
 	bool in_callback;	/* of a driver, under the mm lock or copying */
 	bool on_handler;	/* serves CPU faults: must not wait for other handlers */
-	const struct hmm_mm *serving;	/* whose, or NULL: it empties that one's ring */
 	uint32_t tid;		/* its id as a trace tells it; 0: not asked for yet */
 	bool told;		/* its control block can be found, see sys_tell_tcb() */
 	struct hmm_mm *forks;	/* in libc's fork: what that uses, or NULL */

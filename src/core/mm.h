@@ -156,7 +156,7 @@ struct hmm_mm {
 	void *log_ctx;
 	size_t page;			/* bytes */
 	_Atomic uint32_t refs;		/* futex: threads that use it, see family.h */
-	_Atomic bool kicked;		/* its ring was filled by another than a handler */
+	_Atomic bool kicked;		/* its ring was filled by who does not empty it */
 	struct watched watched;		/* its userfaultfd, as the roster has it */
 
 	struct hmm_lock lock;		/* RANK_MM: all that follows */
@@ -276,7 +276,11 @@ void mm_vma_join(struct hmm_mm *mm, uintptr_t addr);
 /* Everything is home: trap nothing, or nothing but lost pages. Lock held. */
 void mm_release_all(struct hmm_mm *mm, bool lost_too);
 
-/* events.c: read what the kernel has to tell; faults go to the ring. Lock held. */
+/*
+ * events.c: read what the kernel has to tell; faults go to the ring. Who does not empty that
+ * next drains: then a handler is told. mm_read(): was there a fault? Lock held.
+ */
+bool mm_read(struct hmm_mm *mm);
 void mm_drain(struct hmm_mm *mm);
 
 /* handler.c */

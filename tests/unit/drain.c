@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Whoever empties a userfaultfd in passing tells a handler of the faults that it has read
- * (core/events.c), a handler of another mm too: the one that the kernel has woken for them may
- * come after that, find nothing, and sleep on.
+ * (core/events.c), a handler that meets another's too: the one that the kernel has woken for them
+ * may come after that, find nothing, and sleep on.
  *
- * The linker has handlers wait at a gate before they wait for faults (--wrap, see
- * meson.build): that is where one is that comes too late.
+ * The linker has the handler stop at a gate once it has been woken (--wrap, see meson.build):
+ * that is where one is that comes too late.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -41,15 +41,19 @@ int __wrap_sys_epoll_wait(int epoll, uint64_t *data, int max, int timeout_ms);
 static struct hmm_mm *mm;
 static struct hmm_soft *soft;
 static size_t page;
-static _Atomic bool closed, waits;
+static _Atomic bool closing, closed;
 
 int __wrap_sys_epoll_wait(int epoll, uint64_t *data, int max, int timeout_ms)
 {
-	while (atomic_load(&closed)) {
-		atomic_store(&waits, true);
+	int nr;
+
+	while (atomic_load(&closed))
 		sched_yield();
-	}
-	return __real_sys_epoll_wait(epoll, data, max, timeout_ms);
+	nr = __real_sys_epoll_wait(epoll, data, max, timeout_ms);
+	/* It meets this one, and then stops above. */
+	if (atomic_exchange(&closing, false))
+		atomic_store(&closed, true);
+	return nr;
 }
 
 static void *touch(void *arg)
@@ -57,21 +61,18 @@ static void *touch(void *arg)
 	return (void *)(uintptr_t)*(volatile unsigned char *)arg;
 }
 
-/* As one that serves an mm does, and meets what has happened in this one. */
-static void drain_as_a_handler_of(const struct hmm_mm *of)
+/* As one does that has come to what is not read yet by another fault. */
+static void drain_as_a_handler(void)
 {
 	thread_state.on_handler = true;
-	thread_state.serving = of;
 	lock_acquire(&mm->lock);
 	mm_drain(mm);
 	lock_release(&mm->lock);
-	thread_state.serving = NULL;
 	thread_state.on_handler = false;
 }
 
 static void faults_read_in_passing_are_told(void **state)
 {
-	static const char elsewhere;
 	unsigned char *p = mmap(NULL, NR * page, PROT_READ | PROT_WRITE,
 				MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	struct pollfd unread = { .fd = mm->uffd, .events = POLLIN };
@@ -83,14 +84,14 @@ static void faults_read_in_passing_are_told(void **state)
 	memset(p, 7, NR * page);
 	assert_int_equal(hmm_soft_migrate_in(soft, (uintptr_t)p, (uintptr_t)p + NR * page, NULL),
 			 NR);
-	atomic_store(&closed, true);
+	atomic_store(&closing, true);
 	assert_int_equal(p[0], 7);
-	while (!atomic_load(&waits))
+	while (!atomic_load(&closed))
 		sched_yield();
 	assert_int_equal(pthread_create(&thread, NULL, touch, p + page), 0);
 	while (poll(&unread, 1, -1) != 1)
 		;
-	drain_as_a_handler_of((const void *)&elsewhere);
+	drain_as_a_handler();
 	assert_int_equal(poll(&unread, 1, 0), 0);
 	atomic_store(&closed, false);
 	clock_gettime(CLOCK_REALTIME, &until);

@@ -70,6 +70,11 @@ static bool is_copied(struct engine *e, char *host)
 				      host, &err);
 	struct stat now;
 
+	/* One that copies may do so from its first use on. */
+	if (!err)
+		err = clEnqueueMigrateMemObjects(e->queue[0], 1, &probe,
+						 CL_MIGRATE_MEM_OBJECT_CONTENT_UNDEFINED, 0, NULL,
+						 NULL);
 	for (int i = 0; i < 2 && !err; i++) {
 		char *at = clEnqueueMapBuffer(e->queue[0], probe, CL_TRUE,
 					      CL_MAP_READ | CL_MAP_WRITE, 0, HMM_BLOCK, 0, NULL,
