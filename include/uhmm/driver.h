@@ -147,9 +147,10 @@ static inline uint32_t hmm_fault_pages(const struct hmm_fault *fault, uint32_t p
 void hmm_fault_done(struct hmm_devmem *devmem, const struct hmm_fault *fault);
 
 /**
- * hmm_bulk_copy() - memcpy() past the caches, as a DMA engine copies
- * @to, @from: do not overlap; aligned to 64 bytes, else it is memcpy()
- * @len:       bytes
+ * hmm_bulk_copy() - copy past the caches, as a DMA engine does
+ * @to:   aligned to 64 bytes, as @from; where they are not it is memcpy()
+ * @from: does not overlap with @to
+ * @len:  bytes
  *
  * For more than a CPU's cache holds, from 1 MiB or so on: a cached store reads the line that
  * it is about to overwrite, and leaves it dirty where another CPU has to fetch it. What is
