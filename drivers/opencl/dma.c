@@ -108,8 +108,8 @@ static int piece_end(struct hmm_opencl *ocl, struct piece *piece, bool in)
  * The first slot is waited for, others are taken if there are any: were they waited for
  * too, all could hold one and wait for another.
  */
-static int transfer(struct hmm_opencl *ocl, const struct hmm_copy_run *runs, size_t nr_runs,
-		    bool in)
+static int transfer_staged(struct hmm_opencl *ocl, const struct hmm_copy_run *runs, size_t nr_runs,
+			   bool in)
 {
 	struct cursor c = { .ocl = ocl, .runs = runs, .nr_runs = nr_runs };
 	struct piece pieces[IN_FLIGHT];
@@ -140,6 +140,13 @@ static int transfer(struct hmm_opencl *ocl, const struct hmm_copy_run *runs, siz
 	return ret;
 }
 
+static int transfer(struct hmm_opencl *ocl, const struct hmm_copy_run *runs, size_t nr_runs,
+		    bool in)
+{
+	return ocl->pools.base ? ocl_pools_transfer(ocl, runs, nr_runs, in) :
+				 transfer_staged(ocl, runs, nr_runs, in);
+}
+
 int ocl_dma_ask(struct hmm_opencl *ocl, unsigned int slot, enum ocl_op op)
 {
 	return ocl->pools.base ? ocl_pools_copy(ocl, slot, op) :
@@ -149,19 +156,15 @@ int ocl_dma_ask(struct hmm_opencl *ocl, unsigned int slot, enum ocl_op op)
 int ocl_copy_to_device(struct hmm_devmem *devmem, struct hmm_copy *copy,
 		       const struct hmm_copy_run *runs, size_t nr_runs)
 {
-	struct hmm_opencl *ocl = hmm_devmem_ctx(devmem);
-
 	(void)copy;	/* always done when it returns */
-	return ocl->pools.base ? ocl_pools_transfer(ocl, runs, nr_runs, true) :
-				 transfer(ocl, runs, nr_runs, true);
+	return transfer(hmm_devmem_ctx(devmem), runs, nr_runs, true);
 }
 
 int ocl_copy_from_device(struct hmm_devmem *devmem, struct hmm_copy *copy,
 			 const struct hmm_copy_run *runs, size_t nr_runs)
 {
 	struct hmm_opencl *ocl = hmm_devmem_ctx(devmem);
-	int ret = ocl->pools.base ? ocl_pools_transfer(ocl, runs, nr_runs, false) :
-				    transfer(ocl, runs, nr_runs, false);
+	int ret = transfer(ocl, runs, nr_runs, false);
 
 	(void)copy;
 	for (size_t i = 0; i < nr_runs && !ret; i++)

@@ -159,20 +159,41 @@ static void end(struct ocl_pools *pools, const sigset_t *old)
 	pthread_sigmask(SIG_SETMASK, old, NULL);
 }
 
+/* What does not fit into a cache goes past it. */
+static void copy(void *to, const void *from, size_t bytes)
+{
+	if (bytes > BULK_BYTES)
+		hmm_bulk_copy(to, from, bytes);
+	else
+		memcpy(to, from, bytes);
+}
+
+/* @cpu NULL, towards the device only: zeros. */
+static void copy_pages(const struct hmm_opencl *ocl, void *cpu, uint64_t index, uint64_t nr,
+		       bool in)
+{
+	char *at = ocl->pools.base + index * ocl->page_size;
+	size_t bytes = nr * ocl->page_size;
+
+	if (!in)
+		copy(cpu, at, bytes);
+	else if (cpu)
+		copy(at, cpu, bytes);
+	else
+		memset(at, 0, bytes);
+}
+
 static void copy_run(const struct hmm_opencl *ocl, enum ocl_op op, const struct ocl_run *run,
 		     char *staging)
 {
-	const size_t page = ocl->page_size, bytes = run->nr * page;
-	char *at = ocl->pools.base + run->index * page;
+	const size_t page = ocl->page_size;
+	char *base = ocl->pools.base;
 
-	if (op == OCL_COPY_OUT)
-		memcpy(staging + run->at * page, at, bytes);
-	else if (op == OCL_COPY_WITHIN)
-		memmove(at, ocl->pools.base + run->at * page, bytes);
-	else if (run->at == OCL_ZERO)
-		memset(at, 0, bytes);
+	if (op == OCL_COPY_WITHIN)
+		memmove(base + run->index * page, base + run->at * page, run->nr * page);
 	else
-		memcpy(at, staging + run->at * page, bytes);
+		copy_pages(ocl, run->at == OCL_ZERO ? NULL : staging + run->at * page, run->index,
+			   run->nr, op == OCL_COPY_IN);
 }
 
 int ocl_pools_copy(struct hmm_opencl *ocl, unsigned int slot, enum ocl_op op)
@@ -195,19 +216,9 @@ int ocl_pools_copy(struct hmm_opencl *ocl, unsigned int slot, enum ocl_op op)
 	return ret;
 }
 
-/* What does not fit into a cache goes past it. */
-static void copy(void *to, const void *from, size_t bytes)
-{
-	if (bytes > BULK_BYTES)
-		hmm_bulk_copy(to, from, bytes);
-	else
-		memcpy(to, from, bytes);
-}
-
 int ocl_pools_transfer(struct hmm_opencl *ocl, const struct hmm_copy_run *runs, size_t nr_runs,
 		       bool in)
 {
-	const size_t page = ocl->page_size;
 	uint64_t pages = 0;
 	sigset_t old;
 	int ret = 0;
@@ -221,20 +232,13 @@ int ocl_pools_transfer(struct hmm_opencl *ocl, const struct hmm_copy_run *runs, 
 		return ret;
 	ret = begin(&ocl->pools, &old);
 	for (size_t i = 0; i < nr_runs && !ret; i++) {
-		char *at = ocl->pools.base + runs[i].index * page;
-
-		if (!in)
-			copy(runs[i].cpu, at, runs[i].nr_pages * page);
-		else if (runs[i].cpu)
-			copy(at, runs[i].cpu, runs[i].nr_pages * page);
-		else
-			memset(at, 0, runs[i].nr_pages * page);
+		copy_pages(ocl, runs[i].cpu, runs[i].index, runs[i].nr_pages, in);
 		pages += runs[i].nr_pages;
 	}
 	end(&ocl->pools, &old);
 	if (!ret) {
 		ocl_count(&ocl->count.transfers, 1);
-		ocl_count(&ocl->count.transfer_bytes, pages * page);
+		ocl_count(&ocl->count.transfer_bytes, pages * ocl->page_size);
 	}
 	return ret;
 }

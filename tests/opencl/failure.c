@@ -350,16 +350,15 @@ static void full_memory_leaves_pages_home(void **state)
 	munmap(p, 3 * NR * page);
 }
 
-/* Bytes of the map named @name in a process that are in memory. */
-static uint64_t resident(const char *pid, const char *name)
+/* Bytes of our map named @name that are in memory. */
+static uint64_t resident(const char *name)
 {
-	char path[64], line[512];
+	char line[512];
 	uint64_t kib = 0, found = 0, start, end;
 	bool here = false;
 	FILE *file;
 
-	snprintf(path, sizeof(path), "/proc/%s/smaps", pid);
-	file = fopen(path, "r");
+	file = fopen("/proc/self/smaps", "re");
 	assert_non_null(file);
 	while (fgets(line, sizeof(line), file)) {
 		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
@@ -387,7 +386,7 @@ static void shared_memory_comes_as_it_is_used(void **state)
 		print_message("          without mlockall(): RLIMIT_MEMLOCK\n");
 	if (!opencl_stats(ocl).in_place)
 		skip_staged(ocl);
-	assert_int_equal(resident("self", "uhmm-opencl-pools"), 0);
+	assert_int_equal(resident("uhmm-opencl-pools"), 0);
 	p = map_filled(nr, 8);
 	assert_int_equal(move_in(ocl, p, nr), nr);
 	snprintf(path, sizeof(path), "/proc/%lld/fd/5", (long long)opencl_stats(ocl).engine_pid);
@@ -395,7 +394,7 @@ static void shared_memory_comes_as_it_is_used(void **state)
 	/* Whole slots, two or three by where the blocks begin; and here what has been copied. */
 	assert_int_equal(file.st_blocks * 512 % HMM_TEST_BLOCK, 0);
 	assert_in_range(file.st_blocks * 512, nr * page, 3 * HMM_TEST_BLOCK);
-	assert_in_range(resident("self", "uhmm-opencl-pools"), nr * page, 3 * HMM_TEST_BLOCK);
+	assert_in_range(resident("uhmm-opencl-pools"), nr * page, 3 * HMM_TEST_BLOCK);
 	assert_holds(p, nr, 8, 0);
 	assert_int_equal(hmm_opencl_close(ocl), 0);
 	munmap(p, nr * page);
