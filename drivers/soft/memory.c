@@ -16,11 +16,6 @@ static void bit_set(uint64_t *map, uint32_t i)
 	map[i / 64] |= 1ULL << (i % 64);
 }
 
-static void bit_clear(uint64_t *map, uint32_t i)
-{
-	map[i / 64] &= ~(1ULL << (i % 64));
-}
-
 static uint64_t block_index(const struct soft_memory *mem, const struct soft_block *block)
 {
 	return (uint64_t)(block - mem->blocks);
@@ -96,24 +91,31 @@ static void block_enqueue(struct soft_memory *mem, struct soft_block *block, uin
 	soft_list_append(&mem->lru, &block->lru);
 }
 
-static void frame_release(struct soft_memory *mem, struct soft_block *block, uint32_t i)
+/* The frames of @bits of a word of the block's are nobody's. */
+static void word_release(struct soft_memory *mem, struct soft_block *block, uint32_t word,
+			 uint64_t bits)
 {
-	bit_clear(block->used, i);
-	block->nr_used--;
-	atomic_fetch_sub_explicit(&mem->nr_used, 1, memory_order_relaxed);
+	uint32_t nr = (uint32_t)__builtin_popcountll(bits);
+
+	block->used[word] &= ~bits;
+	block->nr_used -= nr;
+	atomic_fetch_sub_explicit(&mem->nr_used, nr, memory_order_relaxed);
 }
 
-/* True when the frame was lost and has to be scrubbed first. */
-static bool frame_free(struct soft_memory *mem, struct soft_block *block, uint32_t i)
+/* True when some were lost and have to be scrubbed first. */
+static bool word_free(struct soft_memory *mem, struct soft_block *block, uint32_t word,
+		      uint64_t bits)
 {
-	if (!bit_test(block->lost, i)) {
-		frame_release(mem, block, i);
+	uint64_t lost = block->lost[word] & bits;
+	uint32_t nr = (uint32_t)__builtin_popcountll(lost);
+
+	word_release(mem, block, word, bits & ~lost);
+	if (!lost)
 		return false;
-	}
-	bit_clear(block->lost, i);
-	bit_set(block->retired, i);
-	atomic_fetch_sub_explicit(&mem->nr_lost, 1, memory_order_relaxed);
-	mem->nr_retired++;
+	block->lost[word] &= ~lost;
+	block->retired[word] |= lost;
+	atomic_fetch_sub_explicit(&mem->nr_lost, nr, memory_order_relaxed);
+	mem->nr_retired += nr;
 	return true;
 }
 
@@ -190,10 +192,13 @@ bool soft_memory_free(struct soft_memory *mem, uint64_t first, uint64_t nr)
 	pthread_mutex_lock(&mem->lock);
 	while (nr) {
 		struct soft_block *block = block_of(mem, first);
-		uint32_t i = (uint32_t)(first % mem->block_pages);
+		uint32_t i = (uint32_t)(first % mem->block_pages), end = mem->block_pages, n;
 
-		for (; nr && i < mem->block_pages; i++, first++, nr--)
-			retired |= frame_free(mem, block, i);
+		end = nr < end - i ? i + (uint32_t)nr : end;
+		for (; i < end; i += n, first += n, nr -= n) {
+			n = 64 - i % 64 < end - i ? 64 - i % 64 : end - i;
+			retired |= word_free(mem, block, i / 64, ~0ULL >> (64 - n) << i % 64);
+		}
 		block_relist(mem, block);
 	}
 	pthread_mutex_unlock(&mem->lock);
@@ -291,13 +296,13 @@ void soft_memory_scrub(struct soft_memory *mem)
 		struct soft_block *block = &mem->blocks[b];
 		bool some = false;
 
-		for (uint32_t i = 0; i < mem->block_pages; i++) {
-			if (!bit_test(block->retired, i))
-				continue;
-			bit_clear(block->retired, i);
-			frame_release(mem, block, i);
-			mem->nr_retired--;
-			some = true;
+		for (uint32_t word = 0; word < SOFT_BLOCK_WORDS; word++) {
+			uint64_t retired = block->retired[word];
+
+			block->retired[word] = 0;
+			word_release(mem, block, word, retired);
+			mem->nr_retired -= (uint32_t)__builtin_popcountll(retired);
+			some |= retired != 0;
 		}
 		if (some)
 			block_relist(mem, block);

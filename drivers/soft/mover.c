@@ -100,6 +100,17 @@ static void drop_lost(struct pass *pass)
 			mover->dst[i] = 0;
 }
 
+/* The page's entry in the device's table; 0: it did not go. */
+static uint64_t pte_of(const struct pass *pass, size_t i)
+{
+	uint64_t src = pass->mover->src[i], frame = pass->mover->given[i];
+
+	if (!(src & HMM_SRC_MIGRATE) || frame == SOFT_NO_FRAME)
+		return 0;
+	return HMM_SOFT_PTE_VALID | HMM_SOFT_PTE_LOCAL | (src & HMM_SRC_WRITE ? HMM_SOFT_PTE_WRITE : 0) |
+	       (uintptr_t)soft_memory_at(&pass->soft->memory, frame);
+}
+
 /* Not while an invalidation has come between; the next fault maps the pages then. */
 static void map_pages(struct pass *pass)
 {
@@ -109,16 +120,18 @@ static void map_pages(struct pass *pass)
 	soft_table_lock(&soft->table);
 	if (hmm_notifier_read_retry(soft->notifier, pass->m.seq))
 		goto unlock;
-	for (size_t i = 0; i < pass->nr; i++, va += soft->page_size) {
-		uint64_t src = pass->mover->src[i], frame = pass->mover->given[i];
+	for (size_t i = 0, first; i < pass->nr; ) {
+		uint64_t pte = pte_of(pass, i);
 
-		if (!(src & HMM_SRC_MIGRATE) || frame == SOFT_NO_FRAME)
+		first = i++;
+		if (!pte)
 			continue;
-		atomic_store_explicit(&soft->memory.va[frame], va, memory_order_relaxed);
-		soft_table_set(&soft->table, va,
-			       HMM_SOFT_PTE_VALID | HMM_SOFT_PTE_LOCAL |
-			       (src & HMM_SRC_WRITE ? HMM_SOFT_PTE_WRITE : 0) |
-			       (uintptr_t)soft_memory_at(&soft->memory, frame));
+		while (i < pass->nr && pte_of(pass, i) == pte + (i - first) * soft->page_size)
+			i++;
+		soft_table_set_run(&soft->table, va + first * soft->page_size, i - first, pte);
+		for (; first < i; first++)
+			atomic_store_explicit(&soft->memory.va[pass->mover->given[first]],
+					      va + first * soft->page_size, memory_order_relaxed);
 	}
 unlock:
 	soft_table_unlock(&soft->table);

@@ -209,28 +209,50 @@ uint64_t soft_table_get(struct soft_table *table, uintptr_t va)
 	return slot ? *slot : 0;
 }
 
-bool soft_table_set(struct soft_table *table, uintptr_t va, uint64_t pte)
+/* The node with the page's entry, made where there is none; NULL: the pool is empty. */
+static struct soft_node *node_for(struct soft_table *table, uint64_t vpn)
 {
-	uint64_t vpn = va >> table->page_shift;
 	struct soft_node *node = table->root, *child;
-	uint64_t *entry;
 
 	for (int level = SOFT_TABLE_LEVELS - 1; level > 0; level--) {
-		entry = &node->entry[level_index(vpn, level)];
+		uint64_t *entry = &node->entry[level_index(vpn, level)];
+
 		if (!*entry) {
 			child = node_get(table);
 			if (!child)
-				return false;
+				return NULL;
 			*entry = (uintptr_t)child;
 			node->nr++;
 		}
 		node = entry_node(*entry);
 	}
-	entry = &node->entry[level_index(vpn, 0)];
-	if (!*entry)
-		node->nr++;
-	*entry = pte;
+	return node;
+}
+
+bool soft_table_set_run(struct soft_table *table, uintptr_t va, size_t nr, uint64_t pte)
+{
+	const uint64_t page = 1ULL << table->page_shift;
+	uint64_t vpn = va >> table->page_shift, end = vpn + nr;
+
+	while (vpn < end) {
+		struct soft_node *node = node_for(table, vpn);
+
+		if (!node)
+			return false;
+		do {
+			uint64_t *entry = &node->entry[level_index(vpn, 0)];
+
+			node->nr += !*entry;
+			*entry = pte;
+			pte += page;
+		} while (++vpn < end && level_index(vpn, 0));
+	}
 	return true;
+}
+
+bool soft_table_set(struct soft_table *table, uintptr_t va, uint64_t pte)
+{
+	return soft_table_set_run(table, va, 1, pte);
 }
 
 uint64_t soft_table_erase(struct soft_table *table, uintptr_t start, uintptr_t end, bool lost)

@@ -86,6 +86,9 @@ uint64_t soft_table_get(struct soft_table *table, uintptr_t va);
 /* Set an entry, not to 0; false when the pool is empty. */
 bool soft_table_set(struct soft_table *table, uintptr_t va, uint64_t pte);
 
+/* So many, each one's place a page behind the one's before. */
+bool soft_table_set_run(struct soft_table *table, uintptr_t va, size_t nr, uint64_t pte);
+
 /*
  * Forget [start, end). Visits populated nodes only: the range may be all of the
  * address space. Returns the bits of what was erased, or'ed; LOST marks go only with

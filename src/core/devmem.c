@@ -32,7 +32,15 @@ void devmem_unuse(struct hmm_devmem *d)
 
 /* ---------------------------------------------------------------- binding */
 
-bool devmem_bind(struct hmm_devmem *d, uint64_t index, struct hmm_mm *mm, uintptr_t addr)
+void bound_flush(struct bound *bound)
+{
+	if (bound->nr)
+		atomic_fetch_add_explicit(&bound->devmem->nr_bound, bound->nr, memory_order_relaxed);
+	bound->nr = 0;
+}
+
+bool devmem_bind(struct hmm_devmem *d, uint64_t index, struct hmm_mm *mm, uintptr_t addr,
+		 struct bound *bound)
 {
 	uint32_t free = 0;
 
@@ -42,7 +50,10 @@ bool devmem_bind(struct hmm_devmem *d, uint64_t index, struct hmm_mm *mm, uintpt
 						     directory_place(&mm->dir, addr),
 						     memory_order_relaxed, memory_order_relaxed))
 		return false;
-	atomic_fetch_add_explicit(&d->nr_bound, 1, memory_order_relaxed);
+	if (bound->devmem != d)
+		bound_flush(bound);
+	bound->devmem = d;
+	bound->nr++;
 	return true;
 }
 
@@ -118,7 +129,10 @@ void free_run_flush(struct free_run *run)
 	thread_state.in_callback = true;
 	run->devmem->ops.page_free(run->devmem, run->index, run->nr);
 	thread_state.in_callback = false;
-	run->nr = 0;
+	/* release: pairs with evict_all(), which finds nothing bound */
+	if (run->unbound)
+		atomic_fetch_sub_explicit(&run->devmem->nr_bound, run->unbound, memory_order_release);
+	run->nr = run->unbound = 0;
 }
 
 void devmem_unbind(struct hmm_devmem *d, uint64_t index, struct free_run *run)
@@ -127,14 +141,13 @@ void devmem_unbind(struct hmm_devmem *d, uint64_t index, struct free_run *run)
 	    share_drop(d, index))
 		return;
 	atomic_store_explicit(&d->place[index], 0, memory_order_relaxed);
-	/* release: pairs with evict_all(), which finds nothing bound */
-	atomic_fetch_sub_explicit(&d->nr_bound, 1, memory_order_release);
 	if (run->nr && run->devmem == d && index == run->index + run->nr) {
 		run->nr++;
+		run->unbound++;
 		return;
 	}
 	free_run_flush(run);
-	*run = (struct free_run){ d, index, 1 };
+	*run = (struct free_run){ d, index, 1, 1 };
 }
 
 /* ---------------------------------------------------------------- copies */

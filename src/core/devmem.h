@@ -6,7 +6,8 @@
  * then the directory's entry (or the slot of an isolation) names the index, and
  * place[index] names the page, so that eviction needs no search:
  *
- *	place[i] != 0  <=>  i is bound			nr_bound == bound indices
+ *	place[i] != 0  <=>  i is bound			nr_bound == bound indices, while
+ *							no mm's lock is held
  *
  * 4 bytes per device page; with the directory's 8, 0.29 % of what is tracked. A place
  * is written under the lock of the mm that it names, so it needs no other lock.
@@ -65,10 +66,17 @@ struct hmm_copy {
 	int error;
 };
 
+/* Of the devmem, bound and not in its nr_bound yet. */
+struct bound {
+	struct hmm_devmem *devmem;
+	uint64_t nr;
+};
+
 /* Pages to hand to page_free together. */
 struct free_run {
 	struct hmm_devmem *devmem;
 	uint64_t index, nr;
+	uint64_t unbound;		/* of them: still in the devmem's nr_bound */
 };
 
 static inline struct hmm_devmem *devmem_find(const struct hmm_mm *mm, uint32_t id)
@@ -85,9 +93,12 @@ void devmem_unuse(struct hmm_devmem *d);
 
 /*
  * The page at @addr holds @index from now on, which was the driver's (false: it was
- * not, or is out of bounds); has moved to @addr; holds it no more. The mm's lock held.
+ * not, or is out of bounds); has moved to @addr; holds it no more. The mm's lock held;
+ * before it is let go @bound and @run are to be flushed.
  */
-bool devmem_bind(struct hmm_devmem *d, uint64_t index, struct hmm_mm *mm, uintptr_t addr);
+bool devmem_bind(struct hmm_devmem *d, uint64_t index, struct hmm_mm *mm, uintptr_t addr,
+		 struct bound *bound);
+void bound_flush(struct bound *bound);
 void devmem_rebind(struct hmm_devmem *d, uint64_t index, struct hmm_mm *mm, uintptr_t addr);
 void devmem_unbind(struct hmm_devmem *d, uint64_t index, struct free_run *run);
 void free_run_flush(struct free_run *run);

@@ -88,6 +88,11 @@ static struct leaf *leaf_find(const struct directory *dir, uintptr_t addr)
 	return id ? &dir->process->leaves[id] : NULL;
 }
 
+static uint32_t leaf_page(const struct directory *dir, uintptr_t addr)
+{
+	return (uint32_t)(addr >> dir->page_shift) & (LEAF_PAGES - 1);
+}
+
 static void leaf_unclaim(struct directory *dir, struct leaf *leaf)
 {
 	lock_acquire(&dir->process->leaves_lock);
@@ -169,29 +174,57 @@ int directory_reserve(struct directory *dir, uintptr_t start, uintptr_t end)
 	return 0;
 }
 
-void directory_set(struct directory *dir, uintptr_t addr, uint64_t entry)
+void directory_get_run(const struct directory *dir, uintptr_t addr, uint32_t nr, uint64_t *entries)
+{
+	const struct leaf *leaf = leaf_find(dir, addr);
+
+	if (leaf)
+		memcpy(entries, leaf->entries + leaf_page(dir, addr), nr * sizeof(*entries));
+	else
+		memset(entries, PAGE_SYSTEM, nr * sizeof(*entries));
+}
+
+/* So many entries of the block that were of one state are of the other. */
+static void leaf_count(struct directory *dir, struct leaf *leaf, uint32_t block,
+		       enum page_state from, enum page_state to, uint32_t nr)
+{
+	if (from != PAGE_SYSTEM) {
+		dir->count[from] -= nr;
+		leaf->nr_used -= nr;
+		leaf->used[block] = (uint16_t)(leaf->used[block] - nr);
+	}
+	if (to != PAGE_SYSTEM) {
+		dir->count[to] += nr;
+		leaf->nr_used += nr;
+		leaf->used[block] = (uint16_t)(leaf->used[block] + nr);
+	}
+}
+
+void directory_set_run(struct directory *dir, uintptr_t addr, uint32_t nr, uint64_t entry,
+		       uint64_t step)
 {
 	struct leaf *leaf = leaf_find(dir, addr);
-	uint32_t page = (uint32_t)(addr >> dir->page_shift) & (LEAF_PAGES - 1);
-	uint64_t old;
+	uint32_t page = leaf_page(dir, addr), end = page + nr, i;
+	enum page_state to = entry_state(entry);
+	uint64_t *entries = leaf ? leaf->entries : NULL;
 
-	if (!leaf)
-		return;		/* a page without a leaf is PAGE_SYSTEM already */
-	old = leaf->entries[page];
-	if (old == entry)
-		return;
-	assert(page_may(entry_state(old), entry_state(entry)));
-	leaf->entries[page] = entry;
-	if (entry_state(old) != PAGE_SYSTEM) {
-		dir->count[entry_state(old)]--;
-		leaf->nr_used--;
-		leaf->used[page / BLOCK_PAGES]--;
+	assert(page % BLOCK_PAGES + nr <= BLOCK_PAGES);
+	/* Without a leaf, or where its memory was never written, a page is PAGE_SYSTEM already. */
+	for (; leaf && page < end; page = i) {
+		enum page_state from = entry_state(entries[page]);
+
+		for (i = page; i < end && entry_state(entries[i]) == from; i++, entry += step) {
+			assert(entries[i] == entry || page_may(from, to));
+			if (entries[i] != entry)
+				entries[i] = entry;
+		}
+		leaf_count(dir, leaf, page / BLOCK_PAGES, from, to, i - page);
 	}
-	if (entry_state(entry) != PAGE_SYSTEM) {
-		dir->count[entry_state(entry)]++;
-		leaf->nr_used++;
-		leaf->used[page / BLOCK_PAGES]++;
-	}
+}
+
+void directory_set(struct directory *dir, uintptr_t addr, uint64_t entry)
+{
+	directory_set_run(dir, addr, 1, entry, 0);
 }
 
 /* The first used page >= @page of the leaf, or LEAF_PAGES. */
@@ -224,7 +257,7 @@ uintptr_t directory_next(const struct directory *dir, uintptr_t addr, uintptr_t 
 
 		if (!id)
 			continue;
-		page = leaf_next(leaf, (uint32_t)(addr >> dir->page_shift) & (LEAF_PAGES - 1));
+		page = leaf_next(leaf, leaf_page(dir, addr));
 		if (page < LEAF_PAGES) {
 			addr = leaf->base + ((uintptr_t)page << dir->page_shift);
 			return addr < end ? addr : end;
@@ -236,15 +269,14 @@ uintptr_t directory_next(const struct directory *dir, uintptr_t addr, uintptr_t 
 uint32_t directory_block_used(const struct directory *dir, uintptr_t addr)
 {
 	const struct leaf *leaf = leaf_find(dir, addr);
-	uint32_t page = (uint32_t)(addr >> dir->page_shift) & (LEAF_PAGES - 1);
 
-	return leaf ? leaf->used[page / BLOCK_PAGES] : 0;
+	return leaf ? leaf->used[leaf_page(dir, addr) / BLOCK_PAGES] : 0;
 }
 
 bool directory_block_huge(const struct directory *dir, uintptr_t addr)
 {
 	const struct leaf *leaf = leaf_find(dir, addr);
-	uint32_t block = ((uint32_t)(addr >> dir->page_shift) & (LEAF_PAGES - 1)) / BLOCK_PAGES;
+	uint32_t block = leaf_page(dir, addr) / BLOCK_PAGES;
 
 	return leaf && (leaf->huge[block / 64] & BIT(block % 64));
 }
@@ -252,7 +284,7 @@ bool directory_block_huge(const struct directory *dir, uintptr_t addr)
 void directory_block_set_huge(struct directory *dir, uintptr_t addr, bool huge)
 {
 	struct leaf *leaf = leaf_find(dir, addr);
-	uint32_t block = ((uint32_t)(addr >> dir->page_shift) & (LEAF_PAGES - 1)) / BLOCK_PAGES;
+	uint32_t block = leaf_page(dir, addr) / BLOCK_PAGES;
 
 	if (!leaf)
 		return;
@@ -301,7 +333,7 @@ uint32_t directory_place(const struct directory *dir, uintptr_t addr)
 {
 	uint32_t id = dir->leaf_of[addr >> (dir->page_shift + LEAF_SHIFT)];
 
-	return id << LEAF_SHIFT | ((uint32_t)(addr >> dir->page_shift) & (LEAF_PAGES - 1));
+	return id << LEAF_SHIFT | leaf_page(dir, addr);
 }
 
 struct hmm_mm *process_place(struct process *process, uint32_t place, uintptr_t *addr)

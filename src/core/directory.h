@@ -70,6 +70,12 @@ static inline uint64_t entry_index(uint64_t e)
 	return e >> 16;
 }
 
+/* Of one state, and on one device. */
+static inline bool entry_is_like(uint64_t e, uint64_t other)
+{
+	return (e & 0xffff) == (other & 0xffff);
+}
+
 static inline uint64_t entry_isolated(uint32_t isolation, uint32_t slot)
 {
 	return PAGE_ISOLATED | (uint64_t)isolation << 8 | (uint64_t)slot << 24;
@@ -95,6 +101,10 @@ static inline uint32_t entry_exclusive_slot(uint64_t e)
 	return (uint32_t)(e >> 8);
 }
 
+/* From a page's entry to the next one's, of consecutive slots and device pages. */
+#define ENTRY_SLOT_STEP		((uint64_t)1 << 24)
+#define ENTRY_INDEX_STEP	((uint64_t)1 << 16)
+
 int directory_init(struct directory *dir, struct process *process, struct hmm_mm *mm);
 void directory_fini(struct directory *dir);
 
@@ -110,8 +120,17 @@ static inline uint64_t directory_get(const struct directory *dir, uintptr_t addr
 	return dir->process->leaves[id].entries[(addr >> dir->page_shift) & (LEAF_PAGES - 1)];
 }
 
-/* The one writer of entries. The leaf exists, or the new entry is PAGE_SYSTEM. */
+/* Those of @nr pages in one block. */
+void directory_get_run(const struct directory *dir, uintptr_t addr, uint32_t nr,
+		       uint64_t *entries);
+
+/*
+ * The writers of entries: of one, and of @nr in one block, each of which differs by @step
+ * from the one before; the state is the same. The leaf exists, or the state is PAGE_SYSTEM.
+ */
 void directory_set(struct directory *dir, uintptr_t addr, uint64_t entry);
+void directory_set_run(struct directory *dir, uintptr_t addr, uint32_t nr, uint64_t entry,
+		       uint64_t step);
 
 /* First address >= @addr below @end with an entry that is not PAGE_SYSTEM, or @end. */
 uintptr_t directory_next(const struct directory *dir, uintptr_t addr, uintptr_t end);

@@ -26,13 +26,16 @@ static bool wanted(struct hmm_mm *mm, uint64_t e, const struct hmm_devmem *only)
 static uintptr_t run_end(struct hmm_mm *mm, uintptr_t addr, uintptr_t end,
 			 const struct hmm_devmem *only)
 {
+	const uint64_t first = directory_get(&mm->dir, addr);
 	uintptr_t stop = block_base(addr) + arena_chunk_bytes();
+	uint64_t e;
 
 	if (end > stop)
 		end = stop;
 	do {
 		addr += mm->page;
-	} while (addr < end && wanted(mm, directory_get(&mm->dir, addr), only));
+		e = addr < end ? directory_get(&mm->dir, addr) : PAGE_SYSTEM;
+	} while (entry_is_like(e, first) || wanted(mm, e, only));
 	return addr;
 }
 
@@ -103,6 +106,17 @@ static void lose_pages(struct hmm_mm *mm, struct isolation *iso)
 	free_run_flush(&run);
 }
 
+/* What is on a device of [start, end), by now. */
+static void take_pages(struct hmm_mm *mm, struct isolation *iso, uintptr_t start, uintptr_t end)
+{
+	for (uintptr_t a = start, b; a < end; a = b + mm->page) {
+		for (b = a; b < end && entry_state(directory_get(&mm->dir, b)) == PAGE_DEVICE; )
+			b += mm->page;
+		if (b > a)
+			isolation_take_device(mm, iso, a, (uint32_t)mm_pages(mm, b - a));
+	}
+}
+
 /*
  * One run, from its scan to its end. Lock held, dropped for the copy. @chunk, if any,
  * can be written from the run's first slot to its last. Returns pages; *lost counts.
@@ -115,15 +129,13 @@ static uint64_t evict_run(struct hmm_mm *mm, uintptr_t start, uintptr_t end, str
 		.device = entry_devmem(directory_get(&mm->dir, start)),
 	};
 	struct isolation *iso;
-	uint32_t begun, failed, first = (uint32_t)((start - block_base(start)) / mm->page);
+	uint32_t begun, failed, first = (uint32_t)mm_pages(mm, start - block_base(start));
 	uint64_t pages;
 
 	iso = isolation_get(mm, start, true);
 	/* Nothing else holds isolations for long, but the wait may have dropped the lock. */
 	mm_invalidate(mm, HMM_EVENT_MIGRATE, start, end, NULL);
-	for (uintptr_t a = start; a < end; a += mm->page)
-		if (entry_state(directory_get(&mm->dir, a)) == PAGE_DEVICE)
-			isolation_take_device(mm, iso, a);
+	take_pages(mm, iso, start, end);
 	begun = iso->nr;
 	family_bring(mm->family, begun);
 	iso->chunk = chunk;
@@ -151,8 +163,8 @@ static uint64_t evict_run(struct hmm_mm *mm, uintptr_t start, uintptr_t end, str
 /* A chunk for the run, or a shorter run that needs none. Drops the lock to get it. */
 static struct chunk *chunk_for(struct hmm_mm *mm, uintptr_t start, uintptr_t *end)
 {
-	uint32_t first = (uint32_t)((start - block_base(start)) / mm->page);
-	uint32_t nr = (uint32_t)((*end - start) / mm->page);
+	uint32_t first = (uint32_t)mm_pages(mm, start - block_base(start));
+	uint32_t nr = (uint32_t)mm_pages(mm, *end - start);
 	bool huge = nr == BLOCK_PAGES && directory_block_huge(&mm->dir, start);
 	struct chunk *chunk = NULL;
 

@@ -30,6 +30,7 @@ static struct isolation *isolation_make(struct hmm_mm *mm, uint32_t id)
 	if (!iso)
 		return NULL;
 	iso->id = id;
+	iso->page_shift = mm->dir.page_shift;
 	iso->bounce = arena_alloc(BOUNCE_PAGES * mm->page);
 	if (!iso->bounce) {
 		isolation_destroy(mm, iso);
@@ -181,23 +182,22 @@ void isolation_follow(struct hmm_mm *mm, uint64_t entry, uintptr_t to)
 	mm->isolations[entry_isolation(entry)]->where[entry_slot(entry)] = to;
 }
 
-static uint32_t slot_of(const struct hmm_mm *mm, const struct isolation *iso, uintptr_t addr)
+/* Slots [first, end) are in use from now on, as @kind; their pages' entries say so. */
+static void slots_enter(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t end,
+			enum slot_kind kind)
 {
-	return (uint32_t)((addr - iso->base) / mm->page);
-}
+	const uintptr_t addr = isolation_addr(iso, first);
+	const uint32_t nr = end - first;
 
-/* Slot i is in use from now on; its page's entry says so. */
-static void slot_enter(struct hmm_mm *mm, struct isolation *iso, uintptr_t addr)
-{
-	uint32_t i = slot_of(mm, iso, addr);
-
-	iso->low = i < iso->low ? i : iso->low;
-	iso->high = i < iso->high ? iso->high : i + 1;
-	iso->origin[i] = directory_get(&mm->dir, addr);
-	iso->where[i] = addr;
-	iso->kind[i] = SLOT_NONE;
-	iso->reason[i] = HMM_REASON_BUSY;
-	directory_set(&mm->dir, addr, entry_isolated(iso->id, i));
+	iso->low = first < iso->low ? first : iso->low;
+	iso->high = end > iso->high ? end : iso->high;
+	directory_get_run(&mm->dir, addr, nr, iso->origin + first);
+	directory_set_run(&mm->dir, addr, nr, entry_isolated(iso->id, first), ENTRY_SLOT_STEP);
+	memset(iso->kind + first, kind, nr);
+	for (uint32_t i = first; i < end; i++) {
+		iso->where[i] = isolation_addr(iso, i);
+		iso->reason[i] = HMM_REASON_BUSY;
+	}
 }
 
 /* Slot i is not, and its page is again what it was. */
@@ -215,11 +215,12 @@ static void slot_revert(struct hmm_mm *mm, struct isolation *iso, uint32_t i)
 	iso->kind[i] = SLOT_NONE;
 }
 
-void isolation_take_device(struct hmm_mm *mm, struct isolation *iso, uintptr_t addr)
+void isolation_take_device(struct hmm_mm *mm, struct isolation *iso, uintptr_t addr, uint32_t nr)
 {
-	slot_enter(mm, iso, addr);
-	iso->kind[slot_of(mm, iso, addr)] = SLOT_DEVICE;
-	iso->nr++;
+	uint32_t first = isolation_slot(iso, addr);
+
+	slots_enter(mm, iso, first, first + nr, SLOT_DEVICE);
+	iso->nr += nr;
 }
 
 /* ---------------------------------------------------------------- taking */
@@ -257,17 +258,21 @@ static void sort_out(struct hmm_mm *mm, struct isolation *iso, uint32_t first, u
 /* Of the program's memory: the block is one large page no more, until it goes as one. */
 static void enter_run(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr)
 {
-	directory_block_set_huge(&mm->dir, iso->base, false);
-	for (uint32_t i = first; i < first + nr; i++) {
-		uintptr_t addr = iso->base + i * mm->page;
+	uint32_t end = first + nr, begin = first;
 
-		if (entry_state(directory_get(&mm->dir, addr)) != PAGE_DEVICE) {
-			slot_enter(mm, iso, addr);
+	directory_block_set_huge(&mm->dir, iso->base, false);
+	directory_get_run(&mm->dir, isolation_addr(iso, first), nr, iso->origin + first);
+	for (uint32_t i = first; i < end; i++) {
+		if (entry_state(iso->origin[i]) != PAGE_DEVICE)
 			continue;
-		}
+		if (begin < i)
+			slots_enter(mm, iso, begin, i, SLOT_NONE);
+		begin = i + 1;
 		iso->passed[i / 64] |= BIT(i % 64);
 		iso->reason[i] = HMM_REASON_DEVICE;
 	}
+	if (begin < end)
+		slots_enter(mm, iso, begin, end, SLOT_NONE);
 }
 
 /*
@@ -418,7 +423,7 @@ static void refuse_slots(struct isolation *iso, uint32_t first, uint32_t nr,
 void isolation_take_system(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
 			   uintptr_t start, uintptr_t end)
 {
-	uint32_t first = slot_of(mm, iso, start), nr = (uint32_t)((end - start) / mm->page);
+	uint32_t first = isolation_slot(iso, start), nr = (uint32_t)mm_pages(mm, end - start);
 	enum hmm_reason reason = mm_held(mm, start, end) ? HMM_REASON_BUSY :
 							   mm_vma_register(mm, vma);
 
@@ -437,14 +442,14 @@ void isolation_take_system(struct hmm_mm *mm, struct isolation *iso, const struc
 
 /* ---------------------------------------------------------------- committing */
 
-void isolation_commit(struct hmm_mm *mm, struct isolation *iso, uint32_t i, uint32_t id,
-		      uint64_t index)
+/* One slot, whatever it is and has met. */
+static void slot_commit(struct hmm_mm *mm, struct isolation *iso, uint32_t i,
+			struct hmm_devmem *d, uint64_t index)
 {
-	struct hmm_devmem *d = devmem_find(mm, id), *from = NULL;
+	struct hmm_devmem *from = NULL;
 	enum page_state was = entry_state(iso->origin[i]);
 	struct free_run run = { 0 };
 
-	lock_assert_held(&mm->lock);
 	if (was == PAGE_DEVICE || was == PAGE_COHERENT) {
 		from = devmem_find(mm, entry_devmem(iso->origin[i]));
 		devmem_unbind(from, entry_index(iso->origin[i]), &run);
@@ -462,14 +467,43 @@ void isolation_commit(struct hmm_mm *mm, struct isolation *iso, uint32_t i, uint
 	mm->stats.pages_to_device += from == NULL;
 	if (d->flags & HMM_DEVMEM_COHERENT) {
 		/* The CPU keeps the bytes: isolation_give() puts them back under this entry. */
-		iso->origin[i] = entry_device(PAGE_COHERENT, id, index);
+		iso->origin[i] = entry_device(PAGE_COHERENT, d->id, index);
 		if (iso->kind[i] == SLOT_FILLED || iso->kind[i] == SLOT_ZERO)
 			iso->kind[i] = SLOT_CONTENT;
 		return;
 	}
-	directory_set(&mm->dir, iso->where[i], entry_device(PAGE_DEVICE, id, index));
+	directory_set(&mm->dir, iso->where[i], entry_device(PAGE_DEVICE, d->id, index));
 	iso->kind[i] = SLOT_NONE;
 	iso->nr--;
+}
+
+/* Was it a page of RAM, and is it where its device page was bound for it? */
+static bool is_plain(const struct isolation *iso, uint32_t i)
+{
+	return !iso->origin[i] && iso->where[i] == isolation_addr(iso, i);
+}
+
+void isolation_commit(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr,
+		      uint32_t id, uint64_t index)
+{
+	struct hmm_devmem *d = devmem_find(mm, id);
+	const bool coherent = d->flags & HMM_DEVMEM_COHERENT;
+	uint32_t end = first + nr;
+
+	lock_assert_held(&mm->lock);
+	for (uint32_t i = first, n; i < end; i += n, index += n) {
+		for (n = 0; !coherent && i + n < end && is_plain(iso, i + n); n++)
+			iso->kind[i + n] = SLOT_NONE;
+		if (!n) {
+			slot_commit(mm, iso, i, d, index);
+			n = 1;
+			continue;
+		}
+		directory_set_run(&mm->dir, isolation_addr(iso, i), n,
+				  entry_device(PAGE_DEVICE, id, index), ENTRY_INDEX_STEP);
+		mm->stats.pages_to_device += n;
+		iso->nr -= n;
+	}
 }
 
 /* ---------------------------------------------------------------- giving */
@@ -490,6 +524,31 @@ static void slot_settle(struct hmm_mm *mm, struct isolation *iso, uint32_t i, st
 	}
 	iso->kind[i] = SLOT_NONE;
 	iso->nr--;
+}
+
+/*
+ * Slots [i, end): the program has their bytes. Most often they came from a device, all of
+ * them, and are where they were.
+ */
+static void slots_settle(struct hmm_mm *mm, struct isolation *iso, uint32_t i, uint32_t end,
+			 struct free_run *run)
+{
+	uint32_t n = 0;
+
+	while (i + n < end && iso->kind[i + n] == SLOT_FILLED &&
+	       iso->where[i + n] == isolation_addr(iso, i + n))
+		n++;
+	directory_set_run(&mm->dir, isolation_addr(iso, i), n, PAGE_SYSTEM, 0);
+	mm->stats.pages_to_system += n;
+	iso->home += n;
+	iso->nr -= n;
+	for (; n; n--, i++) {
+		devmem_unbind(devmem_find(mm, entry_devmem(iso->origin[i])),
+			      entry_index(iso->origin[i]), run);
+		iso->kind[i] = SLOT_NONE;
+	}
+	for (; i < end; i++)
+		slot_settle(mm, iso, i, run);
 }
 
 /* The CPU has a page where ours should go: what came first can only be the CPU's. */
@@ -623,8 +682,8 @@ static void give_slots(struct hmm_mm *mm, struct isolation *iso, uint32_t i, str
 			return;
 		nr = nr < limit ? nr : limit;
 		done = give_some(mm, iso, i, nr, &error);
-		for (uint32_t end = i + done; i < end; i++)
-			slot_settle(mm, iso, i, run);
+		slots_settle(mm, iso, i, i + done, run);
+		i += done;
 		if (done)
 			limit = BLOCK_PAGES;
 		if (!error || done == nr)

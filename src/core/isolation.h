@@ -51,7 +51,8 @@ enum slot_kind {
 };
 
 struct isolation {
-	uint32_t id;			/* immutable */
+	uint32_t id;			/* immutable, as is page_shift */
+	uint32_t page_shift;
 	uint32_t nr;			/* slots in use */
 	uint32_t home;			/* device pages that the CPU has again */
 	uint32_t low, high;		/* ... all of them in [low, high) */
@@ -97,10 +98,21 @@ static inline bool isolation_passes(const struct isolation *iso, uint32_t slot)
 	return iso->passed[slot / 64] & BIT(slot % 64);
 }
 
+/* The slot of a page of the block, and where it was taken from. */
+static inline uint32_t isolation_slot(const struct isolation *iso, uintptr_t addr)
+{
+	return (uint32_t)((addr - iso->base) >> iso->page_shift);
+}
+
+static inline uintptr_t isolation_addr(const struct isolation *iso, uint32_t slot)
+{
+	return iso->base + ((uintptr_t)slot << iso->page_shift);
+}
+
 /* The slot's bytes. */
 static inline void *isolation_bytes(const struct isolation *iso, uint32_t slot)
 {
-	return (void *)(iso->buffer + slot * sys_page_size());
+	return (void *)(iso->buffer + ((uintptr_t)slot << iso->page_shift));
 }
 
 int isolations_init(struct hmm_mm *mm);
@@ -139,12 +151,15 @@ uintptr_t isolation_span(const struct hmm_mm *mm, const struct sys_vma *vma, uin
 void isolation_take_system(struct hmm_mm *mm, struct isolation *iso, const struct sys_vma *vma,
 			   uintptr_t start, uintptr_t end);
 
-/* Take a page that is PAGE_DEVICE: from now on the bytes are ours to read. */
-void isolation_take_device(struct hmm_mm *mm, struct isolation *iso, uintptr_t addr);
+/* Take @nr pages that are PAGE_DEVICE: from now on the bytes are ours to read. */
+void isolation_take_device(struct hmm_mm *mm, struct isolation *iso, uintptr_t addr, uint32_t nr);
 
-/* Slot i becomes page @index of @id, which is bound for it; freed if its address is gone. */
-void isolation_commit(struct hmm_mm *mm, struct isolation *iso, uint32_t slot, uint32_t devmem_id,
-		      uint64_t index);
+/*
+ * @nr slots become pages of @devmem_id from @index on, which are bound for them; freed where
+ * their address is gone.
+ */
+void isolation_commit(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr,
+		      uint32_t devmem_id, uint64_t index);
 
 /*
  * Put the slots' bytes back where the program has them, and PAGE_SYSTEM. SLOT_DEVICE

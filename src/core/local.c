@@ -61,6 +61,15 @@ static bool is_foreign(struct hmm_mm *mm, const struct isolation *iso, const str
 	       tried_existing(mm, iso->base + i * mm->page) == TRIED_OCCUPIED;
 }
 
+static void chunk_landed(struct chunk *c, uint32_t i, uint32_t end, const uint8_t *landed)
+{
+	for (uint32_t n; i < end; i += n ? n : 1) {
+		for (n = 0; i + n < end && (landed[i + n] & (SYS_PAGE_PRESENT | SYS_PAGE_SWAPPED)); n++)
+			;
+		chunk_set(c, i, n, true);
+	}
+}
+
 /* What the chunk really holds now. */
 static void look_landed(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr,
 			struct taking *t)
@@ -73,12 +82,10 @@ static void look_landed(struct hmm_mm *mm, struct isolation *iso, uint32_t first
 		iso->huge = c->huge = true;
 	else
 		c->has_table = true;
-	for (uint32_t i = first; i < first + nr; i++) {
-		if ((t->landed[i] & (SYS_PAGE_PRESENT | SYS_PAGE_SWAPPED)) && !chunk_has(c, i))
-			chunk_set(c, i, 1, true);
+	chunk_landed(c, first, first + nr, t->landed);
+	for (uint32_t i = first; i < first + nr; i++)
 		if (is_foreign(mm, iso, t, i))
 			t->landed[i] = 0;
-	}
 }
 
 /*
@@ -338,14 +345,12 @@ static int64_t local_perform(struct hmm_mm *mm, const struct sys_notif *call)
 static int local_for_each_tcb(struct hmm_mm *mm, void (*fn)(uintptr_t addr, bool main, void *ctx),
 			      void *ctx)
 {
-	(void)mm;
-	return sys_for_each_tcb(fn, ctx);
+	return sys_for_each_tcb(mm->tasks_fd, fn, ctx);
 }
 
 static uint64_t local_threads_mark(struct hmm_mm *mm, uint32_t *nr)
 {
-	(void)mm;
-	return sys_threads_mark(nr);
+	return sys_threads_mark(mm->tasks_fd, nr);
 }
 
 static void local_for_each_static(struct hmm_mm *mm,

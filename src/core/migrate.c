@@ -33,14 +33,14 @@ struct migration {
 
 static size_t nr_pages(const struct hmm_mm *mm, const struct hmm_migrate *m)
 {
-	return (m->end - m->start) / mm->page;
+	return mm_pages(mm, m->end - m->start);
 }
 
 /* src[] and dst[] index of an isolation's slot. */
 static size_t entry_of(const struct hmm_mm *mm, const struct hmm_migrate *m,
 		       const struct isolation *iso, uint32_t slot)
 {
-	return (iso->base + slot * mm->page - m->start) / mm->page;
+	return mm_pages(mm, isolation_addr(iso, slot) - m->start);
 }
 
 /* ---------------------------------------------------------------- setup */
@@ -48,8 +48,8 @@ static size_t entry_of(const struct hmm_mm *mm, const struct hmm_migrate *m,
 static void refuse(struct hmm_mm *mm, struct hmm_migrate *m, uintptr_t start, uintptr_t end,
 		   enum hmm_reason reason)
 {
-	for (uintptr_t a = start; a < end; a += mm->page)
-		m->src[(a - m->start) / mm->page] = reason;
+	for (size_t i = mm_pages(mm, start - m->start); i < mm_pages(mm, end - m->start); i++)
+		m->src[i] = reason;
 }
 
 /* Of a page that is not PAGE_SYSTEM. */
@@ -74,7 +74,7 @@ static uintptr_t take_tracked(struct hmm_mm *mm, struct hmm_migrate *m, struct i
 			      const struct sys_vma *vma, uintptr_t start, uintptr_t end)
 {
 	for (uintptr_t a = start; a < end; a += mm->page) {
-		uint64_t e = directory_get(&mm->dir, a), *src = &m->src[(a - m->start) / mm->page];
+		uint64_t e = directory_get(&mm->dir, a), *src = &m->src[mm_pages(mm, a - m->start)];
 
 		if (entry_state(e) == PAGE_SYSTEM)
 			return a;
@@ -85,7 +85,7 @@ static uintptr_t take_tracked(struct hmm_mm *mm, struct hmm_migrate *m, struct i
 			isolation_take_system(mm, iso, vma, a, a + mm->page);
 			return a + mm->page;
 		}
-		isolation_take_device(mm, iso, a);
+		isolation_take_device(mm, iso, a, 1);
 	}
 	return end;
 }
@@ -120,9 +120,10 @@ static uintptr_t take_part(struct hmm_mm *mm, struct hmm_migrate *m, struct isol
 static void report_block(struct hmm_mm *mm, struct hmm_migrate *m, struct isolation *iso,
 			 uintptr_t start, uintptr_t end)
 {
-	for (uintptr_t a = start; a < end; a += mm->page) {
-		uint32_t i = (uint32_t)((a - iso->base) / mm->page);
-		uint64_t *src = &m->src[(a - m->start) / mm->page];
+	uint32_t stop = isolation_slot(iso, end);
+
+	for (uint32_t i = isolation_slot(iso, start); i < stop; i++) {
+		uint64_t *src = &m->src[entry_of(mm, m, iso, i)];
 
 		switch (iso->kind[i]) {
 		case SLOT_NONE:
@@ -149,8 +150,8 @@ static void report_block(struct hmm_mm *mm, struct hmm_migrate *m, struct isolat
 static void report_readonly(struct hmm_mm *mm, struct hmm_migrate *m, uintptr_t start,
 			    uintptr_t end)
 {
-	for (uintptr_t a = start; a < end; a += mm->page)
-		m->src[(a - m->start) / mm->page] &= ~HMM_SRC_WRITE;
+	for (size_t i = mm_pages(mm, start - m->start); i < mm_pages(mm, end - m->start); i++)
+		m->src[i] &= ~HMM_SRC_WRITE;
 }
 
 /* Everything of [start, end), in one block, that can be taken. Lock held. */
@@ -211,8 +212,8 @@ static void report_lost(struct hmm_mm *mm, struct hmm_migrate *m, const struct i
 static bool setup_block(struct hmm_mm *mm, struct hmm_migrate *m, struct migration *mig,
 			uintptr_t start, uintptr_t end)
 {
-	uint32_t first = (uint32_t)((start - block_base(start)) / mm->page);
-	uint32_t nr = (uint32_t)((end - start) / mm->page);
+	uint32_t first = (uint32_t)mm_pages(mm, start - block_base(start));
+	uint32_t nr = (uint32_t)mm_pages(mm, end - start);
 	struct chunk *chunk = mm->ops->chunk_get(mm, first, nr, nr == BLOCK_PAGES);
 	struct isolation *iso;
 
@@ -482,7 +483,7 @@ int hmm_migrate_copy(struct hmm_mm *mm, struct hmm_migrate *m)
 
 /* Will the slot's page be at dst? Lock held. */
 static bool decide(struct hmm_mm *mm, const struct isolation *iso, uint32_t slot, uint64_t dst,
-		   enum hmm_reason *reason)
+		   struct bound *bound, enum hmm_reason *reason)
 {
 	struct hmm_devmem *d = devmem_find(mm, hmm_src_devmem(dst));
 
@@ -492,15 +493,17 @@ static bool decide(struct hmm_mm *mm, const struct isolation *iso, uint32_t slot
 		return false;
 	/* Unmapped, or moved: the driver would fill in the wrong address. */
 	*reason = HMM_REASON_BUSY;
-	if (iso->where[slot] != iso->base + slot * mm->page)
+	if (iso->where[slot] != isolation_addr(iso, slot))
 		return false;
 	*reason = iso->origin[slot] ? HMM_REASON_DEVICE : HMM_REASON_COPY;
 	/* If it can be had the index is taken, and from here on its devmem stays. */
-	return devmem_bind(d, hmm_src_index(dst), mm, iso->where[slot]);
+	return devmem_bind(d, hmm_src_index(dst), mm, iso->where[slot], bound);
 }
 
 static void pages_of(struct hmm_mm *mm, struct hmm_migrate *m, struct isolation *iso)
 {
+	struct bound bound = { 0 };
+
 	for (uint32_t i = iso->low; i < iso->high; i++) {
 		enum hmm_reason reason;
 		size_t entry;
@@ -508,12 +511,13 @@ static void pages_of(struct hmm_mm *mm, struct hmm_migrate *m, struct isolation 
 		if (iso->kind[i] == SLOT_NONE)
 			continue;
 		entry = entry_of(mm, m, iso, i);
-		if (decide(mm, iso, i, m->dst[entry], &reason))
+		if (decide(mm, iso, i, m->dst[entry], &bound, &reason))
 			continue;
 		m->src[entry] = (m->src[entry] & ~(HMM_SRC_MIGRATE | HMM_SRC_REASON_MASK)) | reason;
 		mm->stats.refused[reason]++;
 		m->nr_pages--;
 	}
+	bound_flush(&bound);
 }
 
 void hmm_migrate_pages(struct hmm_mm *mm, struct hmm_migrate *m)
@@ -529,6 +533,20 @@ void hmm_migrate_pages(struct hmm_mm *mm, struct hmm_migrate *m)
 	lock_release(&mm->lock);
 }
 
+/* Slots from @i on that go, to device pages that follow each other; 0: it stays. */
+static uint32_t going(const struct hmm_mm *mm, const struct hmm_migrate *m,
+		      const struct isolation *iso, uint32_t i)
+{
+	const uint64_t *src = m->src + entry_of(mm, m, iso, i), step = hmm_dst(0, 1) - hmm_dst(0, 0);
+	const uint64_t *dst = m->dst + entry_of(mm, m, iso, i);
+	uint32_t n = 0;
+
+	while (i + n < iso->high && iso->kind[i + n] != SLOT_NONE && (src[n] & HMM_SRC_MIGRATE) &&
+	       dst[n] == dst[0] + n * step)
+		n++;
+	return n;
+}
+
 /* Pages that went, and did not lose their address on the way. Lock held. */
 static uint64_t finalize_block(struct hmm_mm *mm, struct hmm_migrate *m, struct isolation *iso)
 {
@@ -536,17 +554,13 @@ static uint64_t finalize_block(struct hmm_mm *mm, struct hmm_migrate *m, struct 
 	uint64_t went = -(mm->stats.pages_to_device + mm->stats.pages_between);
 	uint32_t committed = 0;
 
-	for (uint32_t i = iso->low; i < iso->high; i++) {
-		uint64_t src, dst;
+	for (uint32_t i = iso->low, n; i < iso->high; i += n ? n : 1) {
+		uint64_t dst = m->dst[entry_of(mm, m, iso, i)];
 
-		if (iso->kind[i] == SLOT_NONE)
-			continue;
-		src = m->src[entry_of(mm, m, iso, i)];
-		dst = m->dst[entry_of(mm, m, iso, i)];
-		if (!(src & HMM_SRC_MIGRATE))
-			continue;
-		isolation_commit(mm, iso, i, hmm_src_devmem(dst), hmm_src_index(dst));
-		committed++;
+		n = going(mm, m, iso, i);
+		if (n)
+			isolation_commit(mm, iso, i, n, hmm_src_devmem(dst), hmm_src_index(dst));
+		committed += n;
 	}
 	/* Here and not below: giving back may drop the lock. */
 	went += mm->stats.pages_to_device + mm->stats.pages_between;
@@ -644,7 +658,7 @@ static int64_t free_unused(struct hmm_devmem *d, struct hmm_migrate *m, const ui
 			run.nr++;
 		} else {
 			free_run_flush(&run);
-			run = (struct free_run){ d, index, 1 };
+			run = (struct free_run){ .devmem = d, .index = index, .nr = 1 };
 		}
 	}
 	free_run_flush(&run);

@@ -594,20 +594,28 @@ static int open_files(struct hmm_mm *mm)
 		ret = mm->pagemap_fd;
 		goto err_maps;
 	}
+	mm->tasks_fd = sys_tasks_open();
+	if (mm->tasks_fd < 0) {
+		ret = mm->tasks_fd;
+		goto err_pagemap;
+	}
 	return 0;
 
+err_pagemap:
+	sys_close(mm->pagemap_fd);
 err_maps:
 	sys_close(mm->maps_fd);
 err_uffd:
 	sys_close(mm->uffd);
 	if (ret == -ENOENT || ret == -EACCES)
 		core_log(mm, HMM_LOG_WARN,
-			 "HMM-043 /proc/self/maps and pagemap cannot be read: is /proc mounted?");
+			 "HMM-043 /proc/self/maps, pagemap and task cannot be read: is /proc mounted?");
 	return ret == -ENOENT ? -EOPNOTSUPP : ret;
 }
 
 static void close_files(struct hmm_mm *mm)
 {
+	sys_close(mm->tasks_fd);
 	sys_close(mm->pagemap_fd);
 	sys_close(mm->maps_fd);
 	sys_close(mm->uffd);

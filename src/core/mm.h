@@ -151,6 +151,7 @@ struct hmm_mm {
 	uint64_t flags;
 	int uffd;
 	int maps_fd, pagemap_fd;	/* of a remote one: written under the lock */
+	int tasks_fd;			/* of the local one; read under the lock */
 	bool can_move, can_move_home, can_remap, can_poison;
 	hmm_log_fn log;
 	void *log_ctx;
@@ -223,6 +224,12 @@ static inline int mm_enter(const struct hmm_mm *mm)
 	thread_tell();
 	stack_prepare();
 	return thread_state.in_callback ? -EDEADLK : 0;
+}
+
+/* Of whole pages. A shift, for loops that ask it of every page. */
+static inline size_t mm_pages(const struct hmm_mm *mm, size_t bytes)
+{
+	return bytes >> mm->dir.page_shift;
 }
 
 static inline bool mm_range_ok(uintptr_t start, uintptr_t end)

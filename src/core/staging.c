@@ -14,13 +14,24 @@ static size_t chunk_bytes(void)
 	return arena_chunk_bytes();
 }
 
+/* The bits of slots [i, end) that are in the word of the first; how many. */
+static uint32_t word_bits(uint32_t i, uint32_t end, uint64_t *bits)
+{
+	uint32_t most = 64 - i % 64, n = end - i < most ? end - i : most;
+
+	*bits = ~0ULL >> (64 - n) << i % 64;
+	return n;
+}
+
 void chunk_set(struct chunk *c, uint32_t first, uint32_t nr, bool present)
 {
-	for (uint32_t i = first; i < first + nr; i++) {
-		if (chunk_has(c, i) == present)
-			continue;
-		c->present[i / 64] ^= BIT(i % 64);
-		c->nr_present += present ? 1 : -1u;
+	for (uint32_t i = first, n; i < first + nr; i += n) {
+		uint64_t *word = &c->present[i / 64], bits;
+
+		n = word_bits(i, first + nr, &bits);
+		bits &= present ? ~*word : *word;
+		*word ^= bits;
+		c->nr_present += (uint32_t)__builtin_popcountll(bits) * (present ? 1 : -1u);
 	}
 	if (!c->nr_present)
 		c->huge = false;
@@ -35,8 +46,12 @@ static uint32_t chunk_count(const struct chunk *c, uint32_t first, uint32_t nr)
 		return 0;
 	if (c->nr_present == BLOCK_PAGES)
 		return nr;
-	for (uint32_t i = first; i < first + nr; i++)
-		count += chunk_has(c, i);
+	for (uint32_t i = first, n; i < first + nr; i += n) {
+		uint64_t bits;
+
+		n = word_bits(i, first + nr, &bits);
+		count += (uint32_t)__builtin_popcountll(c->present[i / 64] & bits);
+	}
 	return count;
 }
 

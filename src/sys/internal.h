@@ -70,7 +70,7 @@ uintptr_t sys_own_rseq(void);	/* the calling thread's area; 0: libc has none */
 #define SYS_RSEQ_SIZE	32u	/* of struct rseq, what kernels write unasked */
 
 /* The control blocks of the threads in the open /proc/@pid/task. */
-int sys_tcbs_of(int task_fd, int pid, void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx);
+int sys_tcbs_of(int tasks_fd, int pid, void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx);
 
 /*
  * A field of the text of /proc/PID/stat, counted as proc(5) does; the second, a name in

@@ -273,12 +273,14 @@ uint64_t sys_now_ns(void);
 int sys_membarrier_register(void);
 int sys_membarrier(void);
 
+int sys_tasks_open(void);		/* /proc/self/task */
+
 /*
  * Calls @fn with an address inside each thread's control block (get_robust_list), and
  * whether it is the main thread's.
- * Reads /proc/self/task with raw system calls.
+ * Reads the folder with raw system calls: not on two threads at once.
  */
-int sys_for_each_tcb(void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx);
+int sys_for_each_tcb(int tasks_fd, void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx);
 
 /*
  * [*low, *high): what belongs to the control block that lies around such an address, of a
@@ -293,7 +295,7 @@ void sys_tell_tcb(void);
  * Stays the same while the process has the same threads, *nr of them; 0: could not
  * tell. A fifth of the cost of the above. Ids come again when all have been used.
  */
-uint64_t sys_threads_mark(uint32_t *nr);
+uint64_t sys_threads_mark(int tasks_fd, uint32_t *nr);
 
 /*
  * The anonymous pages with static data (.bss) of the program and of each library that is

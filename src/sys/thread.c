@@ -325,14 +325,16 @@ static int tell_tcb(long tid, long pid, void (*fn)(uintptr_t addr, bool main, vo
 }
 
 /* Until @fn returns other than 0. */
-static int for_each_tid(int task_fd, int (*fn)(long tid, void *ctx), void *ctx)
+static int for_each_tid(int tasks_fd, int (*fn)(long tid, void *ctx), void *ctx)
 {
 	_Alignas(struct dirent_raw) char buf[2048];
 	const struct dirent_raw *entry;
-	long got, tid;
+	long got = sys_ret(syscall(SYS_lseek, tasks_fd, 0L, SEEK_SET)), tid;
 	int ret = 0;
 
-	while ((got = sys_ret(syscall(SYS_getdents64, task_fd, buf, sizeof(buf)))) > 0) {
+	if (got < 0)
+		return (int)got;
+	while ((got = sys_ret(syscall(SYS_getdents64, tasks_fd, buf, sizeof(buf)))) > 0) {
 		for (long at = 0; at < got; at += entry->reclen) {
 			entry = (const struct dirent_raw *)(buf + at);
 			tid = parse_tid(entry->name);
@@ -356,27 +358,21 @@ static int tell_tid(long tid, void *ctx)
 	return tell_tcb(tid, teller->pid, teller->fn, teller->ctx);
 }
 
-int sys_tcbs_of(int task_fd, int pid, void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx)
+int sys_tcbs_of(int tasks_fd, int pid, void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx)
 {
 	struct tcb_teller teller = { pid, fn, ctx };
 
-	return for_each_tid(task_fd, tell_tid, &teller);
+	return for_each_tid(tasks_fd, tell_tid, &teller);
 }
 
-static int open_tasks(void)
+int sys_tasks_open(void)
 {
 	return (int)sys_ret(open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
 }
 
-int sys_for_each_tcb(void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx)
+int sys_for_each_tcb(int tasks_fd, void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx)
 {
-	int fd = open_tasks(), ret;
-
-	if (fd < 0)
-		return fd;
-	ret = sys_tcbs_of(fd, getpid(), fn, ctx);
-	close(fd);
-	return ret;
+	return sys_tcbs_of(tasks_fd, getpid(), fn, ctx);
 }
 
 struct tid_mark {
@@ -393,16 +389,11 @@ static int mark_tid(long tid, void *ctx)
 	return 0;
 }
 
-uint64_t sys_threads_mark(uint32_t *nr)
+uint64_t sys_threads_mark(int tasks_fd, uint32_t *nr)
 {
 	struct tid_mark mark = { 0xcbf29ce484222325ULL, 0 };
-	int fd = open_tasks(), ret;
+	int ret = for_each_tid(tasks_fd, mark_tid, &mark);
 
-	*nr = 0;
-	if (fd < 0)
-		return 0;
-	ret = for_each_tid(fd, mark_tid, &mark);
-	close(fd);
 	*nr = mark.nr;
 	return ret ? 0 : mark.value;
 }

@@ -152,6 +152,7 @@ static void no_leaf_is_system(void **state)
 	(void)state;
 	assert_int_equal(directory_get(&dir, far_away), PAGE_SYSTEM);
 	directory_set(&dir, far_away, PAGE_SYSTEM);
+	directory_set_run(&dir, far_away, 8, PAGE_SYSTEM, 0);
 	assert_int_equal(directory_next(&dir, far_away, far_away + (1 << 20)),
 			 far_away + (1 << 20));
 	assert_int_equal(directory_block_used(&dir, far_away), 0);
@@ -197,10 +198,34 @@ static uint64_t random_entry(uint64_t old, uint32_t i)
 	}
 }
 
+static uint64_t step_of(uint64_t entry)
+{
+	switch (entry_state(entry)) {
+	case PAGE_ISOLATED:	return ENTRY_SLOT_STEP;
+	case PAGE_DEVICE:
+	case PAGE_COHERENT:	return ENTRY_INDEX_STEP;
+	default:		return 0;
+	}
+}
+
+/* From page @i on to where the block ends, or a page that may not become what the first does. */
+static uint32_t set_run(uint64_t *model, uint32_t i, uint64_t entry)
+{
+	const uint32_t end = i + BLOCK_PAGES - i % BLOCK_PAGES, most = random_below(40);
+	uint32_t n = 0;
+
+	while (i + n < end && n < most && page_may(entry_state(model[i + n]), entry_state(entry))) {
+		model[i + n] = entry + n * step_of(entry);
+		n++;
+	}
+	directory_set_run(&dir, at(i), n, entry, step_of(entry));
+	return n;
+}
+
 /* Random entries: look-up, walk, block counts and totals agree with a plain array. */
 static void agrees_with_a_plain_array(void **state)
 {
-	static uint64_t model[NR];
+	static uint64_t model[NR], read[BLOCK_PAGES];
 	uint64_t seed = (uint64_t)time(NULL) * 2654435761u | 1;
 
 	(void)state;
@@ -213,6 +238,8 @@ static void agrees_with_a_plain_array(void **state)
 		/* Mostly within a few blocks, so that some are full and some empty. */
 		if (step & 7)
 			i = NR / 2 - 700 + i % 1400;
+		if (step % 5 == 0 && set_run(model, i, random_entry(model[i], i)))
+			continue;
 		model[i] = random_entry(model[i], i);
 		directory_set(&dir, at(i), model[i]);
 	}
@@ -228,6 +255,8 @@ static void agrees_with_a_plain_array(void **state)
 	for (size_t block = 0; block < NR; block += BLOCK_PAGES) {
 		uint32_t used = 0;
 
+		directory_get_run(&dir, at(block), BLOCK_PAGES, read);
+		assert_memory_equal(read, model + block, sizeof(read));
 		for (size_t i = block; i < block + BLOCK_PAGES; i++)
 			used += model[i] != 0;
 		assert_int_equal(directory_block_used(&dir, at(block)), used);
@@ -240,8 +269,8 @@ static void agrees_with_a_plain_array(void **state)
 			count += entry_state(model[i]) == s;
 		assert_int_equal(dir.count[s], count);
 	}
-	for (size_t i = 0; i < NR; i++)
-		directory_set(&dir, at(i), PAGE_SYSTEM);
+	for (size_t i = 0; i < NR; i += BLOCK_PAGES)
+		directory_set_run(&dir, at(i), BLOCK_PAGES, PAGE_SYSTEM, 0);
 	directory_check(&dir);
 	assert_int_equal(directory_next(&dir, at(0), at(NR)), at(NR));
 }

@@ -562,19 +562,28 @@ static void what_is_a_threads_is_told_exactly(void **state)
 /* One address in each thread's control block, and the thread is known as ours. */
 static void every_tcb_is_told(void **state)
 {
+	const int fd = sys_tasks_open();
 	struct tcbs tcbs = { .nr = 0 };
 	pthread_t threads[3];
-	uint32_t tids[3];
+	uint32_t tids[3], nr;
+	uint64_t before, mark;
 
 	(void)state;
+	assert_true(fd >= 0);
 	sem_init(&started, 0, 0);
 	sem_init(&leave, 0, 0);
 	sys_tell_tcb();
+	before = sys_threads_mark(fd, &nr);
+	assert_int_equal(nr, 1);
 	for (int i = 0; i < 3; i++)
 		pthread_create(&threads[i], NULL, idle, &tids[i]);
 	for (int i = 0; i < 3; i++)
 		sem_wait(&started);
-	assert_int_equal(sys_for_each_tcb(note_tcb, &tcbs), 0);
+	mark = sys_threads_mark(fd, &nr);
+	assert_int_equal(nr, 4);
+	assert_true(mark && mark != before);
+	assert_true(sys_threads_mark(fd, &nr) == mark);
+	assert_int_equal(sys_for_each_tcb(fd, note_tcb, &tcbs), 0);
 	assert_true(tcb_near(&tcbs, pthread_self()));
 	assert_true(around(tcbs.main, pthread_self()));
 	for (int i = 0; i < 3; i++) {
@@ -585,6 +594,7 @@ static void every_tcb_is_told(void **state)
 		sem_post(&leave);
 	for (int i = 0; i < 3; i++)
 		pthread_join(threads[i], NULL);
+	sys_close(fd);
 	assert_true(sys_thread_is_ours(sys_gettid()));
 	assert_false(sys_thread_is_ours(1));
 }
