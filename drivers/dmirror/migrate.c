@@ -162,13 +162,13 @@ static bool enter_moved(struct move *mv)
 {
 	struct dmirror *m = mv->request->mirror;
 	size_t page = m->process->page_size;
+	uint64_t *entry = NULL;
 	bool good;
 
 	pthread_mutex_lock(&m->lock);
 	good = !hmm_notifier_read_retry(m->notifier, mv->m.seq);
 	for (size_t i = 0; i < mv->nr; i++) {
-		uint64_t *entry = table_find(&m->table, mv->m.start + i * page);
-
+		entry = table_next(&m->table, entry, mv->m.start + i * page);
 		if (is_moved(mv, i))
 			*entry = good ? pte_of_moved(mv, i) : 0;
 	}
@@ -265,13 +265,15 @@ static bool find_frames(struct request *r, uint32_t *frames)
 	bool found = true;
 
 	for (uintptr_t va = r->start; va < r->end && found; va = stop) {
+		uint64_t *entry = NULL;
+
 		stop = min_addr(va + bytes, r->end);
 		pthread_mutex_lock(&m->lock);
 		for (uintptr_t at = va; at < stop && found; at += page) {
-			uint64_t pte = table_get(&m->table, at);
-
-			found = pte & PTE_PRIVATE;
-			frames[(at - r->start) / page] = (uint32_t)pte_frame(pte);
+			entry = table_next(&m->table, entry, at);
+			found = entry && (*entry & PTE_PRIVATE);
+			if (found)
+				*frames++ = (uint32_t)pte_frame(*entry);
 		}
 		pthread_mutex_unlock(&m->lock);
 	}

@@ -185,13 +185,15 @@ bool mirror_fill(struct dmirror *m, uintptr_t start, uintptr_t end, const uint64
 		 uint64_t seq)
 {
 	size_t page = m->process->page_size;
+	uint64_t *entry = NULL;
 	bool good;
 
 	pthread_mutex_lock(&m->lock);
 	good = !hmm_notifier_read_retry(m->notifier, seq);
 	for (uintptr_t va = start; good && va < end; va += page, pfns++) {
-		uint64_t *entry = table_find(&m->table, va), pte = pte_of(m, *pfns);
+		uint64_t pte = pte_of(m, *pfns);
 
+		entry = table_next(&m->table, entry, va);
 		if (pte)
 			*entry = pte;
 	}

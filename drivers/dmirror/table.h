@@ -41,6 +41,13 @@ int table_reserve(struct table *table, pthread_mutex_t *lock, uintptr_t start, u
 /* Lock held. The entry of @va, or NULL where no node is. */
 uint64_t *table_find(const struct table *table, uintptr_t va);
 
+/* The next page's: @va, whose predecessor has @entry (or none). For walks page by page. */
+static inline uint64_t *table_next(const struct table *table, uint64_t *entry, uintptr_t va)
+{
+	return entry && va >> table->page_shift & (TABLE_FANOUT - 1) ? entry + 1 :
+								       table_find(table, va);
+}
+
 static inline uint64_t table_get(const struct table *table, uintptr_t va)
 {
 	const uint64_t *entry = table_find(table, va);

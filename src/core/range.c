@@ -150,26 +150,29 @@ static uint64_t with_request(uint64_t pfn, uint64_t before)
 }
 
 /*
- * Of page @i on: as many as nothing is wanted of, in one readable mapping, none of
- * them tracked. Their entries follow from the page table alone. Returns the next page.
+ * Of page @i on: as many as the same is wanted of, and is there, in one readable mapping,
+ * none of them tracked. Their entries follow from the page table alone. Returns the next page.
  */
 static size_t look_untracked(struct looker *l, size_t i, size_t end, const uint8_t *states)
 {
 	struct hmm_range *r = l->range;
 	uintptr_t addr = r->start + i * l->mm->page, stop = r->start + end * l->mm->page;
-	uint64_t entries[STATES];
+	uint64_t entries[STATES], want = wants(r, i);
+	uint32_t known = 0;		/* states that entries[] has */
 
-	if (r->default_flags || r->pfn_flags_mask || !find_vma(l, addr) ||
-	    !(l->vma.flags & SYS_VMA_READ))
+	if (r->pfn_flags_mask || !find_vma(l, addr) || !(l->vma.flags & SYS_VMA_READ) ||
+	    ((want & HMM_PFN_REQ_WRITE) && !(l->vma.flags & SYS_VMA_WRITE)))
 		return i;
 	stop = stop < l->vma.end ? stop : l->vma.end;
 	stop = directory_next(&l->mm->dir, addr, stop);
-	if (stop - addr < STATES * l->mm->page)
-		return i;	/* the table below would cost more than it saves */
-	for (unsigned int state = 0; state < STATES; state++)
-		look_system(l, (uint8_t)state, 0, &entries[state]);
-	for (; addr < stop; addr += l->mm->page, i++, states++)
-		r->pfns[i] = with_request(entries[*states % STATES], r->pfns[i]);
+	for (; addr < stop; addr += l->mm->page, i++) {
+		uint8_t state = *states++ % STATES;
+
+		if (!(known & BIT(state)) && look_system(l, state, want, &entries[state]) != LOOK_DONE)
+			break;
+		known |= (uint32_t)BIT(state);
+		r->pfns[i] = with_request(entries[state], r->pfns[i]);
+	}
 	l->written = i;
 	return i;
 }
@@ -192,7 +195,8 @@ static int look(struct looker *l, size_t first, size_t end, size_t *at, size_t *
 		uint64_t want, pfn = 0;
 		int ret;
 
-		i = look_untracked(l, i, end, &states[i - first]);
+		if (need == LOOK_DONE)
+			i = look_untracked(l, i, end, &states[i - first]);
 		if (i == end)
 			break;
 		want = wants(r, i);
