@@ -3,7 +3,7 @@
  * Passes: announced changes of another process that the kernel makes by itself, with
  * nobody waiting for their end.
  *
- * A munmap or mprotect of memory that is all at home changes nothing in the tables, and
+ * A munmap, mprotect or discard of memory that is all at home changes nothing in the tables, and
  * what it needs is that nothing leaves before it is made. It is told to go on, which
  * takes a third of the time that its agent would, and the range stays home meanwhile:
  *
@@ -96,14 +96,24 @@ static bool is_nobodys(const struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 	       directory_next(&mm->dir, start, end) == end;
 }
 
-/* Small, and no more than a munmap or mprotect: not what the kernel refuses anyway. */
+/* Small, and no more than such a call: not what the kernel refuses anyway. */
 static bool is_plain(const struct hmm_mm *mm, const struct sys_notif *n, uintptr_t *start,
 		     uintptr_t *end)
 {
-	if (n->nr != SYS_munmap && n->nr != SYS_mprotect)
+	switch (n->nr) {
+	case SYS_munmap:
+		break;
+	case SYS_mprotect:
+		if (n->args[2] & ~(uint64_t)(PROT_READ | PROT_WRITE | PROT_EXEC))
+			return false;
+		break;
+	case SYS_madvise:
+		if (n->args[2] != MADV_DONTNEED && n->args[2] != MADV_FREE)
+			return false;
+		break;
+	default:
 		return false;
-	if (n->nr == SYS_mprotect && n->args[2] & ~(uint64_t)(PROT_READ | PROT_WRITE | PROT_EXEC))
-		return false;
+	}
 	mm_span(mm, n->args[0], n->args[1], start, end);
 	return *start < *end && *start == n->args[0] && *end - *start <= PASS_BYTES;
 }

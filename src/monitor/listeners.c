@@ -267,7 +267,7 @@ static bool passes(struct listeners *l, const struct sys_notif *n)
 	struct space *space;
 	bool ret;
 
-	if (n->nr != SYS_munmap && n->nr != SYS_mprotect)
+	if (n->nr != SYS_munmap && n->nr != SYS_mprotect && n->nr != SYS_madvise)
 		return false;
 	space = tree_known_space(l->tree, (pid_t)n->tid);
 	ret = space && !is_watched(l, n->tid) &&

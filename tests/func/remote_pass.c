@@ -103,6 +103,33 @@ static void a_pass_holds_its_range_until_its_thread_is_out(void **state)
 	assert_prog_holds(prog, a, 64, 31, 0);
 }
 
+/*
+ * What is discarded is zeros when the call has been made, and what it was until then: on a
+ * device it would be neither.
+ */
+static void a_discard_is_made_of_what_is_at_home(void **state)
+{
+	uintptr_t a = prog_map(prog, 64, 30), flag;
+	static uint8_t bytes[32 * 4096];
+	int64_t moved;
+
+	(void)state;
+	flag = begin_computing();
+	assert_int_equal(pass(SYS_madvise, a, 32 * page, MADV_DONTNEED), 1);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(prog_migrate(prog, dev, a, 32), 0);
+	assert_int_equal(prog_migrate(prog, dev, a + 32 * page, 32), 32);
+	stop_computing(flag);
+	assert_int_equal(prog_call(prog, SYS_madvise, a, 32 * page, MADV_DONTNEED, 0), 0);
+	while (!(moved = prog_migrate(prog, dev, a, 32)))
+		;
+	assert_int_equal(moved, 32);
+	assert_int_equal(hmm_copy_from_user(prog->mm, bytes, a, 32 * page), 32 * page);
+	for (size_t i = 0; i < 32 * page; i++)
+		assert_int_equal(bytes[i], 0);
+	assert_prog_holds(prog, a + 32 * page, 32, 30, 32);
+}
+
 static void the_next_call_ends_a_pass(void **state)
 {
 	uintptr_t a = prog_map(prog, 64, 32), flag;
@@ -159,7 +186,11 @@ static void a_pass_is_for_what_is_at_home_and_nobodys(void **state)
 	assert_int_equal(pass(SYS_munmap, a, 33 * page, 0), 0);
 	assert_int_equal(pass(SYS_mprotect, a + 32 * page, page, PROT_READ), 0);
 	assert_int_equal(pass(SYS_mprotect, a, page, PROT_READ | PROT_GROWSDOWN), 0);
-	assert_int_equal(pass(SYS_madvise, a, page, MADV_DONTNEED), 0);
+	assert_int_equal(pass(SYS_madvise, a, page, MADV_DONTNEED), 1);
+	assert_int_equal(pass(SYS_madvise, a, page, MADV_FREE), 1);
+	assert_int_equal(pass(SYS_madvise, a, page, MADV_REMOVE), 0);
+	assert_int_equal(pass(SYS_madvise, a + 32 * page, page, MADV_DONTNEED), 0);
+	assert_int_equal(pass(SYS_mmap, a, page, PROT_READ), 0);
 	assert_int_equal(pass(SYS_munmap, a + 1, page, 0), 0);
 	assert_int_equal(pass(SYS_munmap, a, 0, 0), 0);
 	assert_int_equal(pass(SYS_munmap, a + 33 * page, (256 << 10) + page, 0), 0);
@@ -219,6 +250,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		remote_test(a_pass_holds_its_range_until_its_thread_is_out),
+		remote_test(a_discard_is_made_of_what_is_at_home),
 		remote_test(the_next_call_ends_a_pass),
 		remote_test(what_another_thread_does_ends_no_pass),
 		remote_test(a_pass_is_for_what_is_at_home_and_nobodys),
