@@ -13,6 +13,7 @@
 
 #define likely(x)	__builtin_expect(!!(x), 1)
 #define unlikely(x)	__builtin_expect(!!(x), 0)
+#define mostly(x, value)	__builtin_expect(x, value)
 #define noinline	__attribute__((noinline))
 #define always_inline	inline __attribute__((always_inline))
 
@@ -44,9 +45,9 @@ static always_inline void access_end(struct hmm_lane *lane)
 	atomic_store_explicit(&lane->active, 0, memory_order_release);
 }
 
-/* On a hit where the bytes are, and the access has begun; else NULL and it has not. */
-static always_inline char *access_try(struct hmm_lane *lane, uintptr_t va, unsigned int size,
-				      bool write)
+/* A hit: *@at is where the bytes are, and the access has begun; else it has not. */
+static always_inline bool access_try(struct hmm_lane *lane, uintptr_t va, unsigned int size,
+				     bool write, char **at)
 {
 	struct soft_tlb_entry *entry = &lane->tlb[(va >> SOFT_TLB_SHIFT) % SOFT_TLB_ENTRIES];
 	uintptr_t tag;
@@ -54,10 +55,12 @@ static always_inline char *access_try(struct hmm_lane *lane, uintptr_t va, unsig
 	access_begin(lane);
 	tag = atomic_load_explicit(write ? &entry->write : &entry->read, memory_order_relaxed);
 	/* A misaligned address keeps low bits here, and no tag has any. */
-	if (likely(tag == (va & (~(SOFT_TLB_PIECE - 1) | (size - 1)))))
-		return (char *)va + entry->delta;
+	if (likely(tag == (va & (~(SOFT_TLB_PIECE - 1) | (size - 1))))) {
+		*at = (char *)va + entry->delta;
+		return true;
+	}
 	access_end(lane);
-	return NULL;
+	return false;
 }
 
 static always_inline uint64_t load_at(const char *at, unsigned int size)
@@ -250,8 +253,7 @@ static noinline uint64_t load_slow(struct hmm_lane *lane, uintptr_t va, unsigned
 				return load_at((char *)&word, size);
 			continue;
 		}
-		at = access_try(lane, va, size, false);
-		if (at) {
+		if (access_try(lane, va, size, false, &at)) {
 			value = load_at(at, size);
 			access_end(lane);
 			return value;
@@ -275,8 +277,7 @@ static noinline void store_slow(struct hmm_lane *lane, uintptr_t va, uint64_t va
 				return;
 			continue;
 		}
-		at = access_try(lane, va, size, true);
-		if (at) {
+		if (access_try(lane, va, size, true, &at)) {
 			store_at(at, value, size);
 			access_end(lane);
 			return;
@@ -295,8 +296,7 @@ static noinline uint64_t atomic_slow(struct hmm_lane *lane, uintptr_t va, unsign
 	check_aligned(lane, va, size, SOFT_WANT_ATOMIC);
 	for (;;) {
 		resolve(lane, va, size, SOFT_WANT_ATOMIC, &bytes);
-		at = access_try(lane, va, size, true);
-		if (at) {
+		if (access_try(lane, va, size, true, &at)) {
 			old = atomic_at(at, size, op, value, expected);
 			access_end(lane);
 			return old;
@@ -307,8 +307,7 @@ static noinline uint64_t atomic_slow(struct hmm_lane *lane, uintptr_t va, unsign
 
 #define ATOMIC_CASE(bytes)								\
 	case bytes:									\
-		at = access_try(lane, va, bytes, true);					\
-		if (likely(at)) {							\
+		if (likely(access_try(lane, va, bytes, true, &at))) {			\
 			old = atomic_at(at, bytes, op, value, expected);		\
 			access_end(lane);						\
 			return old;							\
@@ -322,7 +321,7 @@ static always_inline uint64_t atomic_access(struct hmm_lane *lane, void *addr, u
 	uint64_t old;
 	char *at;
 
-	switch (size) {
+	switch (mostly(size, 8)) {
 	ATOMIC_CASE(8);
 	ATOMIC_CASE(4);
 	ATOMIC_CASE(2);
@@ -430,11 +429,10 @@ uint64_t hmm_lane_load(struct hmm_lane *lane, const void *addr, unsigned int siz
 	uint64_t value;
 	char *at;
 
-	switch (size) {
+	switch (mostly(size, 8)) {
 #define LOAD_CASE(bytes)						\
 	case bytes:							\
-		at = access_try(lane, va, bytes, false);		\
-		if (likely(at)) {					\
+		if (likely(access_try(lane, va, bytes, false, &at))) {	\
 			value = load_at(at, bytes);			\
 			access_end(lane);				\
 			return value;					\
@@ -455,11 +453,10 @@ void hmm_lane_store(struct hmm_lane *lane, void *addr, uint64_t value, unsigned 
 	uintptr_t va = (uintptr_t)addr;
 	char *at;
 
-	switch (size) {
+	switch (mostly(size, 8)) {
 #define STORE_CASE(bytes)						\
 	case bytes:							\
-		at = access_try(lane, va, bytes, true);			\
-		if (likely(at)) {					\
+		if (likely(access_try(lane, va, bytes, true, &at))) {	\
 			store_at(at, value, bytes);			\
 			access_end(lane);				\
 			return;						\
