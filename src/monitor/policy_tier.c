@@ -32,6 +32,7 @@
 
 #include "monitor/log.h"
 #include "monitor/policy.h"
+#include "monitor/sharing.h"
 #include "sys/process.h"
 #include "sys/sys.h"
 
@@ -42,6 +43,7 @@
 #define TURN_PAGES	1024u		/* sent between two looks at what is left */
 #define NOTES		65536u		/* chunks remembered; a power of two */
 
+#define SHARING_REST	2u		/* times as long as it took to see what is shared */
 #define HIGH_PERMILLE	960u		/* of the limit: start sending ... */
 #define LOW_PERMILLE	920u		/* ... until that little is left */
 #define LIMIT_MIN	(4u << 20)
@@ -78,6 +80,8 @@ struct tier {
 	unsigned int stuck;		/* turns in a row in which nothing went */
 	unsigned int bare;		/* ... in which nobody had an agent */
 	bool full_said;
+	struct sharing sharing;
+	struct sharer sharers[SPACES];
 	uint8_t places[WINDOW_PAGES];
 	struct note notes[NOTES];
 };
@@ -291,7 +295,11 @@ struct look {
 	uint64_t brought, mapped;	/* pages */
 };
 
-static void look(const struct tier *tier, struct space **spaces, unsigned int nr, struct look *out)
+/*
+ * As long as the limit is not near it is no matter that what processes share counts for
+ * each of them.
+ */
+static void look(struct tier *tier, struct space **spaces, unsigned int nr, struct look *out)
 {
 	struct sys_memory one;
 
@@ -302,7 +310,11 @@ static void look(const struct tier *tier, struct space **spaces, unsigned int nr
 		space_memory(spaces[i], &one);
 		out->memory.resident += one.resident;
 		out->memory.writable += one.writable;
+		tier->sharers[i] = (struct sharer){ space_pid(spaces[i]), space_agent(spaces[i]),
+						    one.resident };
 	}
+	out->memory.resident = sharing_bytes(&tier->sharing, tier->sharers, nr, tier->low,
+					     SHARING_REST);
 }
 
 /* Until half of the limit, or the limit, can be reached. */

@@ -248,6 +248,21 @@ int space_relation(struct space *space, pid_t tid)
 	return ret == 1 ? SPACE_LOSING : ret;
 }
 
+pid_t space_agent(const struct space *space)
+{
+	return space->link->agent;
+}
+
+pid_t space_pid(struct space *space)
+{
+	pid_t pid;
+
+	pthread_mutex_lock(&space->pool->lock);
+	pid = space->pid;
+	pthread_mutex_unlock(&space->pool->lock);
+	return pid;
+}
+
 static bool in_bare(pid_t tid, const void *mm)
 {
 	return hmm_remote_matches((struct hmm_mm *)mm, tid) == 1;

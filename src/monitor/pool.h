@@ -134,6 +134,8 @@ int space_forks_quietly(struct space *space);
 
 /* Of one that has an agent: its memory, without what the agent has reserved there. */
 void space_memory(const struct space *space, struct sys_memory *out);
+pid_t space_agent(const struct space *space);	/* whose memory it is too */
+pid_t space_pid(struct space *space);
 
 /* Is task @tid in it? */
 bool space_has(struct space *space, pid_t tid);

@@ -20,6 +20,8 @@
 #define LOOK_AGAIN_US	500u
 #define LOOK_PIDS	4096u
 
+#define SAMPLED		4096u		/* processes, of those that there are */
+
 void tree_init(struct tree *tree, int epoll, struct pool *pool,
 	       void (*ended)(struct watch *watch))
 {
@@ -659,23 +661,32 @@ unsigned int tree_list(struct tree *tree, struct tree_entry *out, unsigned int m
 	return nr;
 }
 
-static uint64_t resident_bytes(const struct process *process)
+static unsigned int list_pids(struct tree *tree, struct sharer *out, unsigned int max)
 {
-	struct sys_memory memory;
+	const struct process *process;
+	unsigned int nr = 0;
 
-	(void)sys_memory_of(process->pid, &memory);
-	return memory.resident;
+	pthread_mutex_lock(&tree->lock);
+	for (unsigned int i = 0; i < TREE_BUCKETS; i++)
+		for (process = tree->buckets[i]; process && nr < max; process = process->next)
+			out[nr++] = (struct sharer){ .pid = process->pid, .memory = process->pid };
+	pthread_mutex_unlock(&tree->lock);
+	return nr;
 }
 
 void tree_sample(struct tree *tree)
 {
-	const struct process *process;
-	uint64_t sum = 0;
+	static struct sharer sharers[SAMPLED];
+	unsigned int nr = list_pids(tree, sharers, SAMPLED);
+	struct sys_memory memory;
+	uint64_t sum;
 
+	for (unsigned int i = 0; i < nr; i++) {
+		(void)sys_memory_of(sharers[i].pid, &memory);
+		sharers[i].resident = memory.resident;
+	}
+	sum = sharing_bytes(&tree->sharing, sharers, nr, 0, 0);
 	pthread_mutex_lock(&tree->lock);
-	for (unsigned int i = 0; i < TREE_BUCKETS; i++)
-		for (process = tree->buckets[i]; process; process = process->next)
-			sum += resident_bytes(process);
 	tree->resident_bytes = sum;
 	if (sum > tree->resident_peak)
 		tree->resident_peak = sum;

@@ -19,6 +19,7 @@
 #include <sys/types.h>
 
 #include "monitor/pool.h"
+#include "monitor/sharing.h"
 #include "monitor/watch.h"
 
 #define TREE_BUCKETS	512u
@@ -56,6 +57,7 @@ struct tree {
 	uint64_t nr_seen;		/* processes that were ever known */
 	uint64_t nr_plain;		/* ... and ended without an agent ever */
 	uint64_t resident_bytes, resident_peak;	/* as last sampled */
+	struct sharing sharing;		/* who samples */
 };
 
 void tree_init(struct tree *tree, int epoll, struct pool *pool,
@@ -118,7 +120,7 @@ struct tree_entry {
 };
 unsigned int tree_list(struct tree *tree, struct tree_entry *out, unsigned int max);
 
-/* Sum up what is in RAM of all of them. */
+/* Sum up what is in RAM of all of them. One thread. */
 void tree_sample(struct tree *tree);
 
 #endif

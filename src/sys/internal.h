@@ -76,7 +76,7 @@ int sys_tcbs_of(int tasks_fd, int pid, void (*fn)(uintptr_t addr, bool main, voi
  * A field of the text of /proc/PID/stat, counted as proc(5) does; the second, a name in
  * parentheses, may hold anything. -EIO: it is not there, or no number.
  */
-int sys_stat_number(const char *stat, unsigned int field);
+long sys_stat_number(const char *stat, unsigned int field);
 
 /* One page that nothing can read or write, for as long as the process lives; 0: no memory. */
 uintptr_t sys_unreachable_page(void);

@@ -215,6 +215,29 @@ int sys_memory_of(pid_t pid, struct sys_memory *out)
 	return got < 0 ? (int)got : 0;
 }
 
+int sys_memory_share(pid_t pid, uint64_t *bytes)
+{
+	char text[2048];
+	const char *line;
+	ssize_t got = read_proc(pid, "smaps_rollup", text, sizeof(text));
+
+	if (got < 0)
+		return (int)got;
+	line = strstr(text, "\nPss_Anon:");
+	if (!line)
+		return got ? -ENOENT : -ESRCH;
+	*bytes = strtoull(strchr(line, ':') + 1, NULL, 10) << 10;
+	return 0;
+}
+
+uint64_t sys_minor_faults(pid_t pid)
+{
+	char text[512];
+	long faults = read_proc(pid, "stat", text, sizeof(text)) > 0 ? sys_stat_number(text, 10) : 0;
+
+	return faults > 0 ? (uint64_t)faults : 0;
+}
+
 int sys_program_path(char *path, size_t size)
 {
 	ssize_t len = sys_ret(readlink("/proc/self/exe", path, size));

@@ -72,6 +72,15 @@ struct sys_memory {
 };
 int sys_memory_of(pid_t pid, struct sys_memory *out);
 
+/*
+ * Of what is resident, the process's part: what it shares with n others counts for an
+ * n-th. Goes through its page tables. 0, or a negative errno; -ENOENT: no such kernel.
+ */
+int sys_memory_share(pid_t pid, uint64_t *bytes);
+
+/* Faults of @pid's threads so far that needed no device; 0: it is gone. */
+uint64_t sys_minor_faults(pid_t pid);
+
 /* Where this program's file lies, without a link in it. */
 int sys_program_path(char *path, size_t size);
 bool sys_file_exists(const char *path);

@@ -132,10 +132,10 @@ int sys_vm_kill_thread(int pid, uint32_t tid, int sig)
 	return (int)sys_ret(syscall(SYS_tgkill, (long)pid, (long)tid, (long)sig));
 }
 
-int sys_stat_number(const char *stat, unsigned int field)
+long sys_stat_number(const char *stat, unsigned int field)
 {
 	const char *at = strrchr(stat, ')');
-	int value = 0;
+	long value = 0;
 
 	for (unsigned int i = 2; at && i < field; i++)
 		at = strchr(at + 1, ' ');
@@ -164,7 +164,7 @@ int sys_vm_thread_cpu(int pid, uint32_t tid)
 	if (got <= 0)
 		return got < 0 ? (int)got : -ESRCH;
 	text[got] = '\0';
-	return sys_stat_number(text, 39);
+	return (int)sys_stat_number(text, 39);
 }
 
 void sys_vm_limits_follow(int from, int to)

@@ -173,6 +173,21 @@ static void who_shares_changes_it(void **state)
 	program_under(guest_static, "--dram", "24M", "nested");
 }
 
+/* 64 MiB that four processes have are 64 MiB, and no reason to send any of it away. */
+static void what_forks_share_counts_once(void **state)
+{
+	struct spawned plain, run;
+
+	(void)state;
+	spawn_run(&plain, guest, "read-together", NULL);
+	spawn_run(&run, uhmm, "run", "--dram", "96M", "--report", "-", guest, "read-together", NULL);
+	same_output(&run, &plain, "read-together");
+	nothing_lost(&run);
+	assert_true(spawn_number(&run, "dram_bytes_peak") >= 64 * MIB);
+	assert_true(spawn_number(&run, "dram_bytes_peak") <= 96 * MIB);
+	assert_true(spawn_number(&run, "device_bytes_peak") <= 16 * MIB);
+}
+
 static void tier_sends(const char *program)
 {
 	struct spawned run;
@@ -381,6 +396,7 @@ int main(void)
 		cmocka_unit_test(lives_under_stress),
 		cmocka_unit_test(static_programs_live_under_stress),
 		cmocka_unit_test(forks_have_their_own),
+		cmocka_unit_test(what_forks_share_counts_once),
 		cmocka_unit_test(crowds_have_their_own),
 		cmocka_unit_test(limits_are_the_programs),
 		cmocka_unit_test(memory_outlives_its_process),

@@ -25,6 +25,7 @@
 
 #include <cmocka.h>
 
+#include "sys/process.h"
 #include "sys/sys.h"
 
 #ifndef PR_SET_VMA
@@ -599,6 +600,61 @@ static void every_tcb_is_told(void **state)
 	assert_false(sys_thread_is_ours(1));
 }
 
+/* Writes to each page when told to, and says so; ends when nobody tells it any more. */
+static pid_t fork_writer(char *mem, size_t nr, int tell[2], int said[2])
+{
+	char word = 0;
+	pid_t pid;
+
+	assert_int_equal(pipe(tell), 0);
+	assert_int_equal(pipe(said), 0);
+	pid = fork();
+	if (pid)
+		return pid;
+	close(tell[1]);
+	while (write(said[1], &word, 1) == 1 && read(tell[0], &word, 1) == 1)
+		for (size_t i = 0; i < nr; i++)
+			mem[i * page] = word;
+	_exit(0);
+}
+
+/* What a fork leaves to two counts for each in full, and is a half of each's. */
+static void what_is_shared_is_told_in_parts(void **state)
+{
+	const size_t nr = 8192, bytes = nr * page;
+	char *mem = map_pages(nr, PROT_READ | PROT_WRITE), word = 1;
+	int tell[2], said[2];
+	struct sys_memory memory;
+	uint64_t share, faults;
+	pid_t pid;
+
+	(void)state;
+	madvise(mem, bytes, MADV_NOHUGEPAGE);
+	memset(mem, 5, bytes);
+	pid = fork_writer(mem, nr, tell, said);
+	assert_int_equal(read(said[0], &word, 1), 1);
+	assert_int_equal(sys_memory_of(pid, &memory), 0);
+	assert_true(memory.resident >= bytes);
+	assert_int_equal(sys_memory_share(pid, &share), 0);
+	assert_true(share >= bytes / 2 && share <= memory.resident - bytes / 4);
+
+	faults = sys_minor_faults(pid);
+	assert_int_equal(write(tell[1], "w", 1), 1);
+	assert_int_equal(read(said[0], &word, 1), 1);
+	assert_true(sys_minor_faults(pid) - faults >= nr);
+	assert_int_equal(sys_memory_share(pid, &share), 0);
+	assert_true(share >= bytes);
+
+	close(tell[1]);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	assert_int_equal(sys_memory_share(pid, &share), -ESRCH);
+	assert_int_equal(sys_minor_faults(pid), 0);
+	close(tell[0]);
+	close(said[0]);
+	close(said[1]);
+	munmap(mem, bytes);
+}
+
 static volatile uintptr_t bus_addr;
 static volatile int bus_code;
 
@@ -716,6 +772,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(move_moves),
 		cmocka_unit_test(every_tcb_is_told),
 		cmocka_unit_test(what_is_a_threads_is_told_exactly),
+		cmocka_unit_test(what_is_shared_is_told_in_parts),
 		cmocka_unit_test(kill_thread_carries_address),
 		cmocka_unit_test(poll_and_events),
 		cmocka_unit_test(cpus_can_be_pinned),
