@@ -107,7 +107,8 @@ static uint64_t pte_of(const struct pass *pass, size_t i)
 
 	if (!(src & HMM_SRC_MIGRATE) || frame == SOFT_NO_FRAME)
 		return 0;
-	return HMM_SOFT_PTE_VALID | HMM_SOFT_PTE_LOCAL | (src & HMM_SRC_WRITE ? HMM_SOFT_PTE_WRITE : 0) |
+	return HMM_SOFT_PTE_VALID | HMM_SOFT_PTE_LOCAL |
+	       (src & HMM_SRC_WRITE ? HMM_SOFT_PTE_WRITE : 0) |
 	       (uintptr_t)soft_memory_at(&pass->soft->memory, frame);
 }
 
@@ -128,10 +129,10 @@ static void map_pages(struct pass *pass)
 			continue;
 		while (i < pass->nr && pte_of(pass, i) == pte + (i - first) * soft->page_size)
 			i++;
+		for (size_t j = first; j < i; j++)
+			atomic_store_explicit(&soft->memory.va[pass->mover->given[j]],
+					      va + j * soft->page_size, memory_order_relaxed);
 		soft_table_set_run(&soft->table, va + first * soft->page_size, i - first, pte);
-		for (; first < i; first++)
-			atomic_store_explicit(&soft->memory.va[pass->mover->given[first]],
-					      va + first * soft->page_size, memory_order_relaxed);
 	}
 unlock:
 	soft_table_unlock(&soft->table);

@@ -52,7 +52,7 @@ struct hmm_mm *remote_make(struct family *family, int uffd, uint64_t features, h
 	mm->log_ctx = log_ctx;
 	mm->page = sys_page_size();
 	mm->uffd = uffd;
-	mm->maps_fd = mm->pagemap_fd = -1;
+	mm->maps_fd = mm->pagemap_fd = mm->tasks_fd = -1;
 	mm->can_move = sys_cap(CAP_MOVE);
 	mm->can_remap = sys_cap(CAP_DONTUNMAP);
 	mm->can_poison = sys_cap(CAP_POISON);

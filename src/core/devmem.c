@@ -35,7 +35,8 @@ void devmem_unuse(struct hmm_devmem *d)
 void bound_flush(struct bound *bound)
 {
 	if (bound->nr)
-		atomic_fetch_add_explicit(&bound->devmem->nr_bound, bound->nr, memory_order_relaxed);
+		atomic_fetch_add_explicit(&bound->devmem->nr_bound, bound->nr,
+					  memory_order_relaxed);
 	bound->nr = 0;
 }
 
@@ -130,9 +131,10 @@ void free_run_flush(struct free_run *run)
 	run->devmem->ops.page_free(run->devmem, run->index, run->nr);
 	thread_state.in_callback = false;
 	/* release: pairs with evict_all(), which finds nothing bound */
-	if (run->unbound)
-		atomic_fetch_sub_explicit(&run->devmem->nr_bound, run->unbound, memory_order_release);
-	run->nr = run->unbound = 0;
+	if (run->bound)
+		atomic_fetch_sub_explicit(&run->devmem->nr_bound, run->nr,
+					  memory_order_release);
+	run->nr = 0;
 }
 
 void devmem_unbind(struct hmm_devmem *d, uint64_t index, struct free_run *run)
@@ -143,11 +145,10 @@ void devmem_unbind(struct hmm_devmem *d, uint64_t index, struct free_run *run)
 	atomic_store_explicit(&d->place[index], 0, memory_order_relaxed);
 	if (run->nr && run->devmem == d && index == run->index + run->nr) {
 		run->nr++;
-		run->unbound++;
 		return;
 	}
 	free_run_flush(run);
-	*run = (struct free_run){ d, index, 1, 1 };
+	*run = (struct free_run){ .devmem = d, .index = index, .nr = 1, .bound = true };
 }
 
 /* ---------------------------------------------------------------- copies */
@@ -661,15 +662,20 @@ int64_t hmm_devmem_evict(struct hmm_devmem *d, uint64_t index, uint64_t nr_pages
 	return lost ? -EIO : pages;
 }
 
-/* One page of the program's, whose bytes are lost. The mm's lock held. */
-static void poison_page(struct hmm_devmem *d, uint64_t index, struct hmm_mm *mm, uintptr_t addr)
+/*
+ * One page of the program's, whose bytes are lost. false: it was unmapped, and is unbound,
+ * or has moved. The mm's lock held.
+ */
+static bool poison_page(struct hmm_devmem *d, uint64_t index, struct hmm_mm *mm, uintptr_t addr)
 {
 	struct free_run run = { 0 };
 
 	mm_invalidate(mm, HMM_EVENT_MIGRATE, addr, addr + mm->page, NULL);
+	if (!mm_poison(mm, addr))
+		return false;
 	devmem_unbind(d, index, &run);
-	mm_poison(mm, addr);
 	free_run_flush(&run);
+	return true;
 }
 
 int64_t hmm_devmem_poison(struct hmm_devmem *d, uint64_t index, uint64_t nr_pages)
@@ -691,19 +697,19 @@ int64_t hmm_devmem_poison(struct hmm_devmem *d, uint64_t index, uint64_t nr_page
 			index++;
 			continue;
 		}
-		poison_page(d, index, mm, addr);
-		pages++;
+		/* One that has moved is looked for again. */
+		pages += poison_page(d, index, mm, addr);
 		lock_release(&mm->lock);
 		if (told)
 			mm_put(told);
 		told = mm;
 	}
-	if (told) {
+	if (pages)
 		core_log(told, HMM_LOG_ERROR,
 			 "HMM-108 device %u lost %l pages; their readers get SIGBUS", d->id,
 			 (uint64_t)pages);
+	if (told)
 		mm_put(told);
-	}
 	return pages;
 }
 

@@ -76,7 +76,7 @@ struct bound {
 struct free_run {
 	struct hmm_devmem *devmem;
 	uint64_t index, nr;
-	uint64_t unbound;		/* of them: still in the devmem's nr_bound */
+	bool bound;			/* the devmem's nr_bound has them still */
 };
 
 static inline struct hmm_devmem *devmem_find(const struct hmm_mm *mm, uint32_t id)

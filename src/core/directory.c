@@ -178,6 +178,7 @@ void directory_get_run(const struct directory *dir, uintptr_t addr, uint32_t nr,
 {
 	const struct leaf *leaf = leaf_find(dir, addr);
 
+	assert(leaf_page(dir, addr) % BLOCK_PAGES + nr <= BLOCK_PAGES);
 	if (leaf)
 		memcpy(entries, leaf->entries + leaf_page(dir, addr), nr * sizeof(*entries));
 	else
@@ -209,12 +210,13 @@ void directory_set_run(struct directory *dir, uintptr_t addr, uint32_t nr, uint6
 	uint64_t *entries = leaf ? leaf->entries : NULL;
 
 	assert(page % BLOCK_PAGES + nr <= BLOCK_PAGES);
-	/* Without a leaf, or where its memory was never written, a page is PAGE_SYSTEM already. */
+	/* Without a leaf a page is PAGE_SYSTEM already. */
 	for (; leaf && page < end; page = i) {
 		enum page_state from = entry_state(entries[page]);
 
 		for (i = page; i < end && entry_state(entries[i]) == from; i++, entry += step) {
 			assert(entries[i] == entry || page_may(from, to));
+			/* What is 0 may be in memory that was never written, and stays so. */
 			if (entries[i] != entry)
 				entries[i] = entry;
 		}

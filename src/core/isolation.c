@@ -155,8 +155,9 @@ void isolation_lose(struct hmm_mm *mm, struct isolation *iso, uint32_t slot, str
 	if (iso->origin[slot])
 		devmem_unbind(devmem_find(mm, entry_devmem(iso->origin[slot])),
 			      entry_index(iso->origin[slot]), run);
-	if (iso->where[slot])
-		mm_poison(mm, iso->where[slot]);
+	/* Events read on the way may move it, or unmap it. */
+	while (iso->where[slot] && !mm_poison(mm, iso->where[slot]))
+		;
 	iso->kind[slot] = SLOT_NONE;
 	iso->reason[slot] = HMM_REASON_BUSY;
 	iso->nr--;
@@ -480,7 +481,7 @@ static void slot_commit(struct hmm_mm *mm, struct isolation *iso, uint32_t i,
 /* Was it a page of RAM, and is it where its device page was bound for it? */
 static bool is_plain(const struct isolation *iso, uint32_t i)
 {
-	return !iso->origin[i] && iso->where[i] == isolation_addr(iso, i);
+	return !iso->origin[i] && iso->where[i] && iso->where[i] == isolation_addr(iso, i);
 }
 
 void isolation_commit(struct hmm_mm *mm, struct isolation *iso, uint32_t first, uint32_t nr,
@@ -535,7 +536,7 @@ static void slots_settle(struct hmm_mm *mm, struct isolation *iso, uint32_t i, u
 {
 	uint32_t n = 0;
 
-	while (i + n < end && iso->kind[i + n] == SLOT_FILLED &&
+	while (i + n < end && iso->kind[i + n] == SLOT_FILLED && iso->where[i + n] &&
 	       iso->where[i + n] == isolation_addr(iso, i + n))
 		n++;
 	directory_set_run(&mm->dir, isolation_addr(iso, i), n, PAGE_SYSTEM, 0);
@@ -655,11 +656,12 @@ static void give_refused(struct hmm_mm *mm, struct isolation *iso, uint32_t i, i
 }
 
 /* The kernel has no page for one of ours: true after a wait, false if there were enough. */
-static bool wait_for_memory(struct hmm_mm *mm, struct isolation *iso)
+static bool wait_for_memory(struct hmm_mm *mm, struct isolation *iso, struct free_run *run)
 {
 	if (iso->starved == STARVED_MAX)
 		return false;
 	iso->starved++;
+	free_run_flush(run);
 	isolation_wait(mm);
 	return true;
 }
@@ -689,12 +691,13 @@ static void give_slots(struct hmm_mm *mm, struct isolation *iso, uint32_t i, str
 		if (!error || done == nr)
 			continue;
 		if (error == -ENOMEM) {
-			if (!done && !wait_for_memory(mm, iso))
+			if (!done && !wait_for_memory(mm, iso, run))
 				isolation_lose(mm, iso, i++, run);
 			continue;
 		}
 		if (!done && error == -EAGAIN && ++stuck > 16) {
 			/* An event whose sender has not run yet: let it. */
+			free_run_flush(run);
 			isolation_wait(mm);
 		}
 		give_refused(mm, iso, i, error, &limit, run);

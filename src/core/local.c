@@ -63,10 +63,13 @@ static bool is_foreign(struct hmm_mm *mm, const struct isolation *iso, const str
 
 static void chunk_landed(struct chunk *c, uint32_t i, uint32_t end, const uint8_t *landed)
 {
-	for (uint32_t n; i < end; i += n ? n : 1) {
-		for (n = 0; i + n < end && (landed[i + n] & (SYS_PAGE_PRESENT | SYS_PAGE_SWAPPED)); n++)
+	const uint8_t there = SYS_PAGE_PRESENT | SYS_PAGE_SWAPPED;
+
+	for (uint32_t first; i < end; i++) {
+		for (first = i; i < end && (landed[i] & there); i++)
 			;
-		chunk_set(c, i, n, true);
+		if (i > first)
+			chunk_set(c, first, i - first, true);
 	}
 }
 

@@ -537,12 +537,13 @@ void hmm_migrate_pages(struct hmm_mm *mm, struct hmm_migrate *m)
 static uint32_t going(const struct hmm_mm *mm, const struct hmm_migrate *m,
 		      const struct isolation *iso, uint32_t i)
 {
-	const uint64_t *src = m->src + entry_of(mm, m, iso, i), step = hmm_dst(0, 1) - hmm_dst(0, 0);
+	const uint64_t *src = m->src + entry_of(mm, m, iso, i);
 	const uint64_t *dst = m->dst + entry_of(mm, m, iso, i);
 	uint32_t n = 0;
 
 	while (i + n < iso->high && iso->kind[i + n] != SLOT_NONE && (src[n] & HMM_SRC_MIGRATE) &&
-	       dst[n] == dst[0] + n * step)
+	       hmm_src_devmem(dst[n]) == hmm_src_devmem(dst[0]) &&
+	       hmm_src_index(dst[n]) == hmm_src_index(dst[0]) + n)
 		n++;
 	return n;
 }

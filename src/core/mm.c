@@ -523,14 +523,11 @@ bool mm_vma_foreign(struct hmm_mm *mm, const struct sys_vma *vma)
 	return false;
 }
 
-void mm_poison(struct hmm_mm *mm, uintptr_t addr)
+bool mm_poison(struct hmm_mm *mm, uintptr_t addr)
 {
-	uint64_t e = directory_get(&mm->dir, addr);
+	const uint64_t e = directory_get(&mm->dir, addr);
 
 	lock_assert_held(&mm->lock);
-	mm->stats.lost_pages++;
-	mm->stats.poisoned_pages++;
-	trace_moment(mm, HMM_TRACE_LOST, 0, addr, addr + mm->page, 1);
 	/* The entry stays what it was until the marker is there: no fault finds a hole. */
 	while (mm->can_poison && directory_get(&mm->dir, addr) == e) {
 		if (sys_uffd_poison(mm->uffd, addr, mm->page) != -EAGAIN)
@@ -538,9 +535,13 @@ void mm_poison(struct hmm_mm *mm, uintptr_t addr)
 		mm_drain(mm);
 	}
 	if (directory_get(&mm->dir, addr) != e)
-		return;
+		return false;
+	mm->stats.lost_pages++;
+	mm->stats.poisoned_pages++;
+	trace_moment(mm, HMM_TRACE_LOST, 0, addr, addr + mm->page, 1);
 	directory_set(&mm->dir, addr, PAGE_LOST);
 	sys_uffd_wake(mm->uffd, addr, mm->page);
+	return true;
 }
 
 /* ---------------------------------------------------------------- life */
@@ -609,7 +610,8 @@ err_uffd:
 	sys_close(mm->uffd);
 	if (ret == -ENOENT || ret == -EACCES)
 		core_log(mm, HMM_LOG_WARN,
-			 "HMM-043 /proc/self/maps, pagemap and task cannot be read: is /proc mounted?");
+			 "HMM-043 /proc/self/maps, pagemap and task cannot be read: is /proc "
+			 "mounted?");
 	return ret == -ENOENT ? -EOPNOTSUPP : ret;
 }
 

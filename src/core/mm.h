@@ -348,7 +348,10 @@ void exclusive_drop(struct hmm_mm *mm, uint32_t slot);
 void exclusive_close(struct hmm_mm *mm);		/* the slots' memory is let go */
 void *exclusive_bytes(const struct hmm_mm *mm, uint32_t slot);
 
-/* The program gets SIGBUS there from now on. Lock held. */
-void mm_poison(struct hmm_mm *mm, uintptr_t addr);
+/*
+ * The program gets SIGBUS there from now on. false: events read on the way told that the
+ * page is not there any more, but elsewhere, or nowhere. Lock held.
+ */
+bool mm_poison(struct hmm_mm *mm, uintptr_t addr);
 
 #endif

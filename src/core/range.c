@@ -168,7 +168,8 @@ static size_t look_untracked(struct looker *l, size_t i, size_t end, const uint8
 	for (; addr < stop; addr += l->mm->page, i++) {
 		uint8_t state = *states++ % STATES;
 
-		if (!(known & BIT(state)) && look_system(l, state, want, &entries[state]) != LOOK_DONE)
+		if (!(known & BIT(state)) &&
+		    look_system(l, state, want, &entries[state]) != LOOK_DONE)
 			break;
 		known |= (uint32_t)BIT(state);
 		r->pfns[i] = with_request(entries[state], r->pfns[i]);

@@ -72,11 +72,6 @@ struct chunk *staging_get_writable(struct staging *staging, uint32_t first, uint
 /* Give it back. No lock held; may discard. */
 void staging_put(struct staging *staging, struct chunk *chunk);
 
-static inline bool chunk_has(const struct chunk *c, uint32_t slot)
-{
-	return c->present[slot / 64] & BIT(slot % 64);
-}
-
 /* Slots have become present or absent, by whoever uses the chunk. */
 void chunk_set(struct chunk *chunk, uint32_t first, uint32_t nr, bool present);
 

@@ -365,6 +365,105 @@ static void poison_tells_the_reader(void **state)
 	munmap(p, 4 * page);
 }
 
+/* ---------------------------------------------------------------- lost while it changes */
+
+/* What another thread does to a page as soon as it is told to. */
+struct changer {
+	pthread_t thread;
+	_Atomic int go;			/* 1: once; 2: end */
+	unsigned char *at, *there;	/* the page, and where else it may be */
+};
+
+static void *unmap_main(void *arg)
+{
+	struct changer *c = arg;
+	int go;
+
+	while ((go = atomic_load(&c->go)) != 2) {
+		if (!go)
+			continue;
+		munmap(c->at, page);
+		atomic_store(&c->go, 0);
+	}
+	return NULL;
+}
+
+/*
+ * Whoever comes first: the page is unmapped, and its device page freed, or poisoned, and its
+ * device page freed; but once.
+ */
+static void unmapped_while_it_is_poisoned(void **state)
+{
+	struct world *w = *state;
+	struct changer c = { .go = 0 };
+
+	w->may_lose = true;
+	pthread_create(&c.thread, NULL, unmap_main, &c);
+	for (int i = 0; i < 1000; i++) {
+		c.at = map_filled(1, 6);
+		to_device(w, w->dev, c.at, 1);
+		atomic_store(&c.go, 1);
+		for (volatile int k = 0; k < (i % 200) * 20; k++)
+			;
+		assert_true(hmm_devmem_poison(w->dev->devmem, 0, DEV_PAGES) <= 1);
+		while (atomic_load(&c.go))
+			;
+		assert_int_equal(w->dev->bad_frees, 0);
+		assert_int_equal(testdev_used(w->dev), 0);
+	}
+	atomic_store(&c.go, 2);
+	pthread_join(c.thread, NULL);
+}
+
+/* There and back, and there again. */
+static void *move_main(void *arg)
+{
+	struct changer *c = arg;
+
+	while (!atomic_load(&c->go))
+		;
+	for (int n = 0; n < 6; n++) {
+		unsigned char *from = c->at;
+
+		if (mremap(from, page, page, MREMAP_MAYMOVE | MREMAP_FIXED, c->there) == MAP_FAILED)
+			abort();
+		c->at = c->there;
+		c->there = from;
+	}
+	return NULL;
+}
+
+/* What its device cannot give back is lost wherever it has gone meanwhile, and under way no more. */
+static void moved_while_it_is_lost(void **state)
+{
+	struct world *w = *state;
+
+	w->may_lose = true;
+	for (int i = 0; i < 300; i++) {
+		unsigned char *p = map_filled(1, 6), *q = map_filled(1, 1);
+		unsigned char *often = i & 1 ? p : q;
+		struct changer c = { .at = p, .there = q };
+		uint8_t place;
+
+		to_device(w, w->dev, p, 1);
+		pthread_create(&c.thread, NULL, move_main, &c);
+		atomic_store(&w->dev->broken, true);
+		atomic_store(&c.go, 1);
+		for (volatile int k = 0; k < (i % 200) * 50; k++)
+			;
+		IGNORE(hmm_evict(w->mm, (uintptr_t)often, (uintptr_t)often + page));
+		pthread_join(c.thread, NULL);
+		IGNORE(hmm_evict(w->mm, (uintptr_t)c.at, (uintptr_t)c.at + page));
+		atomic_store(&w->dev->broken, false);
+		assert_int_equal(hmm_residency(w->mm, (uintptr_t)c.at, (uintptr_t)c.at + page, &place),
+				 0);
+		assert_true(place != HMM_PLACE_FLIGHT && place != HMM_PLACE_DEVICE);
+		assert_int_equal(w->dev->bad_frees, 0);
+		assert_int_equal(testdev_used(w->dev), 0);
+		munmap(c.at, page);
+	}
+}
+
 /* A poisoned page is told to a device as ERROR, and a fault on it is -EFAULT. */
 static void poison_in_a_range(void **state)
 {
@@ -665,6 +764,8 @@ int main(void)
 		world_test(pages_that_cannot_be_read_are_told),
 		world_test(evict_of_unreadable_pages_is_eio),
 		world_test(poison_tells_the_reader),
+		world_test(unmapped_while_it_is_poisoned),
+		world_test(moved_while_it_is_lost),
 		world_test(poison_in_a_range),
 		world_test(poison_of_free_pages),
 		world_test(poisoned_address_mapped_anew),
