@@ -144,10 +144,10 @@ int hmm_remote_change(struct hmm_mm *mm, uint32_t tid, uint64_t nr, const uint64
  * hmm_remote_pass() - may the kernel make the change by itself, now?
  *
  * Arguments as of hmm_remote_change(), which this is a fast way round: a munmap, mprotect
- * or madvise(MADV_DONTNEED or MADV_FREE) of at most 256 KiB that are all at home, before hmm_range_fault() was first asked about
- * the mm. The thread is then to be told to go on, and its end is nothing to the caller.
+ * or madvise(MADV_DONTNEED or MADV_FREE) of at most 256 KiB that are all at home, before
+ * hmm_range_fault() was first asked about the mm. The thread is then to be told to go on, and its end is nothing to the caller.
  * Nothing leaves the range, and hmm_range_fault() says -EBUSY of it, until the thread is
- * seen out of the call. Notifiers are not told.
+ * seen out of the call: one that runs on without a call is not. Notifiers are not told.
  *
  * Context: any thread, not from a callback; waits for no lock, no program and no agent, so
  * that the one thread that receives can call it.

@@ -542,7 +542,7 @@ static uint32_t going(const struct hmm_mm *mm, const struct hmm_migrate *m,
 	uint32_t n = 0;
 
 	while (i + n < iso->high && iso->kind[i + n] != SLOT_NONE && (src[n] & HMM_SRC_MIGRATE) &&
-	       hmm_src_devmem(dst[n]) == hmm_src_devmem(dst[0]) &&
+	       (dst[n] & HMM_DST_VALID) && hmm_src_devmem(dst[n]) == hmm_src_devmem(dst[0]) &&
 	       hmm_src_index(dst[n]) == hmm_src_index(dst[0]) + n)
 		n++;
 	return n;

@@ -3,9 +3,9 @@
  * Passes: announced changes of another process that the kernel makes by itself, with
  * nobody waiting for their end.
  *
- * A munmap, mprotect or discard of memory that is all at home changes nothing in the tables, and
- * what it needs is that nothing leaves before it is made. It is told to go on, which
- * takes a third of the time that its agent would, and the range stays home meanwhile:
+ * A munmap, mprotect or discard of memory that is all at home changes nothing in the
+ * tables, and what it needs is that nothing leaves before it is made. It is told to go on,
+ * which takes a third of the time that its agent would, and the range stays home meanwhile:
  *
  *	program				monitor			policy
  *	-------				-------			------

@@ -43,7 +43,7 @@
 #define TURN_PAGES	1024u		/* sent between two looks at what is left */
 #define NOTES		65536u		/* chunks remembered; a power of two */
 
-#define SHARING_REST	2u		/* times as long as it took to see what is shared */
+#define SHARING_REST	4u		/* times as long as it took to see what is shared */
 #define HIGH_PERMILLE	960u		/* of the limit: start sending ... */
 #define LOW_PERMILLE	920u		/* ... until that little is left */
 #define LIMIT_MIN	(4u << 20)

@@ -2,11 +2,10 @@
 /*
  * What a fork leaves to several processes is in each one's count of memory, and in RAM
  * once. What of it is whose the kernel tells from the page tables (smaps_rollup), some 30
- * ns a page, with the lock of the mappings held: so it is asked seldom. Meanwhile what is
- * shared can only become less, by faults that copy a page each, and these are counted:
- *
- *	RAM when asked = the counts then - what they had too often
- *	RAM now       <= the counts now - that + a page for each fault since
+ * ns a page, with the lock of the mappings held: so it is asked for a part of the time.
+ * In between RAM is what it was, and what the counts have grown by, and a page for each
+ * fault, which may have copied one: that is too much rather than too little. Not seen is
+ * who lets go of what he shares and takes as much anew, until it is asked again.
  */
 #ifndef UHMM_MONITOR_SHARING_H
 #define UHMM_MONITOR_SHARING_H
@@ -23,16 +22,17 @@ struct sharer {
 
 /* Of one who asks. Zeroed: nothing is known yet. */
 struct sharing {
-	uint64_t often;			/* bytes that the counts together had too often */
-	uint64_t faults;		/* of all, just before */
-	uint64_t since_ns, cost_ns;	/* when that was asked, and how long it took */
+	uint64_t bytes, counts, faults;	/* in RAM when it was asked; counted, and faults, before */
+	uint64_t since_ns, cost_ns;	/* when that was, and how long it took */
 	uint64_t who;			/* what the processes' numbers came to */
+	bool exact;			/* what sharing_bytes() said last is no estimate */
 };
 
 /*
- * Bytes in RAM of all @sharers together, or more; as exactly as can be where they are more
- * than @enough. The kernel is asked again once @rest times as long has passed as it took,
- * where little is shared by the same processes 64 times. One thread.
+ * Bytes in RAM of all @sharers together. The kernel is asked again when @rest times as long
+ * has passed as that took, or twice where others are there than before; where no more than
+ * @enough is in RAM, as far as is known, or next to nothing is shared, more seldom. One
+ * thread.
  */
 uint64_t sharing_bytes(struct sharing *sharing, const struct sharer *sharers, unsigned int nr,
 		       uint64_t enough, unsigned int rest);

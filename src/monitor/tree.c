@@ -21,6 +21,7 @@
 #define LOOK_PIDS	4096u
 
 #define SAMPLED		4096u		/* processes, of those that there are */
+#define SHARING_REST	10u		/* times as long as it took to see what they share */
 
 void tree_init(struct tree *tree, int epoll, struct pool *pool,
 	       void (*ended)(struct watch *watch))
@@ -685,10 +686,10 @@ void tree_sample(struct tree *tree)
 		(void)sys_memory_of(sharers[i].pid, &memory);
 		sharers[i].resident = memory.resident;
 	}
-	sum = sharing_bytes(&tree->sharing, sharers, nr, 0, 0);
+	sum = sharing_bytes(&tree->sharing, sharers, nr, 0, SHARING_REST);
 	pthread_mutex_lock(&tree->lock);
 	tree->resident_bytes = sum;
-	if (sum > tree->resident_peak)
+	if (tree->sharing.exact && sum > tree->resident_peak)
 		tree->resident_peak = sum;
 	pthread_mutex_unlock(&tree->lock);
 }

@@ -230,12 +230,17 @@ int sys_memory_share(pid_t pid, uint64_t *bytes)
 	return 0;
 }
 
-uint64_t sys_minor_faults(pid_t pid)
+/* Fields 10 and 12: those without a device, and those with, as one that was retried counts. */
+uint64_t sys_faults(pid_t pid)
 {
 	char text[512];
-	long faults = read_proc(pid, "stat", text, sizeof(text)) > 0 ? sys_stat_number(text, 10) : 0;
+	long minor, major;
 
-	return faults > 0 ? (uint64_t)faults : 0;
+	if (read_proc(pid, "stat", text, sizeof(text)) <= 0)
+		return 0;
+	minor = sys_stat_number(text, 10);
+	major = sys_stat_number(text, 12);
+	return (uint64_t)(minor > 0 ? minor : 0) + (uint64_t)(major > 0 ? major : 0);
 }
 
 int sys_program_path(char *path, size_t size)

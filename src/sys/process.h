@@ -78,8 +78,8 @@ int sys_memory_of(pid_t pid, struct sys_memory *out);
  */
 int sys_memory_share(pid_t pid, uint64_t *bytes);
 
-/* Faults of @pid's threads so far that needed no device; 0: it is gone. */
-uint64_t sys_minor_faults(pid_t pid);
+/* Faults of @pid's threads so far; 0: it is gone. */
+uint64_t sys_faults(pid_t pid);
 
 /* Where this program's file lies, without a link in it. */
 int sys_program_path(char *path, size_t size);

@@ -608,27 +608,51 @@ static int inherit(void)
 	return 0;
 }
 
-/* What a fork has left to all of them is read by all of them for some time. */
-static int read_together(void)
+static void read_for_a_while(const uint64_t *p, uint64_t salt)
 {
 	const struct timespec nap = { .tv_nsec = 30 * 1000000 };
+
+	for (int round = 0; round < 10; round++) {
+		check_words(p, salt);
+		nanosleep(&nap, NULL);
+	}
+}
+
+/* What a fork has left to all of them is read by all of them for some time. */
+static int shared_by_four(bool anew)
+{
 	uint64_t *p = malloc(HOARD);
 	pid_t pids[3];
 
 	write_words(p, 300);
 	for (int i = 0; i < 3; i++) {
 		pids[i] = fork();
-		for (int round = 0; !pids[i] && round < 10; round++) {
-			check_words(p, 300);
-			nanosleep(&nap, NULL);
+		if (pids[i])
+			continue;
+		read_for_a_while(p, 300);
+		if (anew) {
+			free(p);
+			p = malloc(HOARD);
+			write_words(p, 301);
+			read_for_a_while(p, 301);
 		}
-		if (!pids[i])
-			_exit(0);
+		_exit(0);
 	}
 	for (int i = 0; i < 3; i++)
 		printf("child %d: %d\n", i, status_of(pids[i]));
 	check_words(p, 300);
 	return 0;
+}
+
+static int read_together(void)
+{
+	return shared_by_four(false);
+}
+
+/* ... and then let go of by the children, who take as much for themselves. */
+static int take_anew(void)
+{
+	return shared_by_four(true);
 }
 
 /* Everything but standard error is closed; then it forks, and goes on. */
@@ -925,7 +949,7 @@ int main(int argc, char **argv)
 		{ "crowd", crowd }, { "busy", busy }, { "busy-with-execs", busy_with_execs },
 		{ "again", again }, { "share", share }, { "share-to-read", share_to_read },
 		{ "headless", headless }, { "hang-up", hang_up }, { "hoard", hoard },
-		{ "read-together", read_together },
+		{ "read-together", read_together }, { "take-anew", take_anew },
 		{ "inherit", inherit }, { "survive", survive }, { "limits", limits }, { "whoami", who_am_i },
 		{ "outlived", outlived }, { "outlived-by-exec", outlived_by_exec },
 		{ "outlived-child", outlived_child },

@@ -638,17 +638,17 @@ static void what_is_shared_is_told_in_parts(void **state)
 	assert_int_equal(sys_memory_share(pid, &share), 0);
 	assert_true(share >= bytes / 2 && share <= memory.resident - bytes / 4);
 
-	faults = sys_minor_faults(pid);
+	faults = sys_faults(pid);
 	assert_int_equal(write(tell[1], "w", 1), 1);
 	assert_int_equal(read(said[0], &word, 1), 1);
-	assert_true(sys_minor_faults(pid) - faults >= nr);
+	assert_true(sys_faults(pid) - faults >= nr);
 	assert_int_equal(sys_memory_share(pid, &share), 0);
 	assert_true(share >= bytes);
 
 	close(tell[1]);
 	assert_int_equal(waitpid(pid, NULL, 0), pid);
 	assert_int_equal(sys_memory_share(pid, &share), -ESRCH);
-	assert_int_equal(sys_minor_faults(pid), 0);
+	assert_int_equal(sys_faults(pid), 0);
 	close(tell[0]);
 	close(said[0]);
 	close(said[1]);
