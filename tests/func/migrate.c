@@ -423,6 +423,31 @@ static void from_owner_chooses_the_device(void **state)
 	munmap(p, 4 * page);
 }
 
+/* One migration to two devices, page by page: each knows which are its own, to the last. */
+static void to_two_devices_in_turns(void **state)
+{
+	struct world *w = *state;
+	struct testdev *third = testdev_new(w->mm, 8, world_owner_a, 0);
+	unsigned char *p = map_filled(8, 21);
+	static struct job job;
+
+	job_setup(w, &job, p, 8, HMM_MIGRATE_SYSTEM);
+	for (size_t i = 0; i < 8; i++) {
+		struct testdev *dev = i & 1 ? third : w->dev;
+
+		job.dst[i] = hmm_dst(dev->id, testdev_reserve(dev, 1));
+	}
+	assert_int_equal(hmm_migrate_copy(w->mm, &job.m), 0);
+	job_finish(w, &job);
+	assert_int_equal(job_migrating(&job, 8), 8);
+	assert_int_equal(testdev_used(third), 4);
+	assert_int_equal(testdev_used(w->dev), 4);
+	assert_int_equal(testdev_remove(third), 0);
+	assert_int_equal(testdev_used(w->dev), 4);
+	assert_holds(p, 8, 21, 0);
+	munmap(p, 8 * page);
+}
+
 /* A destination on no registered device is taken as no destination. */
 static void destination_of_no_device_keeps_page(void **state)
 {
@@ -574,6 +599,7 @@ int main(void)
 		world_test(refused_device_pages_stay_there),
 		world_test(flags_choose_what_is_taken),
 		world_test(from_owner_chooses_the_device),
+		world_test(to_two_devices_in_turns),
 		world_test(destination_of_no_device_keeps_page),
 		world_test(failed_copy_to_device_keeps_pages),
 		world_test(migrate_copy_clears_failed_dst),
