@@ -88,15 +88,24 @@ static void static_torture_under_stress(void **state)
 	tortured(torture_static, longer() ? 20 : 1, "4");
 }
 
+/* *@run: with its report. */
+static void run_beside_plain(struct spawned *run, const char *program, const char *option,
+			     const char *value, const char *word)
+{
+	struct spawned plain;
+
+	spawn_run(&plain, program, word, NULL);
+	spawn_run(run, uhmm, "run", option, value, "--report", "-", program, word, NULL);
+	same_output(run, &plain, word);
+	nothing_lost(run);
+}
+
 static void program_under(const char *program, const char *option, const char *value,
 			  const char *word)
 {
-	struct spawned plain, run;
+	struct spawned run;
 
-	spawn_run(&plain, program, word, NULL);
-	spawn_run(&run, uhmm, "run", option, value, "--report", "-", program, word, NULL);
-	same_output(&run, &plain, word);
-	nothing_lost(&run);
+	run_beside_plain(&run, program, option, value, word);
 }
 
 static void guest_under(const char *option, const char *value, const char *word)
@@ -176,13 +185,10 @@ static void who_shares_changes_it(void **state)
 /* 64 MiB that four processes have are 64 MiB, and no reason to send any of it away. */
 static void what_forks_share_counts_once(void **state)
 {
-	struct spawned plain, run;
+	struct spawned run;
 
 	(void)state;
-	spawn_run(&plain, guest, "read-together", NULL);
-	spawn_run(&run, uhmm, "run", "--dram", "96M", "--report", "-", guest, "read-together", NULL);
-	same_output(&run, &plain, "read-together");
-	nothing_lost(&run);
+	run_beside_plain(&run, guest, "--dram", "96M", "read-together");
 	assert_true(spawn_number(&run, "dram_bytes_peak") >= 64 * MIB);
 	assert_true(spawn_number(&run, "dram_bytes_peak") <= 96 * MIB);
 	/* What is not known yet when a child has just come may be sent. */
@@ -192,13 +198,10 @@ static void what_forks_share_counts_once(void **state)
 /* Nor does it hide what they have of their own later: 64 MiB each, and the first one's. */
 static void what_was_shared_hides_nothing(void **state)
 {
-	struct spawned plain, run;
+	struct spawned run;
 
 	(void)state;
-	spawn_run(&plain, guest, "take-anew", NULL);
-	spawn_run(&run, uhmm, "run", "--dram", "96M", "--report", "-", guest, "take-anew", NULL);
-	same_output(&run, &plain, "take-anew");
-	nothing_lost(&run);
+	run_beside_plain(&run, guest, "--dram", "96M", "take-anew");
 	assert_true(spawn_number(&run, "dram_bytes_peak") <= 120 * MIB);
 	assert_true(spawn_number(&run, "device_bytes_peak") >= 64 * MIB);
 }
