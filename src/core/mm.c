@@ -490,16 +490,39 @@ void mm_vma_release(struct hmm_mm *mm, uintptr_t addr)
 	} while (overtaken(mm, start, end));
 }
 
+struct release {
+	struct hmm_mm *mm;
+	bool lost_too;
+};
+
+static int release_vma(const struct release *r, const struct sys_vma *vma)
+{
+	if (!mm_vma_anonymous(r->mm, vma) || (!r->lost_too && holds(r->mm, vma->start, vma->end)))
+		return 0;
+	return sys_uffd_unregister(r->mm->uffd, vma->start, vma->end - vma->start);
+}
+
+static bool release_one(void *arg, const struct sys_vma *vma)
+{
+	const struct release *r = arg;
+	struct sys_vma now;
+
+	if (!release_vma(r, vma))
+		return true;
+	/* It has become another since it was told, or several. */
+	for (uintptr_t a = vma->start; !sys_vma_find(r->mm->maps_fd, a, &now) &&
+				       now.start < vma->end; a = now.end)
+		(void)release_vma(r, &now);
+	return true;
+}
+
 void mm_release_all(struct hmm_mm *mm, bool lost_too)
 {
-	struct sys_vma vma;
+	struct release r = { mm, lost_too };
 
 	lock_assert_held(&mm->lock);
 	events_settle(mm);
-	for (uintptr_t a = 0; !sys_vma_find(mm->maps_fd, a, &vma); a = vma.end)
-		if (mm_vma_anonymous(mm, &vma) &&
-		    (lost_too || !holds(mm, vma.start, vma.end)))
-			(void)sys_uffd_unregister(mm->uffd, vma.start, vma.end - vma.start);
+	sys_vma_each(mm->maps_fd, 0, release_one, &r);
 }
 
 bool mm_vma_foreign(struct hmm_mm *mm, const struct sys_vma *vma)

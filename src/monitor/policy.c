@@ -123,17 +123,27 @@ void policy_stop(struct policy *policy)
 
 /* ---------------------------------------------------------------- what it looks at */
 
+struct found {
+	struct policy_mapping *out;
+	unsigned int nr, max;
+};
+
+static bool note_mapping(void *arg, const struct sys_vma *vma)
+{
+	const uint32_t no = SYS_VMA_SHARED | SYS_VMA_FILE | SYS_VMA_STACK | SYS_VMA_SPECIAL;
+	struct found *found = arg;
+
+	if ((vma->flags & SYS_VMA_READ) && !(vma->flags & no))
+		found->out[found->nr++] = (struct policy_mapping){ vma->start, vma->end };
+	return found->nr < found->max;
+}
+
 unsigned int policy_mappings(struct space *space, uintptr_t from, struct policy_mapping *out,
 			     unsigned int max)
 {
-	const uint32_t no = SYS_VMA_SHARED | SYS_VMA_FILE | SYS_VMA_STACK | SYS_VMA_SPECIAL;
-	struct sys_vma vma;
-	unsigned int nr = 0;
+	struct found found = { .out = out, .max = max };
 
-	while (nr < max && sys_vma_find(space->maps_fd, from, &vma) == 0) {
-		if ((vma.flags & SYS_VMA_READ) && !(vma.flags & no))
-			out[nr++] = (struct policy_mapping){ vma.start, vma.end };
-		from = vma.end;
-	}
-	return nr;
+	if (max)
+		sys_vma_each(space->maps_fd, from, note_mapping, &found);
+	return found.nr;
 }

@@ -25,37 +25,42 @@ struct reader {
 	char buf[2048];
 };
 
-/* 1: a byte, 0: end of file, negative: an errno */
-static int reader_byte(struct reader *r, char *c)
+/* 1: there is something in the buffer, 0: end of file, negative: an errno */
+static int reader_fill(struct reader *r)
 {
 	long got;
 
-	if (r->at == r->len) {
-		do {
-			got = sys_ret(pread(r->fd, r->buf, sizeof(r->buf), r->pos));
-		} while (got == -EINTR);
-		if (got <= 0)
-			return (int)got;
-		r->pos += got;
-		r->at = 0;
-		r->len = (size_t)got;
-	}
-	*c = r->buf[r->at++];
+	if (r->at < r->len)
+		return 1;
+	do {
+		got = sys_ret(pread(r->fd, r->buf, sizeof(r->buf), r->pos));
+	} while (got == -EINTR);
+	if (got <= 0)
+		return (int)got;
+	r->pos += got;
+	r->at = 0;
+	r->len = (size_t)got;
 	return 1;
 }
 
 /* 1: a line, without its newline; 0: end of file */
 static int reader_line(struct reader *r, char *line, size_t size)
 {
-	size_t n = 0;
-	char c = '\0';
+	const char *from, *newline = NULL;
+	size_t n = 0, len, fits;
 	int ret;
 
-	while ((ret = reader_byte(r, &c)) > 0 && c != '\n')
-		if (n < size - 1)
-			line[n++] = c;
+	while (!newline && (ret = reader_fill(r)) > 0) {
+		from = r->buf + r->at;
+		newline = memchr(from, '\n', r->len - r->at);
+		len = newline ? (size_t)(newline - from) : r->len - r->at;
+		fits = len < size - 1 - n ? len : size - 1 - n;
+		memcpy(line + n, from, fits);
+		n += fits;
+		r->at += len + (newline != NULL);
+	}
 	line[n] = '\0';
-	return ret ? ret : n > 0;
+	return newline ? 1 : ret < 0 ? ret : n > 0;
 }
 
 /*
@@ -135,17 +140,16 @@ static uint32_t name_flags(const char *name, uint64_t inode)
 	return SYS_VMA_SPECIAL;
 }
 
-/* "7f00-7f01 rw-p 00000000 00:00 0    [name]" */
-static bool parse_vma(const char *line, struct sys_vma *vma)
+/* "7f00-7f01 rw-p 00000000 00:00 0    [name]", if the mapping ends above @addr */
+static bool parse_vma(const char *line, uintptr_t addr, struct sys_vma *vma)
 {
 	const char *p = line;
 
-	memset(vma, 0, sizeof(*vma));
 	vma->start = parse_hex(&p);
 	if (p == line || *p++ != '-')
 		return false;
 	vma->end = parse_hex(&p);
-	if (strnlen(p, 6) < 6)
+	if (vma->end <= addr || strnlen(p, 6) < 6)
 		return false;
 	vma->flags = (p[1] == 'r' ? SYS_VMA_READ : 0) | (p[2] == 'w' ? SYS_VMA_WRITE : 0) |
 		     (p[3] == 'x' ? SYS_VMA_EXEC : 0) | (p[4] == 's' ? SYS_VMA_SHARED : 0);
@@ -171,7 +175,7 @@ static int text_find(struct reader *r, uintptr_t addr, struct sys_vma *vma)
 	int ret;
 
 	while ((ret = reader_line(r, line, sizeof(line))) > 0) {
-		if (!parse_vma(line, &found) || found.end <= addr)
+		if (!parse_vma(line, addr, &found))
 			continue;
 		/* The vsyscall page is above user space and in no list of mappings. */
 		if (found.start >= sys_task_size())
@@ -182,18 +186,37 @@ static int text_find(struct reader *r, uintptr_t addr, struct sys_vma *vma)
 	return ret ? ret : -ENOENT;
 }
 
+/* Returns what is to be closed in the end. */
+static int reader_begin(struct reader *r, int maps_fd)
+{
+	int own = reopen(maps_fd);
+
+	r->fd = own >= 0 ? own : maps_fd;
+	r->pos = 0;
+	r->at = r->len = 0;
+	return own;
+}
+
 static int vma_find_text(int maps_fd, uintptr_t addr, struct sys_vma *vma)
 {
 	struct reader r;
-	int own, ret;
+	int own = reader_begin(&r, maps_fd);
+	int ret = text_find(&r, addr, vma);
 
-	own = reopen(maps_fd);
-	r.fd = own >= 0 ? own : maps_fd;
-	r.pos = 0;
-	r.at = r.len = 0;
-	ret = text_find(&r, addr, vma);
 	sys_close(own);
 	return ret;
+}
+
+static void vma_each_text(int maps_fd, uintptr_t from,
+			  bool (*each)(void *arg, const struct sys_vma *vma), void *arg)
+{
+	struct sys_vma vma;
+	struct reader r;
+	int own = reader_begin(&r, maps_fd);
+
+	while (!text_find(&r, from, &vma) && each(arg, &vma))
+		from = vma.end;
+	sys_close(own);
 }
 
 /* ---------------------------------------------------------------- PROCMAP_QUERY */
@@ -462,6 +485,19 @@ int sys_vma_find(int maps_fd, uintptr_t addr, struct sys_vma *vma)
 	if (sys_cap(CAP_PROCMAP_QUERY))
 		return vma_find_query(maps_fd, addr, vma);
 	return vma_find_text(maps_fd, addr, vma);
+}
+
+void sys_vma_each(int maps_fd, uintptr_t from,
+		  bool (*each)(void *arg, const struct sys_vma *vma), void *arg)
+{
+	struct sys_vma vma;
+
+	if (!sys_cap(CAP_PROCMAP_QUERY)) {
+		vma_each_text(maps_fd, from, each, arg);
+		return;
+	}
+	while (!vma_find_query(maps_fd, from, &vma) && each(arg, &vma))
+		from = vma.end;
 }
 
 int sys_page_states(int pagemap_fd, uintptr_t start, size_t nr_pages, uint8_t *states)

@@ -234,7 +234,15 @@ int sys_pagemap_open(void);
 /* The mapping that holds @addr, or else the next above it. -ENOENT: there is none. */
 int sys_vma_find(int maps_fd, uintptr_t addr, struct sys_vma *vma);
 
-/* The same of task @tid; or why its mappings cannot be seen. */
+/*
+ * Calls @each for the mappings from that of @from on, in order, until it says false. Where
+ * every look-up reads the file (before 6.11) this reads it once, and what is ahead may be
+ * told as it was a moment ago.
+ */
+void sys_vma_each(int maps_fd, uintptr_t from,
+		  bool (*each)(void *arg, const struct sys_vma *vma), void *arg);
+
+/* As sys_vma_find(), of task @tid; or why its mappings cannot be seen. */
 int sys_mapping_of(int tid, uintptr_t addr, struct sys_vma *vma);
 
 /* What the CPU's page table says, one byte per page. */

@@ -217,6 +217,49 @@ static void vma_find_agrees_with_text(void **state)
 	close(fd);
 }
 
+struct walk {
+	struct line *lines;
+	int at, end;
+};
+
+static bool is_next(void *arg, const struct sys_vma *vma)
+{
+	struct walk *w = arg;
+
+	assert_int_equal(vma->start, w->lines[w->at].start);
+	assert_int_equal(vma->end, w->lines[w->at].end);
+	assert_int_equal(vma->flags, expected_flags(&w->lines[w->at]));
+	return ++w->at < w->end;
+}
+
+/* A walk tells each mapping once, from anywhere, and no more than was asked for. */
+static void vma_each_tells_each_once(void **state)
+{
+	static struct line lines[512];
+	struct walk w = { .lines = lines };
+	int fd = sys_maps_open(), nr;
+
+	(void)state;
+	for (int i = 0; i < 100; i++)	/* more text than is read at once */
+		assert_false(mprotect(map_pages(2, PROT_READ), page, PROT_NONE));
+	(void)read_maps(lines, 512);
+	nr = read_maps(lines, 512);
+	assert_in_range(nr, 200, 511);
+	w.end = 512;
+	sys_vma_each(fd, 0, is_next, &w);
+	assert_int_equal(w.at, nr);
+	for (int from = 0; from < nr; from += 7) {
+		w.at = from;
+		w.end = from + 3 < nr ? from + 3 : nr;
+		sys_vma_each(fd, lines[from].end - 1, is_next, &w);
+		assert_int_equal(w.at, w.end);
+	}
+	w.at = 0;
+	sys_vma_each(fd, lines[nr - 1].end, is_next, &w);
+	assert_int_equal(w.at, 0);
+	close(fd);
+}
+
 /* Hole, zero page, private page and file page are told apart, in any order and number. */
 static void page_states_tell_pages_apart(void **state)
 {
@@ -762,6 +805,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(probes_leave_nothing),
 		cmocka_unit_test(masks_take_dependents),
 		cmocka_unit_test(vma_find_agrees_with_text),
+		cmocka_unit_test(vma_each_tells_each_once),
 		cmocka_unit_test(page_states_tell_pages_apart),
 		cmocka_unit_test(reserve_is_aligned),
 		cmocka_unit_test(dontunmap_moves_content),
