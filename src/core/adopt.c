@@ -193,7 +193,7 @@ static int adopt_piece(struct adopter *ad, uintptr_t start, uintptr_t end)
 
 	if (!unchanged(ad, start, end) || ad->mm->fork_gate)
 		return -EBUSY;
-	ret = sys_page_states(ad->mm->pagemap_fd, start, nr, states);
+	ret = sys_page_states_of_files(ad->mm->pagemap_fd, start, nr, states);
 	if (!ret)
 		ret = spare_open(ad, len);
 	if (!ret)
@@ -395,7 +395,7 @@ static bool has_copies(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 		size_t nr = (end - start) / mm->page;
 
 		nr = nr < STATE_STEP ? nr : STATE_STEP;
-		if (sys_page_states(mm->pagemap_fd, start, nr, states))
+		if (sys_page_states_of_files(mm->pagemap_fd, start, nr, states))
 			return false;
 		for (size_t i = 0; i < nr; i++)
 			if (is_copy(states[i]))

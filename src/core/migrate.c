@@ -208,13 +208,24 @@ static void report_lost(struct hmm_mm *mm, struct hmm_migrate *m, const struct i
 	}
 }
 
+/* Could a page of 2 MiB come? It wants a chunk that has no page table there. */
+static bool may_be_huge(const struct hmm_mm *mm, uintptr_t start, uint32_t nr)
+{
+	uint8_t state;
+
+	if (nr < BLOCK_PAGES || mm->remote)
+		return false;
+	return !sys_cap(CAP_PAGEMAP_SCAN) ||
+	       sys_page_states(mm->pagemap_fd, start, 1, &state) || (state & SYS_PAGE_HUGE);
+}
+
 /* One block of the range. false: no isolation or staging for it. */
 static bool setup_block(struct hmm_mm *mm, struct hmm_migrate *m, struct migration *mig,
 			uintptr_t start, uintptr_t end)
 {
 	uint32_t first = (uint32_t)mm_pages(mm, start - block_base(start));
 	uint32_t nr = (uint32_t)mm_pages(mm, end - start);
-	struct chunk *chunk = mm->ops->chunk_get(mm, first, nr, nr == BLOCK_PAGES);
+	struct chunk *chunk = mm->ops->chunk_get(mm, first, nr, may_be_huge(mm, start, nr));
 	struct isolation *iso;
 
 	if (!chunk)

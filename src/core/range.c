@@ -29,6 +29,10 @@ struct looker {
 	bool have_vma;
 	bool asked, foreign;		/* does another userfaultfd hold it? */
 	size_t written;			/* entries below may hold results */
+	uintptr_t from;			/* of the pages looked at together, and their states */
+	size_t nr;
+	bool files;			/* do these tell which are a file's? */
+	uint8_t states[RANGE_BATCH];
 };
 
 /* An entry with a result keeps its request here, for the case that the call fails. */
@@ -57,7 +61,28 @@ static bool direct(struct looker *l)
 	return !l->foreign;
 }
 
-/* The mapping of @addr. Lock held. */
+/* The states of @nr pages, and no mapping known yet. Lock held. */
+static int look_states(struct looker *l, uintptr_t from, size_t nr)
+{
+	l->from = from;
+	l->nr = nr;
+	l->files = false;
+	l->have_vma = false;
+	return sys_page_states(l->mm->pagemap_fd, from, nr, l->states);
+}
+
+/* A private mapping of a file has pages of its own, and the file's. */
+static void tell_files(struct looker *l)
+{
+	if (l->files || (l->vma.flags & (SYS_VMA_FILE | SYS_VMA_SHARED)) != SYS_VMA_FILE)
+		return;
+	l->files = true;
+	if (sys_page_states_of_files(l->mm->pagemap_fd, l->from, l->nr, l->states))
+		for (size_t i = 0; i < l->nr; i++)
+			l->states[i] |= SYS_PAGE_FILE;
+}
+
+/* The mapping of @addr, whose states are right from here on. Lock held. */
 static bool find_vma(struct looker *l, uintptr_t addr)
 {
 	if (!l->have_vma || addr >= l->vma.end) {
@@ -65,6 +90,8 @@ static bool find_vma(struct looker *l, uintptr_t addr)
 		l->asked = false;
 		if (mm_vma(l->mm, addr, &l->vma))
 			l->vma = (struct sys_vma){ .start = UINTPTR_MAX, .end = UINTPTR_MAX };
+		else
+			tell_files(l);
 	}
 	return addr >= l->vma.start;
 }
@@ -114,7 +141,7 @@ static enum look look_system(struct looker *l, uint8_t state, uint64_t want, uin
 }
 
 /* One page. Negative: the call fails with it. */
-static int look_page(struct looker *l, uintptr_t addr, uint8_t state, uint64_t want, uint64_t *pfn)
+static int look_page(struct looker *l, uintptr_t addr, uint64_t want, uint64_t *pfn)
 {
 	uint64_t e;
 
@@ -139,7 +166,7 @@ static int look_page(struct looker *l, uintptr_t addr, uint8_t state, uint64_t w
 		*pfn = HMM_PFN_ERROR;
 		return want ? -EFAULT : LOOK_DONE;
 	default:
-		return (int)look_system(l, state, want, pfn);
+		return (int)look_system(l, l->states[(addr - l->from) / l->mm->page], want, pfn);
 	}
 }
 
@@ -153,7 +180,7 @@ static uint64_t with_request(uint64_t pfn, uint64_t before)
  * Of page @i on: as many as the same is wanted of, and is there, in one readable mapping,
  * none of them tracked. Their entries follow from the page table alone. Returns the next page.
  */
-static size_t look_untracked(struct looker *l, size_t i, size_t end, const uint8_t *states)
+static size_t look_untracked(struct looker *l, size_t i, size_t end)
 {
 	struct hmm_range *r = l->range;
 	uintptr_t addr = r->start + i * l->mm->page, stop = r->start + end * l->mm->page;
@@ -166,7 +193,7 @@ static size_t look_untracked(struct looker *l, size_t i, size_t end, const uint8
 	stop = stop < l->vma.end ? stop : l->vma.end;
 	stop = directory_next(&l->mm->dir, addr, stop);
 	for (; addr < stop; addr += l->mm->page, i++) {
-		uint8_t state = *states++ % STATES;
+		uint8_t state = l->states[(addr - l->from) / l->mm->page] % STATES;
 
 		if (!(known & BIT(state)) &&
 		    look_system(l, state, want, &entries[state]) != LOOK_DONE)
@@ -185,23 +212,20 @@ static size_t look_untracked(struct looker *l, size_t i, size_t end, const uint8
 static int look(struct looker *l, size_t first, size_t end, size_t *at, size_t *until)
 {
 	struct hmm_range *r = l->range;
-	uint8_t states[RANGE_BATCH];
-	uintptr_t start = r->start + first * l->mm->page;
 	int need = LOOK_DONE;
 
-	if (sys_page_states(l->mm->pagemap_fd, start, end - first, states))
+	if (look_states(l, r->start + first * l->mm->page, end - first))
 		return -ENOMEM;
-	l->have_vma = false;
 	for (size_t i = first; i < end; i++) {
 		uint64_t want, pfn = 0;
 		int ret;
 
 		if (need == LOOK_DONE)
-			i = look_untracked(l, i, end, &states[i - first]);
+			i = look_untracked(l, i, end);
 		if (i == end)
 			break;
 		want = wants(r, i);
-		ret = look_page(l, r->start + i * l->mm->page, states[i - first], want, &pfn);
+		ret = look_page(l, r->start + i * l->mm->page, want, &pfn);
 		if (ret < 0)
 			return need == LOOK_DONE ? ret : need;
 		if (need == LOOK_DONE && ret != LOOK_DONE) {
@@ -381,15 +405,13 @@ int hmm_residency(struct hmm_mm *mm, uintptr_t start, uintptr_t end, uint8_t *pl
 		return -EINVAL;
 	for (uintptr_t a = start; a < end; ) {
 		size_t nr = (end - a) / mm->page;
-		uint8_t states[RANGE_BATCH];
 
 		nr = nr < RANGE_BATCH ? nr : RANGE_BATCH;
 		lock_acquire(&mm->lock);
-		l.have_vma = false;
-		ret = sys_page_states(mm->pagemap_fd, a, nr, states);
+		ret = look_states(&l, a, nr);
 		for (size_t j = 0; j < nr && !ret; j++, a += mm->page)
 			places[i++] = find_vma(&l, a) ?
-				      place_of(directory_get(&mm->dir, a), states[j]) :
+				      place_of(directory_get(&mm->dir, a), l.states[j]) :
 				      HMM_PLACE_GAP;
 		lock_release(&mm->lock);
 		if (ret)

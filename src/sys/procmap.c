@@ -375,7 +375,7 @@ static void fill(uint8_t *states, size_t first, size_t end, uint8_t state)
  * Regions come in order of address and what lies between them is a hole, so every
  * byte of @states is written once: @at is the first not yet written.
  */
-static int states_scan(int fd, uintptr_t start, size_t nr_pages, uint8_t *states)
+static int states_scan(int fd, uintptr_t start, size_t nr_pages, uint8_t *states, uint64_t more)
 {
 	struct uhmm_page_region regions[REGIONS];
 	struct uhmm_pm_scan_arg arg = {
@@ -386,7 +386,7 @@ static int states_scan(int fd, uintptr_t start, size_t nr_pages, uint8_t *states
 		.vec_len = REGIONS,
 		.category_anyof_mask = UHMM_PAGE_IS_PRESENT | UHMM_PAGE_IS_SWAPPED,
 		.return_mask = UHMM_PAGE_IS_PRESENT | UHMM_PAGE_IS_SWAPPED | UHMM_PAGE_IS_PFNZERO |
-			       UHMM_PAGE_IS_HUGE | UHMM_PAGE_IS_FILE,
+			       UHMM_PAGE_IS_HUGE | more,
 	};
 	unsigned int shift = (unsigned int)__builtin_ctzl(sys_page_size());
 	size_t at = 0, first, end;
@@ -503,6 +503,13 @@ void sys_vma_each(int maps_fd, uintptr_t from,
 int sys_page_states(int pagemap_fd, uintptr_t start, size_t nr_pages, uint8_t *states)
 {
 	if (sys_cap(CAP_PAGEMAP_SCAN))
-		return states_scan(pagemap_fd, start, nr_pages, states);
+		return states_scan(pagemap_fd, start, nr_pages, states, 0);
+	return states_read(pagemap_fd, start, nr_pages, states);
+}
+
+int sys_page_states_of_files(int pagemap_fd, uintptr_t start, size_t nr_pages, uint8_t *states)
+{
+	if (sys_cap(CAP_PAGEMAP_SCAN))
+		return states_scan(pagemap_fd, start, nr_pages, states, UHMM_PAGE_IS_FILE);
 	return states_read(pagemap_fd, start, nr_pages, states);
 }

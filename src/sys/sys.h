@@ -253,6 +253,9 @@ int sys_mapping_of(int tid, uintptr_t addr, struct sys_vma *vma);
 #define SYS_PAGE_SWAPPED	0x10	/* swap, or a marker */
 int sys_page_states(int pagemap_fd, uintptr_t start, size_t nr_pages, uint8_t *states);
 
+/* SYS_PAGE_FILE too: the kernel looks at each page's own structure, and takes twice as long. */
+int sys_page_states_of_files(int pagemap_fd, uintptr_t start, size_t nr_pages, uint8_t *states);
+
 /* ---------------------------------------------------------------- thread.c */
 
 int sys_futex_wait(_Atomic uint32_t *word, uint32_t expected, const struct timespec *timeout);
