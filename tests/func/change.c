@@ -549,8 +549,6 @@ static void mprotect_of_mixed_range(void **state)
 	munmap(p, NR * page);
 }
 
-#define FLIP_ROUNDS	400
-
 struct flipper {
 	unsigned char *p;
 	_Atomic uint32_t stop;
@@ -579,7 +577,7 @@ static void protection_flips_while_pages_are_taken(void **state)
 
 	assert_int_equal(mprotect(f.p, NR * page, PROT_READ), 0);
 	assert_int_equal(pthread_create(&thread, NULL, flip_run, &f), 0);
-	for (int i = 0; i < FLIP_ROUNDS; i++) {
+	for (uint32_t nr = rounds(400); nr > 0; nr--) {
 		assert_true(try_device(w, w->dev, f.p, NR, NULL) >= 0);
 		assert_true(evict(w, f.p, NR) >= 0);
 	}
@@ -740,8 +738,6 @@ static void shmat_over_a_part(void **state)
 	munmap(p, NR * page);
 }
 
-#define DISCARD_ROUNDS	200
-
 static void *take_run(void *arg)
 {
 	void **args = arg;
@@ -770,7 +766,7 @@ static void process_madvise_discards_while_migrating(void **state)
 		return;
 	}
 	assert_int_equal(pthread_create(&thread, NULL, take_run, args), 0);
-	for (int i = 0; i < DISCARD_ROUNDS; i++) {
+	for (uint32_t nr = rounds(200); nr > 0; nr--) {
 		fill(p, NR, 36);
 		assert_int_equal(syscall(SYS_process_madvise, self, &range, 1, MADV_DONTNEED, 0),
 				 NR * page);

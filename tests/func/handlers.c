@@ -150,7 +150,7 @@ static void as_many_faults_are_served_at_once_as_there_are_handlers(void **state
 	struct world *w = *state;
 	unsigned char *p = map_filled(NR, 1);
 
-	for (int round = 0; round < 20; round++) {
+	for (uint32_t round = rounds(20); round > 0; round--) {
 		atomic_store(&inside, 0);
 		atomic_store(&most, 0);
 		fault_all(w, p);	/* one at a time: most sleep */

@@ -545,17 +545,18 @@ static void asynchronous_copies(void **state)
 {
 	struct world *w = *state;
 	unsigned char *p = map_filled(BATCH, 18);
+	uint32_t nr = rounds(50);
 
 	testdev_async(w->dev);
 	testdev_async(w->other);
-	for (int round = 0; round < 50; round++) {
+	for (uint32_t round = 0; round < nr; round++) {
 		to_device(w, w->dev, p, BATCH);
 		to_device(w, w->other, p, BATCH);
 		if (round & 1)
 			assert_int_equal(evict(w, p, BATCH), BATCH);
 		assert_holds(p, BATCH, 18, 0);
 	}
-	assert_int_equal(moved(w, pages_between), 50 * BATCH);
+	assert_int_equal(moved(w, pages_between), nr * BATCH);
 	munmap(p, BATCH * page);
 }
 

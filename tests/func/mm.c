@@ -306,7 +306,7 @@ static int first_mm_beside_threads(void *arg)
 static void trials_take_nothing_from_threads(void **state)
 {
 	(void)state;
-	for (int i = 0; i < 50; i++)
+	for (uint32_t i = rounds(50); i > 0; i--)
 		assert_int_equal(in_child(first_mm_beside_threads, NULL), 0);
 }
 

@@ -214,17 +214,25 @@ static int ksm_write(const char *file, const char *value)
 	return n < 0 ? -1 : 0;
 }
 
-static bool ksm_merged(void)
+static long number_in(const char *path, const char *format)
 {
-	char line[128] = "";
-	long pages = 0;
-	FILE *f = fopen("/proc/self/ksm_stat", "re");
+	char line[128];
+	long nr = -1;
+	FILE *f = fopen(path, "re");
 
-	while (f && fgets(line, sizeof(line), f))
-		sscanf(line, "ksm_merging_pages %ld", &pages);
+	while (f && nr < 0 && fgets(line, sizeof(line), f))
+		sscanf(line, format, &nr);
 	if (f)
 		fclose(f);
-	return pages >= NR;
+	return nr;
+}
+
+/* Of this process; before 6.6, of all. */
+static bool ksm_merged(void)
+{
+	long nr = number_in("/proc/self/ksm_stat", "ksm_merging_pages %ld");
+
+	return (nr >= 0 ? nr : number_in("/sys/kernel/mm/ksm/pages_sharing", "%ld")) >= NR - 1;
 }
 
 /* Pages that KSM has merged move, each with its own bytes, and unmerge on a write. */

@@ -371,7 +371,7 @@ static void forks_while_pages_fly(void **state)
 	(void)state;
 	atomic_store(&stop, false);
 	assert_int_equal(pthread_create(&thread, NULL, disturb, (void *)a), 0);
-	for (int round = 0; round < 40; round++) {
+	for (uint32_t round = rounds(40); round > 0; round--) {
 		struct prog *child = prog_fork(prog, true);
 
 		assert_prog_holds(child, a, 200, 13, 0);

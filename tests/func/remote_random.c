@@ -21,7 +21,7 @@
 #define AREA		((uintptr_t)0x200000000000)
 #define AREA_PAGES	1536u
 #define MEMBERS		6u
-#define STEPS		900u
+#define STEPS		1800u
 
 enum access { GAP, READ_WRITE, READ_ONLY };
 
@@ -391,7 +391,7 @@ static uint64_t seed_of_run(void)
 static void a_random_history_is_what_the_model_says(void **unused)
 {
 	uint64_t seed = seed_of_run(), random;
-	uint32_t steps = getenv("UHMM_TEST_LONG") ? 15 * STEPS : STEPS;
+	uint32_t steps = getenv("UHMM_TEST_LONG") ? 7 * STEPS : rounds(STEPS);
 	pthread_t thread;
 
 	(void)unused;

@@ -375,12 +375,22 @@ int world_begin(void **state)
 	return 0;
 }
 
-/* UHMM_TEST_PATIENCE multiplies it. */
-static unsigned int patience(void)
+/* UHMM_TEST_PATIENCE: how many times slower than others the machine is. */
+static unsigned int slower(void)
 {
 	const char *factor = getenv("UHMM_TEST_PATIENCE");
 
-	return TEST_SECONDS * (factor ? (unsigned int)atoi(factor) : 1);
+	return factor ? (unsigned int)atoi(factor) : 1;
+}
+
+static unsigned int patience(void)
+{
+	return TEST_SECONDS * slower();
+}
+
+uint32_t rounds(uint32_t nr)
+{
+	return getenv("UHMM_TEST_LONG") || nr < slower() ? nr : nr / slower();
 }
 
 int world_end(void **state)

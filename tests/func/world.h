@@ -175,6 +175,9 @@ long smaps_kb(const void *addr, const char *field);
 uint64_t deadline(void);
 bool past(uint64_t until);	/* yields the CPU */
 
+/* How often a race that takes long is run: of @nr times a share, on a machine that is slow. */
+uint32_t rounds(uint32_t nr);
+
 /* Runs @fn in a forked child: its exit status, or 128 + signal. */
 int in_child(int (*fn)(void *arg), void *arg);
 int wait_child(pid_t pid);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * Programs whose memory goes to a device and back compute what they compute without,
- * and not a page is lost. The policies' seeds are printed.
+ * Programs of ours whose memory goes to a device and back compute what they compute
+ * without, and not a page is lost. The policies' seeds are printed.
  */
 #include <setjmp.h>
 #include <signal.h>
@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -20,35 +19,10 @@
 #define MIB	(1ULL << 20)
 
 static const char *uhmm, *guest, *guest_static, *guest_static_pie, *torture, *torture_static;
-static unsigned int seed;
 
 static bool longer(void)
 {
 	return getenv("UHMM_TEST_LONG") != NULL;
-}
-
-/* A policy "stress" with the next seed. */
-static const char *stress(void)
-{
-	static char policy[64];
-
-	snprintf(policy, sizeof(policy), "stress:seed=%u,rate=300000,chunk=%u", seed, 1 + seed % 64);
-	seed++;
-	return policy;
-}
-
-static void nothing_lost(const struct spawned *run)
-{
-	assert_int_equal(spawn_number(run, "lost_pages"), 0);
-	assert_int_equal(spawn_number(run, "poisoned_pages"), 0);
-	assert_int_equal(spawn_number(run, "device_bytes_end"), 0);
-}
-
-static void same_output(const struct spawned *run, const struct spawned *plain, const char *what)
-{
-	if (run->status != plain->status || strcmp(run->said, plain->said) != 0)
-		fail_msg("%s: status %d, plain %d; it said:\n%.2000s\n%.2000s", what, run->status,
-			 plain->status, run->said, run->complained);
 }
 
 /*
@@ -57,20 +31,20 @@ static void same_output(const struct spawned *run, const struct spawned *plain, 
  */
 static void tortured(const char *program, int rounds, const char *seconds)
 {
-	char text[16];
+	const char *seed;
 	struct spawned run;
 
 	for (int round = 0; round < rounds; round++) {
-		snprintf(text, sizeof(text), "%u", seed);
-		spawn_run(&run, uhmm, "run", "--policy", stress(), "--report", "-", program, "--alone",
-			  "--seconds", seconds, "--seed", text, NULL);
+		seed = spawn_seed();
+		spawn_run(&run, uhmm, "run", "--policy", spawn_stress(), "--report", "-", program,
+			  "--alone", "--seconds", seconds, "--seed", seed, NULL);
 		if (run.status == 77) {
 			printf("%s", run.said);
 			skip();
 		}
 		if (run.status)
 			fail_msg("status %d\n%s%s", run.status, run.said, run.complained);
-		nothing_lost(&run);
+		spawn_nothing_lost(&run);
 		assert_true(spawn_number(&run, "pages_to_device") > 100);
 	}
 }
@@ -96,8 +70,8 @@ static void run_beside_plain(struct spawned *run, const char *program, const cha
 
 	spawn_run(&plain, program, word, NULL);
 	spawn_run(run, uhmm, "run", option, value, "--report", "-", program, word, NULL);
-	same_output(run, &plain, word);
-	nothing_lost(run);
+	spawn_same(run, &plain, word);
+	spawn_nothing_lost(run);
 }
 
 static void program_under(const char *program, const char *option, const char *value,
@@ -117,21 +91,21 @@ static void guest_under(const char *option, const char *value, const char *word)
 static void lives_under_stress(void **state)
 {
 	(void)state;
-	guest_under("--policy", stress(), "life");
-	guest_under("--policy", stress(), "daemonise");
-	guest_under("--policy", stress(), "sandbox");
-	guest_under("--policy", stress(), "low-limits");
+	guest_under("--policy", spawn_stress(), "life");
+	guest_under("--policy", spawn_stress(), "daemonise");
+	guest_under("--policy", spawn_stress(), "sandbox");
+	guest_under("--policy", spawn_stress(), "low-limits");
 }
 
 /* The same for programs without a dynamic linker, and their children. */
 static void static_programs_live_under_stress(void **state)
 {
 	(void)state;
-	program_under(guest_static, "--policy", stress(), "life");
-	program_under(guest_static_pie, "--policy", stress(), "life");
-	program_under(guest_static, "--policy", stress(), "daemonise");
-	program_under(guest_static, "--policy", stress(), "low-limits");
-	program_under(guest_static, "--policy", stress(), "inherit");
+	program_under(guest_static, "--policy", spawn_stress(), "life");
+	program_under(guest_static_pie, "--policy", spawn_stress(), "life");
+	program_under(guest_static, "--policy", spawn_stress(), "daemonise");
+	program_under(guest_static, "--policy", spawn_stress(), "low-limits");
+	program_under(guest_static, "--policy", spawn_stress(), "inherit");
 	program_under(guest_static_pie, "--dram", "24M", "inherit");
 }
 
@@ -139,7 +113,7 @@ static void static_programs_live_under_stress(void **state)
 static void forks_have_their_own(void **state)
 {
 	(void)state;
-	guest_under("--policy", stress(), "inherit");
+	guest_under("--policy", spawn_stress(), "inherit");
 	guest_under("--dram", "24M", "inherit");
 }
 
@@ -149,14 +123,14 @@ static void crowds_have_their_own(void **state)
 	(void)state;
 	for (int round = 0; round < 6; round++)
 		guest_under("--dram", "32M", "crowd");
-	guest_under("--policy", stress(), "crowd");
+	guest_under("--policy", spawn_stress(), "crowd");
 }
 
 /* What a program may not have by limits of its own it does not get from an agent either. */
 static void limits_are_the_programs(void **state)
 {
 	(void)state;
-	guest_under("--policy", stress(), "limits");
+	guest_under("--policy", spawn_stress(), "limits");
 	guest_under("--dram", "24M", "limits");
 }
 
@@ -164,18 +138,18 @@ static void limits_are_the_programs(void **state)
 static void memory_outlives_its_process(void **state)
 {
 	(void)state;
-	guest_under("--policy", stress(), "outlived");
-	guest_under("--policy", stress(), "outlived-by-exec");
+	guest_under("--policy", spawn_stress(), "outlived");
+	guest_under("--policy", spawn_stress(), "outlived-by-exec");
 	guest_under("--dram", "24M", "outlived");
 	guest_under("--dram", "24M", "outlived-child");
-	program_under(guest_static, "--policy", stress(), "outlived-by-exec");
+	program_under(guest_static, "--policy", spawn_stress(), "outlived-by-exec");
 }
 
 /* Who shares the memory is known by it, however far from who made it. */
 static void who_shares_changes_it(void **state)
 {
 	(void)state;
-	guest_under("--policy", stress(), "nested");
+	guest_under("--policy", spawn_stress(), "nested");
 	guest_under("--dram", "24M", "nested");
 	guest_under("--dram", "24M", "nested-alone");
 	guest_under("--dram", "24M", "nested-in-child");
@@ -212,7 +186,7 @@ static void tier_sends(const char *program)
 
 	spawn_run(&run, uhmm, "run", "--dram", "24M", "--report", "-", program, "hoard", NULL);
 	assert_int_equal(run.status, 0);
-	nothing_lost(&run);
+	spawn_nothing_lost(&run);
 	assert_true(spawn_number(&run, "device_bytes_peak") >= 8 * MIB);
 	assert_true(spawn_number(&run, "cpu_faults") > 0);
 	assert_non_null(strstr(run.complained, "\"fault_us\": {\"p50\": "));
@@ -239,7 +213,7 @@ static void allocates(const char *how, const char *threads, unsigned int mib)
 	spawn_run(&run, uhmm, "run", "--dram", limit, "--report", "-", guest, "allocate", how, "128",
 		  threads, NULL);
 	assert_int_equal(run.status, 0);
-	nothing_lost(&run);
+	spawn_nothing_lost(&run);
 	filled = strtoull(run.said, &end, 10) << 10;
 	checked = strtoull(end, NULL, 10) << 10;
 	report = spawn_number(&run, "dram_bytes_peak");
@@ -278,7 +252,7 @@ static void full_device_is_no_failure(void **state)
 	spawn_run(&run, uhmm, "run", "--dram", "16M", "--device", "soft:mem=8M", "--report", "-", guest,
 		  "hoard", NULL);
 	assert_int_equal(run.status, 0);
-	nothing_lost(&run);
+	spawn_nothing_lost(&run);
 	assert_true(spawn_number(&run, "device_bytes_peak") <= 8 * MIB);
 	assert_non_null(strstr(run.complained, "the device is full"));
 }
@@ -344,68 +318,6 @@ static void no_device_no_run(void **state)
 	assert_string_equal(run.said, "");
 }
 
-/* ---------------------------------------------------------------- real programs */
-
-static const struct program {
-	const char *name;
-	const char *script;	/* for sh; what it prints is compared */
-} programs[] = {
-	{ "sort", "seq 1 200000 | rev | sort --parallel=2 | sha1sum" },
-	{ "xz", "seq 1 100000 | xz -1 | xz -d | sha1sum" },
-	{ "zstd", "seq 1 200000 | zstd -q | zstd -qd | sha1sum" },
-	{ "perl", "perl -e 'for (1..60000) { $h{$_ * 7} = \"x\" x ($_ % 97) } "
-		  "print join(\",\", map { length $h{$_} } sort keys %h)' | sha1sum" },
-	{ "python3", "python3 -c '\nimport json, hashlib, multiprocessing as m\n"
-		     "def f(n): return hashlib.sha1((str(n) * 999).encode()).hexdigest()\n"
-		     "d = {str(i): [i, str(i) * 5] for i in range(30000)}\n"
-		     "print(hashlib.sha1(json.dumps(json.loads(json.dumps(d))).encode()).hexdigest())\n"
-		     "with m.get_context(\"fork\").Pool(3) as p: print(len(set(p.map(f, range(300)))))'" },
-	{ "sqlite3", "sqlite3 :memory: 'create table t(a integer primary key, b text); "
-		     "with recursive c(x) as (select 1 union all select x + 1 from c where x < 40000) "
-		     "insert into t select x, hex(x * 7919) from c; create index i on t(b); "
-		     "select count(*), sum(length(b)) from t where b > 3; pragma integrity_check'" },
-	{ "gcc", "echo 'int f(int x) { return x * x; } int main(void) { return f(3); }' | "
-		 "gcc -O2 -S -x c - -o - | grep -v ident" },
-	{ "bash", "bash -c 'for i in {1..40}; do x=$(echo $i | tr 1 a | sed s/a/b/); y+=$x; done; "
-		  "echo $y; (exit 3); echo $?'" },
-	{ "git", "git --version | cut -c 1-11; d=$(mktemp -d); cd $d && git init -q . && "
-		 "seq 1 5000 > f && git add f && git -c user.name=a -c user.email=a@b commit -qm one && "
-		 "git gc -q && git fsck && git log --oneline | wc -l; rm -rf $d" },
-};
-
-static void programs_under(const char *option, const char *(*value)(void))
-{
-	struct spawned plain, run;
-
-	for (size_t i = 0; i < sizeof(programs) / sizeof(programs[0]); i++) {
-		spawn_run(&plain, "sh", "-c", programs[i].script, NULL);
-		spawn_run(&run, uhmm, "run", option, value(), "--report", "-", "sh", "-c",
-			  programs[i].script, NULL);
-		same_output(&run, &plain, programs[i].name);
-		nothing_lost(&run);
-	}
-}
-
-/* Byte for byte the same output, with everything migrating at random. */
-static void programs_under_stress(void **state)
-{
-	(void)state;
-	for (int round = 0; round < (longer() ? 5 : 1); round++)
-		programs_under("--policy", stress);
-}
-
-static const char *little(void)
-{
-	return "8M";
-}
-
-/* ... and with little memory. */
-static void programs_under_tier(void **state)
-{
-	(void)state;
-	programs_under("--dram", little);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -427,8 +339,6 @@ int main(void)
 		cmocka_unit_test(reset_costs_what_was_away),
 		cmocka_unit_test(failed_transfers_cost_nothing),
 		cmocka_unit_test(no_device_no_run),
-		cmocka_unit_test(programs_under_stress),
-		cmocka_unit_test(programs_under_tier),
 	};
 
 	uhmm = spawn_path("UHMM");
@@ -437,7 +347,6 @@ int main(void)
 	guest_static_pie = spawn_path("GUEST_STATIC_PIE");
 	torture = spawn_path("TORTURE");
 	torture_static = spawn_path("TORTURE_STATIC");
-	seed = (unsigned int)time(NULL);
-	printf("seed %u\n", seed);
+	spawn_seed();
 	return cmocka_run_group_tests(tests, spawn_own_directory, spawn_remove_directory);
 }

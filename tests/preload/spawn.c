@@ -260,3 +260,41 @@ size_t spawn_leftovers(void)
 	closedir(d);
 	return nr;
 }
+
+static unsigned int seed;
+
+const char *spawn_seed(void)
+{
+	static char text[16];
+
+	if (!seed) {
+		seed = (unsigned int)time(NULL);
+		printf("seed %u\n", seed);
+	}
+	snprintf(text, sizeof(text), "%u", seed);
+	return text;
+}
+
+const char *spawn_stress(void)
+{
+	static char policy[64];
+
+	snprintf(policy, sizeof(policy), "stress:seed=%s,rate=300000,chunk=%u", spawn_seed(),
+		 1 + seed % 64);
+	seed++;
+	return policy;
+}
+
+void spawn_nothing_lost(const struct spawned *run)
+{
+	assert_int_equal(spawn_number(run, "lost_pages"), 0);
+	assert_int_equal(spawn_number(run, "poisoned_pages"), 0);
+	assert_int_equal(spawn_number(run, "device_bytes_end"), 0);
+}
+
+void spawn_same(const struct spawned *run, const struct spawned *plain, const char *what)
+{
+	if (run->status != plain->status || strcmp(run->said, plain->said) != 0)
+		fail_msg("%s: status %d, plain %d; it said:\n%.2000s\n%.2000s", what, run->status,
+			 plain->status, run->said, run->complained);
+}

@@ -51,6 +51,16 @@ pid_t spawn_named(const pid_t *pids, size_t nr, const char *name);
 /* A number of the report, which was written to standard error. */
 uint64_t spawn_number(const struct spawned *s, const char *key);
 
+/* The seed that comes next; the first is the time, and is printed. */
+const char *spawn_seed(void);
+
+/* A policy "stress" of that seed, which is used up. */
+const char *spawn_stress(void);
+
+/* The test fails unless every page came home; unless both said the same and ended alike. */
+void spawn_nothing_lost(const struct spawned *run);
+void spawn_same(const struct spawned *run, const struct spawned *plain, const char *what);
+
 /* Group fixtures: monitors put their files where spawn_leftovers() looks. */
 int spawn_own_directory(void **state);
 int spawn_remove_directory(void **state);
