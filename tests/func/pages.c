@@ -227,12 +227,18 @@ static long number_in(const char *path, const char *format)
 	return nr;
 }
 
-/* Of this process; before 6.6, of all. */
+/* Of this process; before 5.19, of all. */
 static bool ksm_merged(void)
 {
-	long nr = number_in("/proc/self/ksm_stat", "ksm_merging_pages %ld");
+	long nr = number_in("/proc/self/ksm_merging_pages", "%ld");
 
-	return (nr >= 0 ? nr : number_in("/sys/kernel/mm/ksm/pages_sharing", "%ld")) >= NR - 1;
+	return nr >= 0 ? nr >= NR : number_in("/sys/kernel/mm/ksm/pages_sharing", "%ld") >= NR - 1;
+}
+
+/* What is of all is to be none of the next test's. */
+static void ksm_end(void)
+{
+	ksm_write("run", number_in("/proc/self/ksm_merging_pages", "%ld") < 0 ? "2" : "0");
 }
 
 /* Pages that KSM has merged move, each with its own bytes, and unmerge on a write. */
@@ -254,7 +260,7 @@ static void ksm_pages_move(void **state)
 			if (p[i] != (i == 3 * page ? 1 : 0x77))
 				fail_msg("byte %zu is %#x", i, p[i]);
 	}
-	ksm_write("run", "0");
+	ksm_end();
 	munmap(p, NR * page);
 	if (!merged)
 		lacks("KSM merged nothing in time");
