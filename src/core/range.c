@@ -166,7 +166,7 @@ static int look_page(struct looker *l, uintptr_t addr, uint64_t want, uint64_t *
 		*pfn = HMM_PFN_ERROR;
 		return want ? -EFAULT : LOOK_DONE;
 	default:
-		return (int)look_system(l, l->states[(addr - l->from) / l->mm->page], want, pfn);
+		return (int)look_system(l, l->states[mm_pages(l->mm, addr - l->from)], want, pfn);
 	}
 }
 
@@ -186,14 +186,16 @@ static size_t look_untracked(struct looker *l, size_t i, size_t end)
 	uintptr_t addr = r->start + i * l->mm->page, stop = r->start + end * l->mm->page;
 	uint64_t entries[STATES], want = wants(r, i);
 	uint32_t known = 0;		/* states that entries[] has */
+	const uint8_t *states;
 
 	if (r->pfn_flags_mask || !find_vma(l, addr) || !(l->vma.flags & SYS_VMA_READ) ||
 	    ((want & HMM_PFN_REQ_WRITE) && !(l->vma.flags & SYS_VMA_WRITE)))
 		return i;
 	stop = stop < l->vma.end ? stop : l->vma.end;
 	stop = directory_next(&l->mm->dir, addr, stop);
+	states = &l->states[mm_pages(l->mm, addr - l->from)];
 	for (; addr < stop; addr += l->mm->page, i++) {
-		uint8_t state = l->states[(addr - l->from) / l->mm->page] % STATES;
+		uint8_t state = *states++ % STATES;
 
 		if (!(known & BIT(state)) &&
 		    look_system(l, state, want, &entries[state]) != LOOK_DONE)

@@ -243,13 +243,13 @@ static void mremap_of_partly_migrated_mapping(void **state)
 static void realloc_of_partly_migrated_block(void **state)
 {
 	struct world *w = *state;
-	size_t bytes = 4 << 20;
+	size_t bytes = 4 << 20, nr = bytes / 4 / page < 64 ? bytes / 4 / page : 64;
 	char *block = malloc(bytes), *base;
 
 	assert_non_null(block);
 	memset(block, 0x3c, bytes);
 	base = (char *)(((uintptr_t)block + (1 << 20)) & ~(page - 1));
-	to_device(w, w->dev, base, 64);
+	to_device(w, w->dev, base, nr);
 	block = realloc(block, 4 * bytes);
 	assert_non_null(block);
 	for (size_t i = 0; i < bytes; i++)
