@@ -81,7 +81,7 @@ static void migrations_at_once(void **state)
 	struct world *w = *state;
 	static struct flight flights[64];
 	unsigned char *p = map_filled(ARRAY_LEN(flights), 1);
-	const size_t blocks = (64 << 20) / (512 * page);	/* of the default */
+	const size_t of_default = (64 << 20) / (512 * page), blocks = of_default < 4 ? 4 : of_default;
 	size_t n = 0;
 	int ret = 0;
 
