@@ -208,7 +208,11 @@ static void report_lost(struct hmm_mm *mm, struct hmm_migrate *m, const struct i
 	}
 }
 
-/* Could a page of 2 MiB come? It wants a chunk that has no page table there. */
+/*
+ * Could a page of 2 MiB come? It wants a chunk that has no page table there. Where nothing is
+ * yet, one may be touched before we take; one that the kernel makes of small pages in that
+ * time is split.
+ */
 static bool may_be_huge(const struct hmm_mm *mm, uintptr_t start, uint32_t nr)
 {
 	uint8_t state;
@@ -216,7 +220,8 @@ static bool may_be_huge(const struct hmm_mm *mm, uintptr_t start, uint32_t nr)
 	if (nr < BLOCK_PAGES || mm->remote)
 		return false;
 	return !sys_cap(CAP_PAGEMAP_SCAN) ||
-	       sys_page_states(mm->pagemap_fd, start, 1, &state) || (state & SYS_PAGE_HUGE);
+	       sys_page_states(mm->pagemap_fd, start, 1, &state) ||
+	       !(state & SYS_PAGE_PRESENT) || (state & SYS_PAGE_HUGE);
 }
 
 /* One block of the range. false: no isolation or staging for it. */

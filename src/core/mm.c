@@ -493,6 +493,7 @@ void mm_vma_release(struct hmm_mm *mm, uintptr_t addr)
 struct release {
 	struct hmm_mm *mm;
 	bool lost_too;
+	uintptr_t end;	/* of the mapping before: it may have grown since it was told */
 };
 
 static int release_vma(const struct release *r, const struct sys_vma *vma)
@@ -504,21 +505,23 @@ static int release_vma(const struct release *r, const struct sys_vma *vma)
 
 static bool release_one(void *arg, const struct sys_vma *vma)
 {
-	const struct release *r = arg;
-	struct sys_vma now;
+	struct release *r = arg;
+	struct sys_vma now, part = { .start = r->end };
 
-	if (!release_vma(r, vma))
+	part.end = mm_vma_anonymous(r->mm, vma) ? vma->end : vma->start;
+	r->end = vma->end;
+	if (part.start >= part.end || !release_vma(r, &part))
 		return true;
-	/* It has become another since it was told, or several. */
-	for (uintptr_t a = vma->start; !sys_vma_find(r->mm->maps_fd, a, &now) &&
-				       now.start < vma->end; a = now.end)
+	/* It is a gap, or has become another since it was told, or several. */
+	for (uintptr_t a = part.start; !sys_vma_find(r->mm->maps_fd, a, &now) &&
+				       now.start < part.end; a = now.end)
 		(void)release_vma(r, &now);
 	return true;
 }
 
 void mm_release_all(struct hmm_mm *mm, bool lost_too)
 {
-	struct release r = { mm, lost_too };
+	struct release r = { mm, lost_too, 0 };
 
 	lock_assert_held(&mm->lock);
 	events_settle(mm);

@@ -61,20 +61,29 @@ static bool direct(struct looker *l)
 	return !l->foreign;
 }
 
-/* The states of @nr pages, and no mapping known yet. Lock held. */
+/* A private mapping of a file has pages of its own, and the file's. */
+static bool has_both(const struct sys_vma *vma)
+{
+	return (vma->flags & (SYS_VMA_FILE | SYS_VMA_SHARED)) == SYS_VMA_FILE;
+}
+
+/*
+ * The states of @nr pages, and no mapping known yet: what the last one was only tells what
+ * to ask for. Lock held.
+ */
 static int look_states(struct looker *l, uintptr_t from, size_t nr)
 {
 	l->from = from;
 	l->nr = nr;
-	l->files = false;
+	l->files = l->have_vma && from < l->vma.end && has_both(&l->vma);
 	l->have_vma = false;
-	return sys_page_states(l->mm->pagemap_fd, from, nr, l->states);
+	return (l->files ? sys_page_states_of_files : sys_page_states)
+		(l->mm->pagemap_fd, from, nr, l->states);
 }
 
-/* A private mapping of a file has pages of its own, and the file's. */
 static void tell_files(struct looker *l)
 {
-	if (l->files || (l->vma.flags & (SYS_VMA_FILE | SYS_VMA_SHARED)) != SYS_VMA_FILE)
+	if (l->files || !has_both(&l->vma))
 		return;
 	l->files = true;
 	if (sys_page_states_of_files(l->mm->pagemap_fd, l->from, l->nr, l->states))
@@ -411,6 +420,7 @@ int hmm_residency(struct hmm_mm *mm, uintptr_t start, uintptr_t end, uint8_t *pl
 		nr = nr < RANGE_BATCH ? nr : RANGE_BATCH;
 		lock_acquire(&mm->lock);
 		ret = look_states(&l, a, nr);
+		l.files = true;		/* nobody asks here */
 		for (size_t j = 0; j < nr && !ret; j++, a += mm->page)
 			places[i++] = find_vma(&l, a) ?
 				      place_of(directory_get(&mm->dir, a), l.states[j]) :

@@ -214,7 +214,9 @@ static void vma_each_text(int maps_fd, uintptr_t from,
 	struct reader r;
 	int own = reader_begin(&r, maps_fd);
 
-	while (!text_find(&r, from, &vma) && each(arg, &vma))
+	/* On a file that others read too a walk could lose its place: each look from the front. */
+	while (!(own < 0 ? vma_find_text(maps_fd, from, &vma) : text_find(&r, from, &vma)) &&
+	       each(arg, &vma))
 		from = vma.end;
 	sys_close(own);
 }

@@ -746,6 +746,70 @@ static void fork_while_a_thread_migrates(void **state)
 	cleanup();
 }
 
+static int nothing(void *arg)
+{
+	(void)arg;
+	return 0;
+}
+
+#define GROWN	200000u
+
+/* A mapping that grows in place for as long as it may. */
+struct grower {
+	unsigned char *p;
+	_Atomic size_t len;
+	_Atomic bool go, rests, ends;
+};
+
+static void *grow(void *arg)
+{
+	struct grower *g = arg;
+	const size_t most = GROWN * page;
+
+	while (!g->ends) {
+		g->rests = !g->go;
+		if (!g->rests && g->len < most &&
+		    mremap(g->p, g->len, g->len + page, 0) == g->p)
+			g->len += page;
+	}
+	return NULL;
+}
+
+/*
+ * What a mapping grows by while a fork lets go of it is let go as well: the kernel has
+ * one mapping, and not two that no mremap takes together. Where mappings are text the
+ * walk over them knows its length of a moment ago.
+ */
+static void what_grows_over_a_fork_stays_one_mapping(void **state)
+{
+	struct world *w = *state;
+	unsigned char *area = map_pages(GROWN + 64, PROT_NONE, MAP_NORESERVE);
+	struct grower g = { .p = area + 48 * page, .len = 16 * page };
+	pthread_t thread;
+
+	for (size_t i = 0; i < 20; i++)		/* below it, in what is read at once */
+		assert_int_equal(mprotect(area + 2 * i * page, page, RW), 0);
+	munmap(g.p, (GROWN + 16) * page);
+	assert_ptr_equal(mmap(g.p, 16 * page, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0), g.p);
+	assert_int_equal(pthread_create(&thread, NULL, grow, &g), 0);
+	for (uint32_t round = rounds(50); round > 0; round--) {
+		fill(g.p, 4, round);
+		to_device(w, w->dev, g.p, 4);
+		assert_holds(g.p, 4, round, 0);
+		g.go = true;
+		assert_true(eventually(!g.rests));
+		assert_int_equal(in_child(nothing, NULL), 0);
+		g.go = false;
+		assert_true(eventually(g.rests));
+		assert_ptr_equal(mremap(g.p, g.len, g.len + page, 0), g.p);
+		munmap(g.p + 16 * page, g.len + page - 16 * page);
+		g.len = 16 * page;
+	}
+	g.ends = true;
+	pthread_join(thread, NULL);
+	munmap(area, 48 * page + g.len);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -776,6 +840,7 @@ int main(void)
 		world_test(fork_and_exec),
 		world_test(child_killed_before_it_looked),
 		world_test(fork_while_a_thread_migrates),
+		world_test(what_grows_over_a_fork_stays_one_mapping),
 	};
 
 	need_mm();
