@@ -419,8 +419,9 @@ int hmm_residency(struct hmm_mm *mm, uintptr_t start, uintptr_t end, uint8_t *pl
 
 		nr = nr < RANGE_BATCH ? nr : RANGE_BATCH;
 		lock_acquire(&mm->lock);
+		l.have_vma = false;
 		ret = look_states(&l, a, nr);
-		l.files = true;		/* nobody asks here */
+		l.files = true;		/* as far as this one asks */
 		for (size_t j = 0; j < nr && !ret; j++, a += mm->page)
 			places[i++] = find_vma(&l, a) ?
 				      place_of(directory_get(&mm->dir, a), l.states[j]) :
