@@ -196,6 +196,7 @@ static size_t look_untracked(struct looker *l, size_t i, size_t end)
 	uint64_t entries[STATES], want = wants(r, i);
 	uint32_t known = 0;		/* states that entries[] has */
 	const uint8_t *states;
+	size_t last;
 
 	if (r->pfn_flags_mask || !find_vma(l, addr) || !(l->vma.flags & SYS_VMA_READ) ||
 	    ((want & HMM_PFN_REQ_WRITE) && !(l->vma.flags & SYS_VMA_WRITE)))
@@ -203,14 +204,17 @@ static size_t look_untracked(struct looker *l, size_t i, size_t end)
 	stop = stop < l->vma.end ? stop : l->vma.end;
 	stop = directory_next(&l->mm->dir, addr, stop);
 	states = &l->states[mm_pages(l->mm, addr - l->from)];
-	for (; addr < stop; addr += l->mm->page, i++) {
-		uint8_t state = *states++ % STATES;
+	last = i + mm_pages(l->mm, stop - addr);
+	while (i < last) {
+		const uint8_t state = *states % STATES;
+		uint64_t *pfns = r->pfns;
 
 		if (!(known & BIT(state)) &&
 		    look_system(l, state, want, &entries[state]) != LOOK_DONE)
 			break;
 		known |= (uint32_t)BIT(state);
-		r->pfns[i] = with_request(entries[state], r->pfns[i]);
+		for (; i < last && *states % STATES == state; i++, states++)
+			pfns[i] = with_request(entries[state], pfns[i]);
 	}
 	l->written = i;
 	return i;
