@@ -486,7 +486,7 @@ static int child_little_address_space_is_enough(void *arg)
 	struct hmm_mm *mm;
 
 	(void)arg;
-	check(!limited(4ULL << 30, &mm));
+	check(!limited((1ULL << 20) * page, &mm));
 	dev = testdev_new(mm, NR, world_owner_a, 0);
 	check(go(mm, dev, p, NR) == NR);
 	check(holds(p, NR, 6, 0));
@@ -494,7 +494,7 @@ static int child_little_address_space_is_enough(void *arg)
 	check(!hmm_mm_destroy(mm));
 	return 0;
 }
-/* Less than the 16 GiB it likes to reserve is enough. */
+/* Less than the 16 GiB it likes to reserve is enough; of larger pages so much more. */
 child_test(little_address_space_is_enough)
 
 static int child_full_while_in_use(void *arg)

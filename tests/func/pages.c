@@ -879,8 +879,7 @@ static void static_data_is_not_trapped(void **state)
 static void heap_blocks_move(void **state)
 {
 	struct world *w = *state;
-	size_t bytes = 8 << 20;
-	unsigned char *block = malloc(bytes), *p;
+	unsigned char *block = malloc(2048 * page), *p;
 
 	assert_non_null(block);
 	p = (void *)(((uintptr_t)block + page - 1) & ~(page - 1));
