@@ -101,9 +101,10 @@ static void datagram_into_pages_away(void **state)
 {
 	struct world *w = *state;
 	unsigned char *p = away(w, 5), *src = map_filled(4, 6);
-	int fds[2];
+	int fds[2], room = (int)(8 * page);
 
 	assert_int_equal(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, fds), 0);
+	IGNORE(setsockopt(fds[0], SOL_SOCKET, SO_SNDBUF, &room, sizeof(room)));
 	assert_int_equal(send(fds[0], src, 3 * page, 0), 3 * page);
 	assert_int_equal(send(fds[0], "second", 6, 0), 6);
 	assert_int_equal(recv(fds[1], p, NR * page, 0), 3 * page);
