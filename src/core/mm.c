@@ -493,29 +493,33 @@ void mm_vma_release(struct hmm_mm *mm, uintptr_t addr)
 struct release {
 	struct hmm_mm *mm;
 	bool lost_too;
-	uintptr_t end;	/* of the mapping before: it may have grown since it was told */
+	/* Of the mapping before, if it was let go: it may have grown since it was told. */
+	uintptr_t end;
 };
 
+/* -EBUSY: it is to stay, or some of it. */
 static int release_vma(const struct release *r, const struct sys_vma *vma)
 {
 	if (!mm_vma_anonymous(r->mm, vma) || (!r->lost_too && holds(r->mm, vma->start, vma->end)))
-		return 0;
+		return -EBUSY;
 	return sys_uffd_unregister(r->mm->uffd, vma->start, vma->end - vma->start);
 }
 
 static bool release_one(void *arg, const struct sys_vma *vma)
 {
 	struct release *r = arg;
-	struct sys_vma now, part = { .start = r->end };
+	struct sys_vma now, part = { .start = r->end ? r->end : vma->start };
+	int ret = 0;
 
 	part.end = mm_vma_anonymous(r->mm, vma) ? vma->end : vma->start;
 	r->end = vma->end;
 	if (part.start >= part.end || !release_vma(r, &part))
 		return true;
-	/* It is a gap, or has become another since it was told, or several. */
+	/* A gap, or one that stays, or it is another since it was told, or several. */
 	for (uintptr_t a = part.start; !sys_vma_find(r->mm->maps_fd, a, &now) &&
 				       now.start < part.end; a = now.end)
-		(void)release_vma(r, &now);
+		ret = release_vma(r, &now);
+	r->end = ret ? 0 : vma->end;
 	return true;
 }
 
