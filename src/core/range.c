@@ -32,7 +32,7 @@ struct looker {
 	uintptr_t from;			/* of the pages looked at together, and their states */
 	size_t nr;
 	bool files;			/* do these tell which are a file's? */
-	uint8_t states[RANGE_BATCH];
+	uint8_t *states;		/* RANGE_BATCH */
 };
 
 /* An entry with a result keeps its request here, for the case that the call fails. */
@@ -356,7 +356,8 @@ static int check_range(const struct hmm_mm *mm, const struct hmm_range *r)
 
 int hmm_range_fault(struct hmm_mm *mm, struct hmm_range *range)
 {
-	struct looker l = { .mm = mm, .range = range };
+	uint8_t states[RANGE_BATCH];
+	struct looker l = { .mm = mm, .range = range, .states = states };
 	int ret = check_range(mm, range);
 
 	if (ret)
@@ -410,7 +411,7 @@ static uint8_t place_of(uint64_t e, uint8_t state)
 
 int hmm_residency(struct hmm_mm *mm, uintptr_t start, uintptr_t end, uint8_t *places)
 {
-	struct looker l = { .mm = mm };
+	struct looker l = { .mm = mm, .files = true };	/* which are a file's nobody asks */
 	size_t i = 0;
 	int ret = mm_enter(mm);
 
@@ -420,15 +421,15 @@ int hmm_residency(struct hmm_mm *mm, uintptr_t start, uintptr_t end, uint8_t *pl
 		return -EINVAL;
 	for (uintptr_t a = start; a < end; ) {
 		size_t nr = (end - a) / mm->page;
+		uint8_t states[RANGE_BATCH];
 
 		nr = nr < RANGE_BATCH ? nr : RANGE_BATCH;
 		lock_acquire(&mm->lock);
 		l.have_vma = false;
-		ret = look_states(&l, a, nr);
-		l.files = true;		/* as far as this one asks */
+		ret = sys_page_states(mm->pagemap_fd, a, nr, states);
 		for (size_t j = 0; j < nr && !ret; j++, a += mm->page)
 			places[i++] = find_vma(&l, a) ?
-				      place_of(directory_get(&mm->dir, a), l.states[j]) :
+				      place_of(directory_get(&mm->dir, a), states[j]) :
 				      HMM_PLACE_GAP;
 		lock_release(&mm->lock);
 		if (ret)

@@ -502,16 +502,19 @@ void sys_vma_each(int maps_fd, uintptr_t from,
 		from = vma.end;
 }
 
-int sys_page_states(int pagemap_fd, uintptr_t start, size_t nr_pages, uint8_t *states)
+static int page_states(int fd, uintptr_t start, size_t nr_pages, uint8_t *states, uint64_t more)
 {
 	if (sys_cap(CAP_PAGEMAP_SCAN))
-		return states_scan(pagemap_fd, start, nr_pages, states, 0);
-	return states_read(pagemap_fd, start, nr_pages, states);
+		return states_scan(fd, start, nr_pages, states, more);
+	return states_read(fd, start, nr_pages, states);
+}
+
+int sys_page_states(int pagemap_fd, uintptr_t start, size_t nr_pages, uint8_t *states)
+{
+	return page_states(pagemap_fd, start, nr_pages, states, 0);
 }
 
 int sys_page_states_of_files(int pagemap_fd, uintptr_t start, size_t nr_pages, uint8_t *states)
 {
-	if (sys_cap(CAP_PAGEMAP_SCAN))
-		return states_scan(pagemap_fd, start, nr_pages, states, UHMM_PAGE_IS_FILE);
-	return states_read(pagemap_fd, start, nr_pages, states);
+	return page_states(pagemap_fd, start, nr_pages, states, UHMM_PAGE_IS_FILE);
 }

@@ -280,7 +280,7 @@ static void page_states_tell_pages_apart(void **state)
 			assert_int_equal(*(volatile char *)(mem + i * page), 0);
 	}
 	memset(states, 0xee, sizeof(states));
-	assert_int_equal(sys_page_states_of_files(fd, (uintptr_t)mem, NR, states + 1), 0);
+	assert_int_equal(sys_page_states(fd, (uintptr_t)mem, NR, states + 1), 0);
 	assert_int_equal(states[0], 0xee);
 	assert_int_equal(states[NR + 1], 0xee);
 	for (size_t i = 0; i < NR; i++)
@@ -291,7 +291,7 @@ static void page_states_tell_pages_apart(void **state)
 	assert_int_equal(sys_page_states_of_files(fd, (uintptr_t)&map_pages / page * page, 1, states), 0);
 	assert_int_equal(states[0] & ~SYS_PAGE_HUGE, SYS_PAGE_PRESENT | SYS_PAGE_FILE);
 	munmap(mem, NR * page);
-	assert_int_equal(sys_page_states_of_files(fd, (uintptr_t)mem, NR, states), 0);
+	assert_int_equal(sys_page_states(fd, (uintptr_t)mem, NR, states), 0);
 	for (size_t i = 0; i < NR; i++)
 		assert_int_equal(states[i], 0);
 	close(fd);
@@ -347,7 +347,7 @@ static void populate_brings_pages(void **state)
 	assert_int_equal(sys_populate(at, 3 * page, true), 0);
 	assert_int_equal(sys_populate(at + 3 * page, page, false), 0);
 	assert_int_equal(mem[page], 0x5a);
-	assert_int_equal(sys_page_states_of_files(fd, at, 5, states), 0);
+	assert_int_equal(sys_page_states(fd, at, 5, states), 0);
 	for (int i = 0; i < 3; i++)
 		assert_int_equal(states[i] & ~SYS_PAGE_HUGE, SYS_PAGE_PRESENT);
 	assert_true(states[3] & SYS_PAGE_PRESENT);
