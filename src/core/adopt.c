@@ -415,7 +415,7 @@ static bool find_mapping(struct hmm_mm *mm, uintptr_t *start, uintptr_t end, str
 	bool found = false;
 
 	lock_acquire(&mm->lock);
-	mm->tcbs.valid = false;
+	mm_vma_begin(mm);
 	while (!found && *start < end && !mm_vma(mm, *start, vma) && vma->start < end) {
 		uintptr_t from = *start > vma->start ? *start : vma->start;
 

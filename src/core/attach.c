@@ -357,9 +357,9 @@ int hmm_remote_inherit(struct hmm_mm *mm, int32_t pid, int32_t pidfd)
 	atomic_store_explicit(&r->pid, pid, memory_order_relaxed);
 	sys_close(r->pidfd);
 	r->pidfd = pidfd;
-	mm->tcbs.valid = false;
+	mm_vma_begin(mm);
 	mm->tcbs.mark = 0;
-	memset(&mm->vma_cache, 0, sizeof(mm->vma_cache));
+	mm_vma_forget(mm);
 	lock_release(&mm->lock);
 	return 0;
 }

@@ -202,7 +202,7 @@ static int64_t begin_some(struct hmm_mm *mm, uintptr_t *at, uintptr_t end, const
 
 	*at = start + mm->page;
 	lock_acquire(&mm->lock);
-	mm->tcbs.valid = false;
+	mm_vma_begin(mm);
 	ret = check_vma(mm, start, &vma);
 	lock_release(&mm->lock);
 	if (ret)

@@ -165,7 +165,7 @@ static int hold_home(struct hmm_mm *mm, const struct sys_notif *n)
 	*g = (struct gate){ mm->remote->gates, n->tid, start, end, n->nr == SYS_ioctl };
 	mm->remote->gates = g;
 	mm->stats.changes++;
-	memset(&mm->vma_cache, 0, sizeof(mm->vma_cache));
+	mm_vma_forget(mm);
 	if (start >= end)
 		return 0;
 	mm_invalidate(mm, HMM_EVENT_UNMAP, start, end, NULL);
@@ -274,7 +274,7 @@ static void settle(struct hmm_mm *mm, const struct gate *g)
 	if (g->start >= g->end)
 		return;
 	mm_invalidate(mm, HMM_EVENT_UNMAP, g->start, g->end, NULL);
-	memset(&mm->vma_cache, 0, sizeof(mm->vma_cache));
+	mm_vma_forget(mm);
 	if (mm->maps_fd < 0)
 		return;
 	mm_drop_gaps(mm, g->start, g->end);

@@ -167,7 +167,7 @@ static void take_block(struct hmm_mm *mm, struct hmm_migrate *m, struct isolatio
 		refuse(mm, m, start, end, HMM_REASON_NOMEM);
 		return;
 	}
-	mm->tcbs.valid = false;
+	mm_vma_begin(mm);
 	exclusive_restore(mm, start, end, NULL);
 	while (a < end) {
 		struct sys_vma vma;

@@ -4,6 +4,7 @@
  *
  *	directory	where each page is
  *	notifier	who wants to know of changes
+ *	vma		the program's mappings	trap		which the userfaultfd holds
  *	isolation	pages in flight		staging		the RAM they fly through
  *	events		userfaultfd's messages	handler		threads that serve them
  *	change		a change of mappings as one transaction; strict: announced by seccomp
@@ -29,6 +30,7 @@
 #include "core/lock.h"
 #include "core/log.h"
 #include "core/notifier.h"
+#include "core/vma.h"
 
 #define HANDLERS_MAX	8u
 
@@ -37,41 +39,8 @@
 #define LOOK_EVERY_REMOTE	32u
 #define FAULT_RING	1024u		/* faults read and not yet served; a power of two */
 #define EXCLUSIVE_MAX	8192u		/* exclusive pages of an mm */
-#define VMA_CACHE	32u		/* more than mapping_run() looks at */
 #define FORKERS_MAX	16u
-#define TCBS_MAX	1024u
-#define STATICS_MAX	512u
 #define ZERO_STREAMS	8u
-
-/* Mappings known to hold no thread's control block, and no static data. */
-struct vma_cache {
-	uintptr_t start[VMA_CACHE], end[VMA_CACHE];
-	uint32_t next;
-};
-
-/* The threads' control blocks, as of the operation under way. */
-struct tcb_list {
-	struct tcb {
-		uintptr_t addr;
-		bool main;
-	} tcb[TCBS_MAX];
-	uint32_t nr;
-	bool valid, overflow;
-	uint64_t mark, looked_ns;	/* the threads' when all were found, and when; 0: not all */
-};
-
-/*
- * Static data without a file (.bss), and how far it reaches around a thread's control
- * block (TLS), as of the last time that somebody new could want it: the fault path and
- * drivers stand on its never being away.
- */
-struct static_list {
-	struct static_span {
-		uintptr_t start, end;
-	} span[STATICS_MAX];
-	uint32_t nr, missed;
-	size_t tls_below, tls_above;	/* as sys_tls_around(); not of a remote mm */
-};
 
 struct remote;
 struct sys_notif;
@@ -245,24 +214,7 @@ bool mm_tables_fini(struct hmm_mm *mm);		/* was it the last of its family? */
 void mm_invalidate(struct hmm_mm *mm, enum hmm_event_type type, uintptr_t start, uintptr_t end,
 		   const void *owner);
 
-/*
- * The mapping at @addr or the next above; -ENOENT. Where a thread's stack or control
- * block, or static data, lies in a mapping of the program's (the kernel merges
- * neighbours), it counts as one of its own, SYS_VMA_STACK: it is neither taken nor
- * trapped, so that a thread that holds the mm lock never faults on it. Lock held.
- */
-int mm_vma(struct hmm_mm *mm, uintptr_t addr, struct sys_vma *vma);
-
-/* Look where static data is: a driver, or a library, may have been loaded. No lock held. */
-void mm_statics_look(struct hmm_mm *mm);
-
-/* May pages of this mapping be taken? HMM_REASON_NONE: yes. */
-enum hmm_reason mm_vma_reason(const struct hmm_mm *mm, const struct sys_vma *vma);
-
-/* Is it private anonymous memory of the program's, whatever its protection is by now? */
-bool mm_vma_anonymous(const struct hmm_mm *mm, const struct sys_vma *vma);
-
-/* Is any of the range held at home, for a fork or a change? Lock held. */
+/* trap.c: is any of the range held at home, for a fork or a change? Lock held. */
 bool mm_held(struct hmm_mm *mm, uintptr_t start, uintptr_t end);
 
 /* The mapping has a page away from now on: trap its holes. 0, or why not. Lock held. */

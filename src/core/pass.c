@@ -133,7 +133,7 @@ bool pass_give(struct hmm_mm *mm, const struct sys_notif *n)
 			return false;
 		family_mapped(mm->family, (end - start) / mm->page);
 	}
-	memset(&mm->vma_cache, 0, sizeof(mm->vma_cache));
+	mm_vma_forget(mm);
 	r->pass[r->nr_passes++] = (struct pass){ n->tid, n->nr, start, end };
 	mm->stats.changes++;
 	return true;

@@ -514,7 +514,7 @@ static int64_t discard_ranges(struct hmm_mm *mm, const struct sys_notif *n,
 static int64_t transact(struct hmm_mm *mm, const struct sys_notif *n)
 {
 	mm->stats.changes++;
-	memset(&mm->vma_cache, 0, sizeof(mm->vma_cache));
+	mm_vma_forget(mm);
 	switch (n->nr) {
 	case SYS_munmap:
 		return do_munmap(mm, n);
@@ -641,7 +641,7 @@ static int64_t transact_ranges(struct hmm_mm *mm, const struct sys_notif *n)
 	}
 	before_change(mm, n);
 	mm->stats.changes++;
-	memset(&mm->vma_cache, 0, sizeof(mm->vma_cache));
+	mm_vma_forget(mm);
 	ret = discard_ranges(mm, n, ranges, nr);
 	mm_trace_change(mm, n, begin_ns, ret);
 	lock_release(&mm->lock);
