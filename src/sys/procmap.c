@@ -114,16 +114,22 @@ static bool starts_with(const char *text, const char *head)
 	return strncmp(text, head, strlen(head)) == 0;
 }
 
+/* The inode's number alone does not tell: some FUSE give 0 to every file. */
+static bool has_file(const struct sys_vma *vma)
+{
+	return vma->inode || vma->dev_major || vma->dev_minor;
+}
+
 /*
- * The kernel's own mappings have names in brackets and no inode. So have the heap,
+ * The kernel's own mappings have names in brackets and no file. So have the heap,
  * the stack, and what a program named by prctl (anon:...), which are ordinary memory.
  * Shared memory has an inode, and the name of no file that could be opened.
  */
-static uint32_t name_flags(const char *name, uint64_t inode)
+static uint32_t name_flags(const char *name, const struct sys_vma *vma)
 {
 	static const char *const of_no_file[] = { "/dev/zero", "/SYSV" };
 
-	if (inode) {
+	if (has_file(vma)) {
 		if (starts_with(name, "/memfd:"))
 			return SYS_VMA_FILE | SYS_VMA_SHMEM | SYS_VMA_SHRINKS;
 		if (starts_with(name, "/anon_hugepage"))
@@ -163,7 +169,7 @@ static bool parse_vma(const char *line, uintptr_t addr, struct sys_vma *vma)
 	vma->inode = parse_dec(&p);
 	while (*p == ' ')
 		p++;
-	vma->flags |= name_flags(p, vma->inode);
+	vma->flags |= name_flags(p, vma);
 	return true;
 }
 
@@ -261,7 +267,7 @@ static int vma_find_query(int maps_fd, uintptr_t addr, struct sys_vma *vma)
 	vma->dev_major = query.dev_major;
 	vma->dev_minor = query.dev_minor;
 	vma->flags = query_flags(query.vma_flags);
-	vma->flags |= name_flags(query.vma_name_size ? name : "", query.inode);
+	vma->flags |= name_flags(query.vma_name_size ? name : "", vma);
 	if (query.vma_page_size > sys_page_size())	/* of a file on hugetlbfs, by any name */
 		vma->flags |= SYS_VMA_HUGETLB;
 	return 0;
@@ -287,7 +293,7 @@ static bool is_file_of(int fd, const struct sys_vma *vma)
 {
 	struct stat st;
 
-	return fd >= 0 && !fstat(fd, &st) && st.st_ino == vma->inode &&
+	return fd >= 0 && vma->inode && !fstat(fd, &st) && st.st_ino == vma->inode &&
 	       major(st.st_dev) == vma->dev_major && minor(st.st_dev) == vma->dev_minor;
 }
 

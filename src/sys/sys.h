@@ -206,7 +206,7 @@ int sys_random(void *dst, size_t len);
 #define SYS_VMA_WRITE	BIT(1)
 #define SYS_VMA_EXEC	BIT(2)
 #define SYS_VMA_SHARED	BIT(3)
-#define SYS_VMA_FILE	BIT(4)	/* has an inode: files, memfd, shared anonymous, hugetlb */
+#define SYS_VMA_FILE	BIT(4)	/* of a file, which memfd, shared anonymous and hugetlb are too */
 #define SYS_VMA_STACK	BIT(5)	/* named [stack] */
 #define SYS_VMA_SPECIAL	BIT(6)	/* [vdso], [vvar], [vsyscall] ... */
 #define SYS_VMA_SHMEM	BIT(7)	/* FILE of no file: memfd, shared anonymous, SysV, hugetlb */
