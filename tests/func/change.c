@@ -323,7 +323,7 @@ static void moved_beside_one_let_go(void **state)
 {
 	struct world *w = *state;
 
-	for (uint32_t i = 0; i < 300; i++) {
+	for (uint32_t i = rounds(300); i > 0; i--) {
 		unsigned char *p = map_filled(2 * NR, i);
 		unsigned char *to = map_pages(2 * NR, PROT_NONE, 0);
 
@@ -879,6 +879,7 @@ static void addresses_reused_by_threads_while_migrating(void **state)
 {
 	struct world *w = *state;
 	static _Atomic uint32_t stop;
+	const uint32_t nr = rounds(300);
 	struct churn churns[3];
 	unsigned char *hint = map_pages(64, PROT_NONE, 0);
 
@@ -889,12 +890,12 @@ static void addresses_reused_by_threads_while_migrating(void **state)
 		churns[i] = (struct churn) { .stop = &stop, .seed = (uint32_t)(40 + i) };
 		assert_int_equal(pthread_create(&churns[i].thread, NULL, churn_run, &churns[i]), 0);
 	}
-	for (int round = 0; round < 300; round++) {
+	for (uint32_t round = 0; round < nr; round++) {
 		IGNORE(try_device(w, w->dev, hint - 64 * page, 128, NULL));
 		/* Each of them has begun, and goes on under every round. */
-		if (round % 100 == 0)
+		if (round % (nr / 3) == 0)
 			for (size_t i = 0; i < ARRAY_LEN(churns); i++)
-				assert_true(eventually(churns[i].rounds > (uint64_t)round / 100));
+				assert_true(eventually(churns[i].rounds > round / (nr / 3)));
 	}
 	atomic_store(&stop, 1);
 	for (size_t i = 0; i < ARRAY_LEN(churns); i++) {

@@ -398,16 +398,17 @@ static void unmapped_while_it_is_poisoned(void **state)
 {
 	struct world *w = *state;
 	struct changer c = { .go = 0 };
+	const uint32_t nr = rounds(300);
 
 	w->may_lose = true;
 	pthread_create(&c.thread, NULL, unmap_main, &c);
-	for (int i = 0; i < 300; i++) {
+	for (uint32_t i = 0; i < nr; i++) {
 		uint8_t place;
 
 		c.at = map_filled(1, 6);
 		to_device(w, w->dev, c.at, 1);
 		atomic_store(&c.go, 1);
-		for (volatile int k = 0; k < (i % 200) * 20; k++)
+		for (volatile uint32_t k = 0; k < i * (300 / nr) % 200 * 20; k++)
 			;
 		assert_true(hmm_devmem_poison(w->dev->devmem, 0, DEV_PAGES) <= 1);
 		while (atomic_load(&c.go))
@@ -444,9 +445,10 @@ static void *move_main(void *arg)
 static void moved_while_it_is_lost(void **state)
 {
 	struct world *w = *state;
+	const uint32_t nr = rounds(300);
 
 	w->may_lose = true;
-	for (int i = 0; i < 300; i++) {
+	for (uint32_t i = 0; i < nr; i++) {
 		unsigned char *p = map_filled(1, 6), *q = map_filled(1, 1);
 		unsigned char *often = i & 1 ? p : q;
 		struct changer c = { .at = p, .there = q };
@@ -456,7 +458,7 @@ static void moved_while_it_is_lost(void **state)
 		pthread_create(&c.thread, NULL, move_main, &c);
 		atomic_store(&w->dev->broken, true);
 		atomic_store(&c.go, 1);
-		for (volatile int k = 0; k < (i % 200) * 50; k++)
+		for (volatile uint32_t k = 0; k < i * (300 / nr) % 200 * 50; k++)
 			;
 		IGNORE(hmm_evict(w->mm, (uintptr_t)often, (uintptr_t)often + page));
 		pthread_join(c.thread, NULL);

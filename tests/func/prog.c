@@ -556,6 +556,13 @@ int64_t prog_loads(uint64_t addr, uint64_t nr, uint64_t value)
 	return 1;
 }
 
+int64_t prog_stores(uint64_t addr, uint64_t nr, uint64_t value)
+{
+	for (uint64_t i = 0; i < nr; i++)
+		*(volatile uint64_t *)(uintptr_t)(addr + i * page) = value + i;
+	return 0;
+}
+
 /* ---------------------------------------------------------------- and its device */
 
 struct hmm_stats prog_stats(struct prog *p)
@@ -570,6 +577,22 @@ int64_t prog_migrate(struct prog *p, struct testdev *dev, uintptr_t addr, size_t
 {
 	return hmm_migrate_to_device(p->mm, dev->devmem, addr, addr + nr * page,
 				     HMM_MIGRATE_SYSTEM, NULL);
+}
+
+void prog_places(struct prog *p, uintptr_t addr, size_t nr, enum hmm_place place)
+{
+	uint8_t *places = malloc(nr);
+
+	assert_int_equal(hmm_residency(p->mm, addr, addr + nr * page, places), 0);
+	for (size_t i = 0; i < nr; i++)
+		assert_int_equal(places[i], place);
+	free(places);
+}
+
+void prog_to_dev(struct prog *p, struct testdev *dev, uintptr_t addr, size_t nr)
+{
+	assert_int_equal(prog_migrate(p, dev, addr, nr), nr);
+	prog_places(p, addr, nr, HMM_PLACE_DEVICE);
 }
 
 void prog_and_device(struct prog **p, struct testdev **dev)

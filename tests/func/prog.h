@@ -69,9 +69,15 @@ extern _Atomic uint64_t prog_batches;
 int64_t prog_grow_heap(uint64_t nr, uint64_t seed, uint64_t unused);
 /* In the program: 1, or -1 where the first word of page i is not @value + i. */
 int64_t prog_loads(uint64_t addr, uint64_t nr, uint64_t value);
+/* In the program: makes them that. */
+int64_t prog_stores(uint64_t addr, uint64_t nr, uint64_t value);
 
 struct hmm_stats prog_stats(struct prog *p);
 int64_t prog_migrate(struct prog *p, struct testdev *dev, uintptr_t addr, size_t nr);
+/* The same, and all of it has to go. */
+void prog_to_dev(struct prog *p, struct testdev *dev, uintptr_t addr, size_t nr);
+/* Asserts that each page is there. */
+void prog_places(struct prog *p, uintptr_t addr, size_t nr, enum hmm_place place);
 
 /* A fixture's: a program of a family of its own and its device; all is freed in the end. */
 void prog_and_device(struct prog **p, struct testdev **dev);

@@ -12,7 +12,6 @@
 #include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -45,22 +44,6 @@ static int end(void **state)
 
 #define remote_test(f)	cmocka_unit_test_setup_teardown(f, begin, end)
 
-static void place_at(struct prog *p, uintptr_t addr, size_t nr, enum hmm_place place)
-{
-	uint8_t *places = malloc(nr);
-
-	assert_int_equal(hmm_residency(p->mm, addr, addr + nr * page, places), 0);
-	for (size_t i = 0; i < nr; i++)
-		assert_int_equal(places[i], place);
-	free(places);
-}
-
-static void to_dev(struct prog *p, uintptr_t addr, size_t nr)
-{
-	assert_int_equal(prog_migrate(p, dev, addr, nr), nr);
-	place_at(p, addr, nr, HMM_PLACE_DEVICE);
-}
-
 /* ---------------------------------------------------------------- both ways */
 
 static void migrates_both_ways(void **state)
@@ -68,11 +51,11 @@ static void migrates_both_ways(void **state)
 	uintptr_t a = prog_map(prog, 1200, 7);
 
 	(void)state;
-	to_dev(prog, a, 1200);
+	prog_to_dev(prog, dev, a, 1200);
 	assert_used(dev, 1200);
 	assert_int_equal(moved_since(pages_to_device), 1200);
 	assert_int_equal(hmm_evict(prog->mm, a, a + 1200 * page), 1200);
-	place_at(prog, a, 1200, HMM_PLACE_SYSTEM);
+	prog_places(prog, a, 1200, HMM_PLACE_SYSTEM);
 	assert_used(dev, 0);
 	assert_prog_holds(prog, a, 1200, 7, 0);
 	assert_int_equal(moved_since(cpu_faults), 0);
@@ -84,19 +67,12 @@ static void a_touch_brings_a_page_home(void **state)
 	uintptr_t a = prog_map(prog, 64, 8);
 
 	(void)state;
-	to_dev(prog, a, 64);
+	prog_to_dev(prog, dev, a, 64);
 	assert_prog_holds(prog, a + 5 * page, 1, 8, 5);
 	assert_int_equal(moved_since(cpu_faults), 1);
 	assert_used(dev, 63);
 	assert_prog_holds(prog, a, 64, 8, 0);
 	assert_used(dev, 0);
-}
-
-static int64_t store(uint64_t addr, uint64_t nr, uint64_t value)
-{
-	for (uint64_t i = 0; i < nr; i++)
-		*(volatile uint64_t *)(uintptr_t)(addr + i * page) = value + i;
-	return 0;
 }
 
 static void a_store_is_not_lost(void **state)
@@ -105,9 +81,9 @@ static void a_store_is_not_lost(void **state)
 
 	(void)state;
 	for (uint64_t round = 1; round < 6; round++) {
-		to_dev(prog, a, 600);
-		assert_int_equal(prog_run(prog, store, a, 600, round << 32), 0);
-		to_dev(prog, a, 600);
+		prog_to_dev(prog, dev, a, 600);
+		assert_int_equal(prog_run(prog, prog_stores, a, 600, round << 32), 0);
+		prog_to_dev(prog, dev, a, 600);
 		assert_int_equal(prog_run(prog, prog_loads, a, 600, round << 32), 1);
 	}
 }
@@ -124,7 +100,7 @@ static void what_is_between_device_pages_goes_at_once(void **state)
 	batches = prog_batches;
 	assert_int_equal(prog_migrate(prog, dev, a, 256), 128);
 	assert_true(masked("uffdio-move") || prog_batches - batches < 16);
-	place_at(prog, a, 256, HMM_PLACE_DEVICE);
+	prog_places(prog, a, 256, HMM_PLACE_DEVICE);
 	assert_prog_holds(prog, a, 256, 8, 0);
 }
 
@@ -133,8 +109,8 @@ static void holes_become_zeroed_device_pages(void **state)
 	uintptr_t a = prog_map_empty(prog, 300, PROT_READ | PROT_WRITE);
 
 	(void)state;
-	assert_int_equal(prog_run(prog, store, a, 100, 5), 0);
-	to_dev(prog, a, 300);
+	assert_int_equal(prog_run(prog, prog_stores, a, 100, 5), 0);
+	prog_to_dev(prog, dev, a, 300);
 	assert_int_equal(atomic_load(&dev->zeroed), 200);
 	assert_int_equal(prog_run(prog, prog_loads, a, 100, 5), 1);
 	for (uint64_t i = 100; i < 300; i++)
@@ -148,7 +124,7 @@ static void zero_pages_stay_zero(void **state)
 	uint64_t limit = testdev_used(dev);
 
 	(void)state;
-	to_dev(prog, b, 512);
+	prog_to_dev(prog, dev, b, 512);
 	for (uint64_t i = 0; i < 64; i++)
 		assert_int_equal(prog_run(prog, prog_loads, a + i * page, 1, 0), 1);
 	dev->limit = limit + 512 + 32;	/* half of them have to go back */
@@ -179,7 +155,7 @@ static void failed_copies_leave_the_page(void **state)
 	atomic_store(&dev->fail_to, 1);
 	/* So few that they are one copy. */
 	assert_int_equal(prog_migrate(prog, dev, a, (1 << 20) / page), 0);
-	place_at(prog, a, 512, HMM_PLACE_SYSTEM);
+	prog_places(prog, a, 512, HMM_PLACE_SYSTEM);
 	assert_prog_holds(prog, a, 512, 13, 0);
 	assert_int_equal(moved_since(lost_pages), 0);
 }
@@ -215,7 +191,7 @@ static void system_calls_wait_as_the_program_would(void **state)
 	uintptr_t a = prog_map(prog, 64, 14);
 
 	(void)state;
-	to_dev(prog, a, 64);
+	prog_to_dev(prog, dev, a, 64);
 	assert_int_equal(prog_run(prog, read_pipe, a + 100, 16 * page, 0x5a), 16 * page);
 	assert_prog_holds(prog, a + 17 * page, 47, 14, 17);
 }
@@ -244,16 +220,16 @@ static void allowance_bounds_what_faults_bring(void **state)
 	uint64_t before;
 
 	(void)state;
-	assert_int_equal(prog_run(prog, store, a, 2, 79), 0);
-	to_dev(prog, a, 2);		/* the second stays there: first touches are served */
+	assert_int_equal(prog_run(prog, prog_stores, a, 2, 79), 0);
+	prog_to_dev(prog, dev, a, 2);		/* the second stays there: first touches are served */
 	allow(0, UINT64_MAX);
 	before = brought();
-	assert_int_equal(prog_run(prog, store, a + 8 * page, 4, 80), 0);
+	assert_int_equal(prog_run(prog, prog_stores, a + 8 * page, 4, 80), 0);
 	/* Who served the last touch counts it when the program has gone on. */
 	assert_true(eventually(brought() - before == 4));
 	allow(200, UINT64_MAX);
 	assert_int_equal(prog_run(prog, prog_loads, a, 1, 79), 1);
-	assert_int_equal(prog_run(prog, store, a + 100 * page, 100, 81), 0);
+	assert_int_equal(prog_run(prog, prog_stores, a + 100 * page, 100, 81), 0);
 	assert_true(eventually(brought() - before >= 4 + 1 + 100));
 	assert_true(brought() - before <= 4 + 200);
 	assert_int_equal(prog_run(prog, prog_loads, a + 100 * page, 100, 81), 1);
@@ -277,23 +253,23 @@ static void first_touches_are_served_when_too_much_is_mapped(void **state)
 	(void)state;
 	allow(UINT64_MAX, 1024);
 	a = announced_map(512, 0);
-	assert_int_equal(prog_run(prog, store, a, 512, 1), 0);
+	assert_int_equal(prog_run(prog, prog_stores, a, 512, 1), 0);
 	assert_int_equal(moved_since(zero_fills), 0);
 	a = announced_map(1024, MAP_POPULATE);
-	assert_int_equal(prog_run(prog, store, a, 1024, 2), 0);
+	assert_int_equal(prog_run(prog, prog_stores, a, 1024, 2), 0);
 	assert_true(moved_since(zero_fills) >= 1024);
 	fills = moved_since(zero_fills);
 	assert_int_equal(prog_change(prog, SYS_mmap, a, 1024 * page, PROT_READ | PROT_WRITE,
 				     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, (uint64_t)-1), a);
-	assert_int_equal(prog_run(prog, store, a, 1024, 3), 0);
+	assert_int_equal(prog_run(prog, prog_stores, a, 1024, 3), 0);
 	assert_true(moved_since(zero_fills) >= fills + 1024);
 	fills = moved_since(zero_fills);
-	assert_int_equal(prog_run(prog, store, announced_map(16, 0), 16, 4), 0);
+	assert_int_equal(prog_run(prog, prog_stores, announced_map(16, 0), 16, 4), 0);
 	assert_int_equal(prog_run(prog, prog_loads, a, 1024, 3), 1);
 	/* Allowed again, the kernel fills what is new. */
 	allow(UINT64_MAX, UINT64_MAX);
 	fills = moved_since(zero_fills);
-	assert_int_equal(prog_run(prog, store, announced_map(1024, 0), 1024, 5), 0);
+	assert_int_equal(prog_run(prog, prog_stores, announced_map(1024, 0), 1024, 5), 0);
 	assert_int_equal(moved_since(zero_fills), fills);
 }
 
@@ -308,16 +284,16 @@ static void first_touches_are_served_of_what_grows(void **state)
 	allow(UINT64_MAX, 0);
 	assert_int_equal(prog_change(prog, SYS_brk, brk + 600 * page, 0, 0, 0, 0),
 			 brk + 600 * page);
-	assert_int_equal(prog_run(prog, store, brk + page, 599, 1), 0);
+	assert_int_equal(prog_run(prog, prog_stores, brk + page, 599, 1), 0);
 	fills = moved_since(zero_fills);
 	assert_true(fills >= 599);
 	a = (uint64_t)prog_change(prog, SYS_mremap, a, 16 * page, 600 * page, MREMAP_MAYMOVE, 0);
-	assert_int_equal(prog_run(prog, store, a, 600, 2), 0);
+	assert_int_equal(prog_run(prog, prog_stores, a, 600, 2), 0);
 	assert_true(moved_since(zero_fills) >= fills + 600);
 	fills = moved_since(zero_fills);
 	assert_int_equal(prog_change(prog, SYS_mprotect, none, 600 * page, PROT_READ | PROT_WRITE,
 				     0, 0), 0);
-	assert_int_equal(prog_run(prog, store, none, 600, 3), 0);
+	assert_int_equal(prog_run(prog, prog_stores, none, 600, 3), 0);
 	assert_true(moved_since(zero_fills) >= fills + 600);
 	allow(UINT64_MAX, UINT64_MAX);
 }
@@ -331,11 +307,11 @@ static void first_touches_are_served_where_asked(void **state)
 	/* A huge page would come at the first touch, with those that are to be watched later. */
 	assert_int_equal(prog_call(prog, SYS_madvise, a, 600 * page, MADV_NOHUGEPAGE, 0), 0);
 	assert_int_equal(hmm_remote_watch(prog->mm, a), 0);
-	assert_int_equal(prog_run(prog, store, a, 100, 1), 0);
+	assert_int_equal(prog_run(prog, prog_stores, a, 100, 1), 0);
 	assert_int_equal(moved_since(zero_fills), 0);
 	allow(UINT64_MAX, 0);
 	assert_int_equal(hmm_remote_watch(prog->mm, a), 0);
-	assert_int_equal(prog_run(prog, store, a + 100 * page, 500, 2), 0);
+	assert_int_equal(prog_run(prog, prog_stores, a + 100 * page, 500, 2), 0);
 	assert_true(moved_since(zero_fills) >= 500);
 	assert_int_equal(prog_run(prog, prog_loads, a, 100, 1), 1);
 	allow(UINT64_MAX, UINT64_MAX);
@@ -350,72 +326,11 @@ static void sequential_touches_are_told_apart(void **state)
 	allow(UINT64_MAX, 0);
 	assert_int_equal(hmm_remote_watch(prog->mm, a), 0);
 	for (size_t i = 0; i < 24; i++) {
-		assert_int_equal(prog_run(prog, store, a + i * page, 1, i), 0);
-		assert_int_equal(prog_run(prog, store, a + (512 + i) * page, 1, i), 0);
+		assert_int_equal(prog_run(prog, prog_stores, a + i * page, 1, i), 0);
+		assert_int_equal(prog_run(prog, prog_stores, a + (512 + i) * page, 1, i), 0);
 	}
 	assert_int_equal(moved_since(zero_fills), 2 * (1 + 2 + 4 + 8 + 16));
 	allow(UINT64_MAX, UINT64_MAX);
-}
-
-static int64_t own_uffd(uint64_t addr, uint64_t len, uint64_t at)
-{
-	struct uffdio_api api = { .api = UFFD_API };
-	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
-
-	if (fd < 0)	/* before 5.11 there is but the one for all faults */
-		fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
-	if (fd < 0 || ioctl(fd, UFFDIO_API, &api))
-		return -errno;
-	*(struct uffdio_register *)(uintptr_t)at = (struct uffdio_register){
-		.range = { addr, len }, .mode = UFFDIO_REGISTER_MODE_MISSING,
-	};
-	return fd;
-}
-
-/* A program traps memory of its own: that comes home and is left to it, what is beside it not. */
-static void own_userfaultfd_gets_its_range(void **state)
-{
-	uintptr_t a = prog_map(prog, 96, 21), at = prog_map_empty(prog, 1, PROT_READ | PROT_WRITE);
-	int64_t fd;
-
-	(void)state;
-	fd = prog_run(prog, own_uffd, a + 32 * page, 32 * page, at);
-	assert_true(fd >= 0);
-	to_dev(prog, a, 96);
-	to_dev(prog, at, 1);
-	assert_int_equal(prog_change(prog, SYS_ioctl, (uint64_t)fd, UFFDIO_REGISTER, at, 0, 0), 0);
-	place_at(prog, a, 32, HMM_PLACE_DEVICE);
-	place_at(prog, a + 32 * page, 32, HMM_PLACE_SYSTEM);
-	place_at(prog, a + 64 * page, 32, HMM_PLACE_DEVICE);
-	assert_prog_holds(prog, a, 96, 21, 0);
-	assert_int_equal(prog_migrate(prog, dev, a + 32 * page, 32), 0);
-	assert_int_equal(prog_call(prog, SYS_close, (uint64_t)fd, 0, 0, 0), 0);
-	to_dev(prog, a, 96);
-	assert_prog_holds(prog, a, 96, 21, 0);
-}
-
-/* What else is in the mapping would be trapped with all of it, and the program refused. */
-static void own_userfaultfd_is_not_forestalled(void **state)
-{
-	uintptr_t a = prog_map(prog, 96, 22), at = prog_map_empty(prog, 1, PROT_READ | PROT_WRITE);
-	uint32_t tid = (uint32_t)prog->pid;
-	uint64_t args[6] = { 0, UFFDIO_REGISTER, at };
-	int64_t fd, result;
-
-	(void)state;
-	fd = prog_run(prog, own_uffd, a + 32 * page, 32 * page, at);
-	assert_true(fd >= 0);
-	args[0] = (uint64_t)fd;
-	assert_int_equal(hmm_remote_change(prog->mm, tid, SYS_ioctl, args, &result), 0);
-	assert_true(result == HMM_CHANGE_CONTINUE);
-	IGNORE(prog_migrate(prog, dev, a, 32));
-	assert_int_equal(prog_call(prog, SYS_ioctl, (uint64_t)fd, UFFDIO_REGISTER, at, 0), 0);
-	hmm_remote_change_end(prog->mm, tid);
-	IGNORE(prog_migrate(prog, dev, a, 96));
-	place_at(prog, a, 32, HMM_PLACE_DEVICE);
-	place_at(prog, a + 32 * page, 32, HMM_PLACE_SYSTEM);
-	assert_prog_holds(prog, a, 96, 22, 0);
-	assert_int_equal(prog_call(prog, SYS_close, (uint64_t)fd, 0, 0, 0), 0);
 }
 
 static void readonly_memory_goes_by_copy(void **state)
@@ -424,13 +339,13 @@ static void readonly_memory_goes_by_copy(void **state)
 
 	(void)state;
 	assert_int_equal(prog_change(prog, SYS_mprotect, a, 128 * page, PROT_READ, 0, 0), 0);
-	to_dev(prog, a, 128);
+	prog_to_dev(prog, dev, a, 128);
 	assert_prog_holds(prog, a, 64, 15, 0);
 	assert_int_equal(hmm_evict(prog->mm, a, a + 128 * page), 64);
 	assert_prog_holds(prog, a, 128, 15, 0);
 	assert_int_equal(prog_change(prog, SYS_mprotect, a, 128 * page, PROT_READ | PROT_WRITE,
 				     0, 0), 0);
-	to_dev(prog, a, 128);
+	prog_to_dev(prog, dev, a, 128);
 	assert_prog_holds(prog, a, 128, 15, 0);
 }
 
@@ -442,8 +357,8 @@ static void executable_memory_goes_too(void **state)
 	if (masked("dontunmap"))
 		return;
 	for (int round = 0; round < 3; round++) {
-		assert_int_equal(prog_run(prog, store, a, 96, 77), 0);
-		to_dev(prog, a, 96);
+		assert_int_equal(prog_run(prog, prog_stores, a, 96, 77), 0);
+		prog_to_dev(prog, dev, a, 96);
 		assert_int_equal(prog_run(prog, prog_loads, a, 96, 77), 1);
 	}
 }
@@ -525,7 +440,7 @@ static void pinned_pages_stay(void **state)
 		assert_int_equal(hmm_migrate_to_device(p->mm, dev->devmem, a, a + 32 * page,
 						       HMM_MIGRATE_SYSTEM, reasons), 28);
 		assert_int_equal(reasons[HMM_REASON_PINNED], 4);
-		place_at(p, a + 8 * page, 4, HMM_PLACE_SYSTEM);
+		prog_places(p, a + 8 * page, 4, HMM_PLACE_SYSTEM);
 		assert_int_equal(prog_run(p, dma, a + 9 * page, 0, 0), 5);
 		assert_int_equal(prog_run(p, reads_dma, a + 9 * page, 0, 0), 1);
 		assert_prog_holds(p, a, 9, 37, 0);
@@ -583,10 +498,10 @@ static void guarded_copies_reach_device_pages(void **state)
 	char *bytes = malloc(16 * page);
 
 	(void)state;
-	to_dev(prog, a, 16);
+	prog_to_dev(prog, dev, a, 16);
 	assert_int_equal(hmm_copy_from_user(prog->mm, bytes, a, 16 * page), 16 * page);
 	assert_true(holds(bytes, 16, 17, 0));
-	to_dev(prog, a, 16);
+	prog_to_dev(prog, dev, a, 16);
 	fill(bytes, 16, 18);
 	assert_int_equal(hmm_copy_to_user(prog->mm, a, bytes, 16 * page), 16 * page);
 	assert_prog_holds(prog, a, 16, 18, 0);
@@ -603,8 +518,8 @@ static void snapshots_and_faults_by_range(void **state)
 
 	(void)state;
 	memset(pfns, 0, 32 * sizeof(*pfns));
-	assert_int_equal(prog_run(prog, store, a, 8, 1), 0);
-	to_dev(prog, a, 4);
+	assert_int_equal(prog_run(prog, prog_stores, a, 8, 1), 0);
+	prog_to_dev(prog, dev, a, 4);
 	assert_int_equal(hmm_range_fault(prog->mm, &r), 0);
 	for (int i = 0; i < 32; i++) {
 		assert_int_equal(!!(pfns[i] & HMM_PFN_VALID), i < 8);
@@ -641,202 +556,6 @@ static void exclusive_pages_are_given_back_at_a_touch(void **state)
 	assert_int_equal(prog_holds(prog, a + 3 * page, 1, 20, 0), 1);
 }
 
-/* ---------------------------------------------------------------- changes */
-
-static void munmap_frees_device_pages(void **state)
-{
-	uintptr_t a = prog_map(prog, 600, 21);
-
-	(void)state;
-	to_dev(prog, a, 600);
-	assert_int_equal(prog_change(prog, SYS_munmap, a + 10 * page, 500 * page, 0, 0, 0), 0);
-	assert_used(dev, 100);
-	place_at(prog, a + 10 * page, 500, HMM_PLACE_GAP);
-	assert_prog_holds(prog, a, 10, 21, 0);
-	assert_prog_holds(prog, a + 510 * page, 90, 21, 510);
-}
-
-static void dontneed_reads_as_zeros(void **state)
-{
-	uintptr_t a = prog_map(prog, 64, 22);
-
-	(void)state;
-	to_dev(prog, a, 64);
-	assert_int_equal(prog_change(prog, SYS_madvise, a, 32 * page, MADV_DONTNEED, 0, 0), 0);
-	assert_used(dev, 32);
-	for (uint64_t i = 0; i < 32; i++)
-		assert_int_equal(prog_run(prog, prog_loads, a + i * page, 1, 0), 1);
-	assert_prog_holds(prog, a + 32 * page, 32, 22, 32);
-}
-
-static void mremap_carries_device_pages(void **state)
-{
-	uintptr_t a = prog_map(prog, 600, 23), b = prog_map_empty(prog, 1200, PROT_NONE);
-
-	(void)state;
-	to_dev(prog, a, 600);
-	assert_int_equal(prog_change(prog, SYS_mremap, a, 600 * page, 1200 * page,
-				     MREMAP_MAYMOVE | MREMAP_FIXED, b), b);
-	assert_prog_holds(prog, b, 600, 23, 0);
-	assert_int_equal(prog_run(prog, prog_loads, b + 700 * page, 1, 0), 1);
-	to_dev(prog, b, 600);
-	a = (uintptr_t)prog_change(prog, SYS_mremap, b, 1200 * page, 4000 * page, MREMAP_MAYMOVE,
-				   0);
-	assert_used(dev, 600);
-	assert_prog_holds(prog, a, 600, 23, 0);
-	assert_int_equal(prog_change(prog, SYS_mremap, a, 4000 * page, 300 * page, 0, 0), a);
-	assert_prog_holds(prog, a, 300, 23, 0);
-}
-
-/* Two mappings that the kernel cannot make one, as migrations without UFFDIO_MOVE leave them. */
-static uintptr_t map_in_parts(size_t nr, uint32_t seed)
-{
-	uintptr_t room = prog_map_empty(prog, 4 * nr, PROT_NONE), a = prog_map(prog, nr, seed),
-		  b = prog_map(prog, nr, seed + 1);
-	const uint64_t how = MREMAP_MAYMOVE | MREMAP_FIXED;
-
-	assert_int_equal(prog_change(prog, SYS_mremap, a, nr * page, nr * page, how, room), room);
-	assert_int_equal(prog_change(prog, SYS_mremap, b, nr * page, nr * page, how,
-				     room + nr * page), room + nr * page);
-	return room;
-}
-
-static void mappings_in_parts_grow_where_they_are(void **state)
-{
-	uintptr_t a = map_in_parts(8, 80);
-
-	(void)state;
-	to_dev(prog, a, 16);
-	assert_int_equal(prog_change(prog, SYS_mremap, a, 16 * page, 24 * page, 0, 0), -ENOMEM);
-	assert_int_equal(prog_change(prog, SYS_munmap, a + 16 * page, 16 * page, 0, 0, 0), 0);
-	assert_int_equal(prog_change(prog, SYS_mremap, a, 16 * page, 24 * page, 0, 0), a);
-	assert_prog_holds(prog, a, 8, 80, 0);
-	assert_prog_holds(prog, a + 8 * page, 8, 81, 0);
-	assert_int_equal(prog_run(prog, prog_loads, a + 20 * page, 1, 0), 1);
-}
-
-static void mprotect_none_keeps_the_bytes(void **state)
-{
-	uintptr_t a = prog_map(prog, 64, 24);
-
-	(void)state;
-	to_dev(prog, a, 64);
-	assert_int_equal(prog_change(prog, SYS_mprotect, a + page, 8 * page, PROT_NONE, 0, 0), 0);
-	assert_int_equal(hmm_evict(prog->mm, a, a + 64 * page), 64);
-	assert_int_equal(prog_change(prog, SYS_mprotect, a + page, 8 * page,
-				     PROT_READ | PROT_WRITE, 0, 0), 0);
-	assert_prog_holds(prog, a, 64, 24, 0);
-}
-
-static void mapping_over_drops(void **state)
-{
-	uintptr_t a = prog_map(prog, 64, 25);
-
-	(void)state;
-	to_dev(prog, a, 64);
-	assert_int_equal(prog_change(prog, SYS_mmap, a, 16 * page, PROT_READ | PROT_WRITE,
-				     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, (uint64_t)-1), a);
-	assert_used(dev, 48);
-	assert_int_equal(prog_run(prog, prog_loads, a, 1, 0), 1);
-	assert_prog_holds(prog, a + 16 * page, 48, 25, 16);
-}
-
-static int64_t open_self(uint64_t unused, uint64_t unused2, uint64_t unused3)
-{
-	(void)unused;
-	(void)unused2;
-	(void)unused3;
-	return open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
-}
-
-/* The kernel makes it; a call that fails destroys nothing. */
-static void a_file_over_device_pages(void **state)
-{
-	uintptr_t a = prog_map(prog, 64, 26);
-	int64_t fd = prog_run(prog, open_self, 0, 0, 0);
-
-	(void)state;
-	assert_true(fd >= 0);
-	to_dev(prog, a, 64);
-	assert_int_equal(prog_change(prog, SYS_mmap, a, 16 * page, PROT_READ,
-				     MAP_PRIVATE | MAP_FIXED, 9999), -EBADF);
-	assert_prog_holds(prog, a, 16, 26, 0);
-	to_dev(prog, a, 16);
-	assert_int_equal(prog_change(prog, SYS_mmap, a, page, PROT_READ,
-				     MAP_PRIVATE | MAP_FIXED, (uint64_t)fd), a);
-	assert_prog_holds(prog, a + page, 63, 26, 1);
-	assert_int_equal(prog_run(prog, prog_loads, a, 1, 0x00010102464c457f), 1);
-}
-
-static void mlock_brings_home(void **state)
-{
-	uintptr_t a = prog_map(prog, 64, 27);
-
-	(void)state;
-	to_dev(prog, a, 64);
-	assert_int_equal(prog_change(prog, SYS_mlock, a, 32 * page, 0, 0, 0), 0);
-	place_at(prog, a, 32, HMM_PLACE_SYSTEM);
-	place_at(prog, a + 32 * page, 32, HMM_PLACE_DEVICE);
-	assert_prog_holds(prog, a, 64, 27, 0);
-}
-
-/* The kernel faults in what it gains, while whoever would serve that fault waits. */
-static void locked_memory_grows_beside_device_pages(void **state)
-{
-	uintptr_t b = prog_map_empty(prog, 256, PROT_READ | PROT_WRITE), a = b + 64 * page;
-
-	(void)state;
-	assert_int_equal(prog_change(prog, SYS_munmap, b + 128 * page, 128 * page, 0, 0, 0), 0);
-	assert_int_equal(prog_run(prog, store, b, 128, 7), 0);
-	assert_int_equal(prog_change(prog, SYS_mlock, a, 64 * page, 0, 0, 0), 0);
-	to_dev(prog, b, 64);
-	assert_int_equal(prog_change(prog, SYS_mremap, a, 64 * page, 128 * page, 0, 0), a);
-	assert_int_equal(prog_run(prog, prog_loads, b, 128, 7), 1);
-	assert_int_equal(prog_run(prog, prog_loads, b + 190 * page, 1, 0), 1);
-}
-
-/* Between the announcement and its end nothing of the range leaves. */
-static void a_change_left_to_the_kernel_holds_its_range(void **state)
-{
-	uintptr_t a = prog_map(prog, 64, 28);
-	const uint64_t args[6] = { a, 32 * page };
-	int64_t result;
-
-	(void)state;
-	assert_int_equal(hmm_remote_change(prog->mm, 4711, SYS_mlock, args, &result), 0);
-	assert_true(result == HMM_CHANGE_CONTINUE);
-	assert_int_equal(prog_migrate(prog, dev, a + 8 * page, 4), 0);
-	assert_int_equal(prog_migrate(prog, dev, a + 32 * page, 32), 32);
-	place_at(prog, a, 32, HMM_PLACE_SYSTEM);
-	hmm_remote_change_end(prog->mm, 4711);
-	assert_int_equal(prog_migrate(prog, dev, a, 32), 32);
-	assert_prog_holds(prog, a, 64, 28, 0);
-}
-
-static void brk_shrinks_over_device_pages(void **state)
-{
-	uintptr_t a = (uintptr_t)prog_run(prog, prog_grow_heap, 128, 29, 0);
-
-	(void)state;
-	to_dev(prog, a, 128);
-	assert_int_equal(prog_change(prog, SYS_brk, a + 64 * page, 0, 0, 0, 0), a + 64 * page);
-	assert_used(dev, 64);
-	assert_int_equal(prog_change(prog, SYS_brk, a + 128 * page, 0, 0, 0, 0), a + 128 * page);
-	for (uint64_t i = 64; i < 128; i++)
-		assert_int_equal(prog_run(prog, prog_loads, a + i * page, 1, 0), 1);
-	assert_prog_holds(prog, a, 64, 29, 0);
-}
-
-static void errors_are_the_kernels(void **state)
-{
-	(void)state;
-	assert_int_equal(prog_change(prog, SYS_munmap, 12345, page, 0, 0, 0), -EINVAL);
-	assert_int_equal(prog_change(prog, SYS_madvise, 1 << 20, page, MADV_DONTNEED, 0, 0), -ENOMEM);
-	assert_int_equal(prog_change(prog, SYS_mremap, UINT64_MAX - 4095, page, UINT64_MAX,
-				     MREMAP_MAYMOVE, 0), -EINVAL);
-	assert_int_equal(prog_change(prog, SYS_mprotect, 1 << 20, page, PROT_READ, 0, 0), -ENOMEM);
-}
-
 /* ---------------------------------------------------------------- lost pages */
 
 static int64_t catch_sigbus(uint64_t addr, uint64_t unused, uint64_t unused2)
@@ -852,7 +571,7 @@ static void a_lost_page_is_a_signal_not_zeros(void **state)
 	uint64_t index;
 
 	(void)state;
-	to_dev(prog, a, 8);
+	prog_to_dev(prog, dev, a, 8);
 	for (index = 0; index < DEV_PAGES; index++)
 		if (!hmm_devmem_lookup(dev->devmem, index, &addr) && addr == a + 3 * page)
 			break;
@@ -869,7 +588,7 @@ static void an_unreadable_device_page_is_a_signal(void **state)
 	uintptr_t a = prog_map(prog, 4, 31);
 
 	(void)state;
-	to_dev(prog, a, 4);
+	prog_to_dev(prog, dev, a, 4);
 	atomic_store(&dev->broken, true);
 	assert_int_equal(prog_run(prog, catch_sigbus, a + page, 0, 0), SIGBUS);
 	atomic_store(&dev->broken, false);
@@ -902,7 +621,7 @@ static int touch_without_memory(void *arg)
 
 	(void)arg;
 	dev = testdev_new(p->mm, 64, world_owner_a, HMM_DEVMEM_FAULT_SAFE);
-	to_dev(p, a, 4);
+	prog_to_dev(p, dev, a, 4);
 	if (starve())
 		return EXIT_SKIP;
 	return prog_run(p, catch_sigbus, a + page, 0, 0) == SIGBUS ? 0 : 1;
@@ -927,11 +646,11 @@ static void several_programs_share_a_device(void **state)
 	uintptr_t at[4], a = prog_map(prog, 200, 40);
 
 	(void)state;
-	to_dev(prog, a, 200);
+	prog_to_dev(prog, dev, a, 200);
 	for (uint32_t i = 0; i < 4; i++) {
 		others[i] = prog_start(prog);
 		at[i] = prog_map(others[i], 200, 41 + i);
-		to_dev(others[i], at[i], 200);
+		prog_to_dev(others[i], dev, at[i], 200);
 	}
 	assert_used(dev, 1000);
 	/* By index, whoever holds it. */
@@ -939,7 +658,7 @@ static void several_programs_share_a_device(void **state)
 	assert_used(dev, 0);
 	for (uint32_t i = 0; i < 4; i++) {
 		assert_prog_holds(others[i], at[i], 200, 41 + i, 0);
-		to_dev(others[i], at[i], 200);
+		prog_to_dev(others[i], dev, at[i], 200);
 	}
 	prog_kill(others[1]);
 	assert_int_equal(prog_end(others[0]), 0);
@@ -1025,8 +744,6 @@ int main(void)
 		remote_test(first_touches_are_served_of_what_grows),
 		remote_test(first_touches_are_served_where_asked),
 		remote_test(sequential_touches_are_told_apart),
-		remote_test(own_userfaultfd_gets_its_range),
-		remote_test(own_userfaultfd_is_not_forestalled),
 		remote_test(readonly_memory_goes_by_copy),
 		remote_test(executable_memory_goes_too),
 		remote_test(what_cannot_go_is_refused),
@@ -1036,18 +753,6 @@ int main(void)
 		remote_test(guarded_copies_reach_device_pages),
 		remote_test(snapshots_and_faults_by_range),
 		remote_test(exclusive_pages_are_given_back_at_a_touch),
-		remote_test(munmap_frees_device_pages),
-		remote_test(dontneed_reads_as_zeros),
-		remote_test(mremap_carries_device_pages),
-		remote_test(mappings_in_parts_grow_where_they_are),
-		remote_test(mprotect_none_keeps_the_bytes),
-		remote_test(mapping_over_drops),
-		remote_test(a_file_over_device_pages),
-		remote_test(mlock_brings_home),
-		remote_test(locked_memory_grows_beside_device_pages),
-		remote_test(a_change_left_to_the_kernel_holds_its_range),
-		remote_test(brk_shrinks_over_device_pages),
-		remote_test(errors_are_the_kernels),
 		remote_test(a_lost_page_is_a_signal_not_zeros),
 		remote_test(an_unreadable_device_page_is_a_signal),
 		remote_test(no_memory_is_a_signal_not_zeros),

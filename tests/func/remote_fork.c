@@ -43,11 +43,6 @@ static int end(void **state)
 
 #define fork_test(f)	cmocka_unit_test_setup_teardown(f, begin, end)
 
-static void to_dev(struct prog *p, uintptr_t addr, size_t nr)
-{
-	assert_int_equal(prog_migrate(p, dev, addr, nr), nr);
-}
-
 static int64_t refill(uint64_t addr, uint64_t nr, uint64_t seed)
 {
 	fill((void *)(uintptr_t)addr, nr, (uint32_t)seed);
@@ -69,7 +64,7 @@ static void nothing_comes_home_for_a_child(void **state)
 	uint64_t before;
 
 	(void)state;
-	to_dev(prog, a, 3000);
+	prog_to_dev(prog, dev, a, 3000);
 	before = atomic_load(&dev->pages_from);
 	child = prog_fork(prog, false);
 	assert_non_null(child->mm);
@@ -92,7 +87,7 @@ static void both_sides_have_their_own_bytes(void **state)
 	(void)state;
 	for (int attach = 0; attach < 2; attach++) {
 		assert_int_equal(prog_run(prog, refill, a, 300, 2), 0);
-		to_dev(prog, a, 300);
+		prog_to_dev(prog, dev, a, 300);
 		child = prog_fork(prog, attach);
 		assert_int_equal(prog_run(prog, refill, a, 100, 3), 0);
 		assert_int_equal(prog_run(child, refill, a + 100 * page, 100, 4), 0);
@@ -112,7 +107,7 @@ static void a_page_is_freed_at_its_last_holder(void **state)
 	struct prog *child, *grandchild;
 
 	(void)state;
-	to_dev(prog, a, 64);
+	prog_to_dev(prog, dev, a, 64);
 	child = prog_fork(prog, true);
 	grandchild = prog_fork(child, true);
 	assert_prog_holds(prog, a, 64, 5, 0);
@@ -134,7 +129,7 @@ static void a_child_outlives_its_parent(void **state)
 	uintptr_t a = prog_map(parent, 200, 6);
 
 	(void)state;
-	to_dev(parent, a, 200);
+	prog_to_dev(parent, dev, a, 200);
 	child = prog_fork(parent, true);
 	prog_change(parent, SYS_munmap, a, 100 * page, 0, 0, 0);
 	assert_int_equal(hmm_mm_destroy(parent->mm), 0);
@@ -158,8 +153,8 @@ static void a_child_migrates_once_it_has_an_agent(void **state)
 	assert_int_equal(prog_end(child), 0);
 	child = prog_fork(prog, true);
 	/* Every page is shared by copy-on-write with the parent's. */
-	to_dev(child, a, 600);
-	to_dev(prog, a, 600);
+	prog_to_dev(child, dev, a, 600);
+	prog_to_dev(prog, dev, a, 600);
 	assert_used(dev, 1200);
 	assert_prog_holds(child, a, 600, 7, 0);
 	assert_prog_holds(prog, a, 600, 7, 0);
@@ -172,7 +167,7 @@ static void what_a_child_inherits_can_move(void **state)
 	struct prog *child;
 
 	(void)state;
-	to_dev(prog, a, 64);
+	prog_to_dev(prog, dev, a, 64);
 	child = prog_fork(prog, true);
 	to = (uintptr_t)prog_change(child, SYS_mremap, a, 64 * page, 4000 * page, MREMAP_MAYMOVE, 0);
 	assert_used(dev, 64);
@@ -191,7 +186,7 @@ static void a_device_loses_a_shared_page_for_all(void **state)
 	uint64_t index = 0;
 
 	(void)state;
-	to_dev(prog, a, 4);
+	prog_to_dev(prog, dev, a, 4);
 	child = prog_fork(prog, true);
 	while (hmm_devmem_lookup(dev->devmem, index, &addr) || addr != a + page)
 		index++;
@@ -214,7 +209,7 @@ static void a_device_does_not_write_to_what_is_shared(void **state)
 	struct prog *child;
 
 	(void)state;
-	to_dev(prog, a, 4);
+	prog_to_dev(prog, dev, a, 4);
 	assert_int_equal(hmm_range_fault(prog->mm, &r), 0);
 	assert_true((pfns[0] & HMM_PFN_DEVICE) && (pfns[0] & HMM_PFN_WRITE));
 	child = prog_fork(prog, true);
@@ -243,7 +238,7 @@ static void changes_without_an_agent(void **state)
 	struct prog *child;
 
 	(void)state;
-	to_dev(prog, a, 400);
+	prog_to_dev(prog, dev, a, 400);
 	child = prog_fork(prog, false);
 	assert_int_equal(prog_change(child, SYS_munmap, a, 100 * page, 0, 0, 0), 0);
 	assert_int_equal(prog_change(child, SYS_madvise, a + 100 * page, 50 * page, MADV_DONTNEED,
@@ -256,7 +251,7 @@ static void changes_without_an_agent(void **state)
 				MREMAP_MAYMOVE, 0) > 0);
 	prog_attach(child);
 	assert_prog_holds(child, a + 150 * page, 100, 11, 150);
-	to_dev(child, a + 150 * page, 100);
+	prog_to_dev(child, dev, a + 150 * page, 100);
 	assert_prog_holds(child, a + 150 * page, 100, 11, 150);
 	assert_prog_holds(prog, a, 400, 11, 0);
 	assert_int_equal(prog_end(child), 0);
@@ -307,13 +302,13 @@ static void a_fork_that_fails_changes_nothing(void **state)
 	struct hmm_mm *child = (struct hmm_mm *)&tid;
 
 	(void)state;
-	to_dev(prog, a, 64);
+	prog_to_dev(prog, dev, a, 64);
 	assert_int_equal(hmm_remote_fork_begin(prog->mm, tid), 0);
 	assert_int_equal(hmm_remote_fork_end(prog->mm, tid, SYS_clone, &child), 0);
 	assert_null(child);
 	assert_int_equal(testdev_used(dev), lazy() ? 64 : 0);
 	assert_prog_holds(prog, a, 64, 12, 0);
-	to_dev(prog, a, 64);
+	prog_to_dev(prog, dev, a, 64);
 	assert_prog_holds(prog, a, 64, 12, 0);
 }
 
@@ -390,7 +385,7 @@ static void a_line_of_forks(void **state)
 
 	(void)state;
 	for (int i = 1; i < 8; i++) {
-		to_dev(line[i - 1], a + (uintptr_t)(i - 1) * 10 * page, 10);
+		prog_to_dev(line[i - 1], dev, a + (uintptr_t)(i - 1) * 10 * page, 10);
 		line[i] = prog_fork(line[i - 1], true);
 	}
 	assert_used(dev, 70);
@@ -415,7 +410,7 @@ static void death_around_a_fork(void **state)
 		struct hmm_mm *mm = NULL;
 		uint32_t tid = (uint32_t)parent->pid;
 
-		to_dev(parent, a, 64);
+		prog_to_dev(parent, dev, a, 64);
 		if (step == 0)
 			prog_kill(parent);
 		assert_int_equal(hmm_remote_fork_begin(parent->mm, tid), 0);
@@ -442,7 +437,7 @@ static void holes_and_discards_in_a_child(void **state)
 	struct prog *child;
 
 	(void)state;
-	to_dev(prog, a, 64);
+	prog_to_dev(prog, dev, a, 64);
 	child = prog_fork(prog, true);
 	assert_int_equal(prog_change(child, SYS_madvise, a, 16 * page, MADV_DONTNEED, 0, 0), 0);
 	assert_int_equal(prog_run(child, zeros, a, 16, 0), 1);
@@ -458,14 +453,14 @@ static void without_the_event_all_is_home_before(void **state)
 	struct prog *child;
 
 	(void)state;
-	to_dev(prog, a, 200);
+	prog_to_dev(prog, dev, a, 200);
 	child = prog_fork(prog, true);
 	assert_null(child->mm);
 	assert_used(dev, 0);
 	assert_prog_holds(child, a, 200, 17, 0);
 	assert_int_equal(prog_run(child, refill, a, 200, 18), 0);
 	assert_prog_holds(prog, a, 200, 17, 0);
-	to_dev(prog, a, 200);
+	prog_to_dev(prog, dev, a, 200);
 	assert_prog_holds(prog, a, 200, 17, 0);
 	assert_int_equal(prog_end(child), 0);
 }
