@@ -349,15 +349,17 @@ static void mark_lost(struct hmm_soft *soft)
 
 void soft_dma_lose(struct hmm_soft *soft, uint64_t frame)
 {
-	uintptr_t va = atomic_load_explicit(&soft->memory.va[frame], memory_order_relaxed);
+	uintptr_t va;
 
 	soft_memory_lose(&soft->memory, frame);
-	if (!va)
-		return;
 	soft_table_lock(&soft->table);
-	if (soft_table_erase(&soft->table, va, va + soft->page_size, true) & SOFT_PTE_DIRECT)
-		soft_tlb_shootdown(soft, va, va + soft->page_size);
-	soft_table_set(&soft->table, va, SOFT_PTE_LOST);
+	va = atomic_load_explicit(&soft->memory.va[frame], memory_order_relaxed);
+	if (va) {
+		if (soft_table_erase(&soft->table, va, va + soft->page_size, true) &
+		    SOFT_PTE_DIRECT)
+			soft_tlb_shootdown(soft, va, va + soft->page_size);
+		soft_table_set(&soft->table, va, SOFT_PTE_LOST);
+	}
 	soft_table_unlock(&soft->table);
 }
 
