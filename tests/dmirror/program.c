@@ -141,10 +141,13 @@ unsigned char *map_huge(unsigned char **base, uint32_t seed)
 
 	*base = map(2 * HUGE / page, RW);
 	p = (unsigned char *)(((uintptr_t)*base + HUGE - 1) & ~(HUGE - 1));
-	if (madvise(p, HUGE, MADV_HUGEPAGE))
-		return NULL;
-	fill(p, HUGE / page, seed);
-	return is_huge(p) ? p : NULL;
+	if (!madvise(p, HUGE, MADV_HUGEPAGE)) {
+		fill(p, HUGE / page, seed);
+		if (is_huge(p))
+			return p;
+	}
+	print_message("          not here: the kernel gave no large page of 2 MiB\n");
+	return NULL;
 }
 
 const uint8_t *snapshot(int fd, const void *addr, size_t npages)

@@ -39,7 +39,10 @@ bool holds(const void *p, size_t npages, uint32_t seed);
 bool holds_but(const void *p, size_t npages, uint32_t seed, size_t from, size_t len);
 bool all_zero(const void *p, size_t npages);
 
-/* 2 MiB aligned, one large page of the CPU's; @base is to unmap (4 MiB). NULL: none to be had. */
+/*
+ * 2 MiB aligned, one large page of the CPU's; @base is to unmap (4 MiB). NULL: none to be
+ * had, and why a claim skips is said.
+ */
 unsigned char *map_huge(unsigned char **base, uint32_t seed);
 bool is_huge(const void *p);
 

@@ -219,8 +219,10 @@ static void hugetlb_is_refused(void **state)
 		munmap(p, HUGE);
 	}
 	close(fd);
-	if (p == MAP_FAILED)
+	if (p == MAP_FAILED) {
+		print_message("          not here: no huge page is reserved\n");
 		skip();
+	}
 }
 
 /* SNAPSHOT: each kind of page has its byte, and nothing is faulted in. */

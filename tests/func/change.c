@@ -686,7 +686,7 @@ static void pkey_mprotect_and_back(void **state)
 	char byte = 1;
 
 	if (syscall(SYS_pkey_mprotect, NULL, 0, PROT_READ, -1) && errno == ENOSYS) {
-		printf("no pkey_mprotect on this kernel\n");
+		print_message("          not here: no pkey_mprotect on this kernel\n");
 		skip();
 	}
 	p = away(w, 32);

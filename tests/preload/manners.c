@@ -138,7 +138,7 @@ static void dynamic_linker_is_no_static_program(void **state)
 
 	(void)state;
 	if (access(linker, X_OK)) {
-		printf("no %s here\n", linker);
+		print_message("          not here: %s\n", linker);
 		skip();
 	}
 	spawn_run(&run, uhmm, "run", "--report", "-", linker, guest, "3", NULL);
@@ -244,7 +244,7 @@ static void setuid_program_keeps_its_privilege(void **state)
 	spawn_run(&run, "sh", "-c", command, NULL);
 	if (run.status) {
 		unlink(copy);
-		printf("only root gives a file away\n");
+		print_message("          not here: only root gives a file away\n");
 		skip();
 	}
 	spawn_run(&plain, copy, "whoami", NULL);
