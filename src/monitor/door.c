@@ -178,6 +178,7 @@ static int guest_greet(struct guest *guest)
 static void guest_come(struct door *door, int sock, pid_t pid)
 {
 	struct guest *guest = calloc(1, sizeof(*guest));
+	int ret;
 
 	if (!guest || sys_epoll_add(door->tree->epoll, sock, (uintptr_t)&guest->watch)) {
 		sys_close(sock);
@@ -188,10 +189,15 @@ static void guest_come(struct door *door, int sock, pid_t pid)
 	guest->watch.ready = guest_ready;
 	guest->door = door;
 	guest->pid = pid;
-	guest->process = tree_find_anew(door->tree, pid);
+	ret = tree_find_anew(door->tree, pid, &guest->process);
 	guest->next = door->guests;
 	door->guests = guest;
-	if (!guest->process || guest_greet(guest))
+	if (!ret)
+		ret = guest_greet(guest);
+	if (ret && ret != -ESRCH && ret != -EBUSY && ret != -EPIPE)
+		say(SAY_WARNING, "process %d runs plain: its agent cannot be given what it needs: %s",
+		    (int)pid, strerror(-ret));
+	if (ret)
 		guest_leave(guest);
 }
 
@@ -223,6 +229,10 @@ static void door_ready(struct watch *watch)
 		if (sock < 0) {
 			if (!turn_away(door))
 				return;
+			continue;
+		}
+		if (!tree_has_room(door->tree)) {
+			sys_close(sock);
 			continue;
 		}
 		if (uid == sys_uid() && sys_process_descends(pid, door->warden)) {

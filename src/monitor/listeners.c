@@ -5,6 +5,7 @@
 #include <linux/sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 
 #include <uhmm/remote.h>
@@ -15,6 +16,8 @@
 
 /* How often to look whether a thread is out of its call, and when to believe it is. */
 #define LOOK_US		200u
+#define FIND_REST_US	1000u
+#define FIND_TRIES	100
 #define GO_PATIENCE_NS	(3 * 1000000000ULL)
 #define HEARD_TRIES	5000	/* a second */
 
@@ -123,6 +126,13 @@ void listeners_forget(struct listeners *l)
 
 /* ---------------------------------------------------------------- answers */
 
+/* With references. */
+struct caller {
+	struct process *process;
+	struct space *space;	/* NULL: none that is managed */
+	bool losing;		/* as tree_space_of() */
+};
+
 struct call {
 	struct listeners *listeners;
 	const struct sys_notif *notif;
@@ -175,8 +185,9 @@ static bool copies_memory(const struct sys_notif *n)
 /* Who is in a call that is not answered. While it is, its number is nobody else's. */
 static void end_caller(struct listeners *l, struct space *space, const struct sys_notif *n)
 {
-	struct process *process = tree_find_anew(l->tree, (pid_t)n->tid);
+	struct process *process;
 
+	(void)tree_find_anew(l->tree, (pid_t)n->tid, &process);
 	tree_end_memory(l->tree, space);
 	if (process && sys_seccomp_waits(l->fd, n->id))
 		tree_end_process(l->tree, process, space);
@@ -212,29 +223,39 @@ static void left_last(struct listeners *l, uint32_t tid)
 		gone_on(before);
 }
 
-static void answer(struct listeners *l, struct process *process, const struct sys_notif *n)
+/*
+ * A child that nobody could serve is not made: the kernel would keep the fork waiting until
+ * there is a descriptor for the child's userfaultfd.
+ */
+static void fork_one(struct call *call, struct space *space)
+{
+	struct listeners *l = call->listeners;
+
+	if (tree_has_room(l->tree)) {
+		call->quiet = space_forks_quietly(space);
+		pool_fork(l->pool, space, call->notif->tid, call->notif->nr, let_fork, call);
+	} else {
+		sys_seccomp_answer(l->fd, call->notif->id, -EAGAIN);
+	}
+}
+
+static void answer(struct listeners *l, const struct caller *caller, const struct sys_notif *n)
 {
 	struct call call = { .listeners = l, .notif = n, .quiet = -1 };
-	struct space *space = NULL;
-	bool losing = false;
 
-	if (process)
-		space = tree_space_of(l->tree, process, (pid_t)n->tid, &losing);
 	left_last(l, n->tid);
-	if (losing) {
+	if (caller->losing) {
 		/* Not answered: nobody is left who could make its changes. */
-		end_caller(l, space, n);
-	} else if (!space) {
+		end_caller(l, caller->space, n);
+	} else if (!caller->space) {
 		let_go(&call);
 	} else if (!makes_process(n)) {
-		change(l, space, n);
+		change(l, caller->space, n);
 	} else if (copies_memory(n)) {
-		call.quiet = space_forks_quietly(space);
-		pool_fork(l->pool, space, n->tid, n->nr, let_fork, &call);
+		fork_one(&call, caller->space);
 	} else {
 		let_go(&call);
 	}
-	space_put(space);
 }
 
 static void exec(struct listeners *l, struct process *process, const struct sys_notif *n)
@@ -250,15 +271,62 @@ static void exec(struct listeners *l, struct process *process, const struct sys_
 
 /* ---------------------------------------------------------------- hearing */
 
+static bool is_exec(const struct sys_notif *n)
+{
+	return n->nr == SYS_execve || n->nr == SYS_execveat;
+}
+
+/* That there is no descriptor, or memory, to find out by. */
+static bool is_want(int error)
+{
+	return error == -EMFILE || error == -ENFILE || error == -ENOMEM;
+}
+
+static int look(struct listeners *l, const struct sys_notif *n, struct caller *caller)
+{
+	int ret;
+
+	memset(caller, 0, sizeof(*caller));
+	ret = tree_find(l->tree, (pid_t)n->tid, &caller->process);
+	if (!ret && !is_exec(n))
+		ret = tree_space_of(l->tree, caller->process, (pid_t)n->tid, &caller->space,
+				    &caller->losing);
+	return ret;
+}
+
+/* False: nobody can tell whose call it is, and that does not end soon. */
+static bool find_caller(struct listeners *l, const struct sys_notif *n, struct caller *caller)
+{
+	int ret = look(l, n, caller);
+
+	for (int i = 0; i < FIND_TRIES && is_want(ret) && sys_seccomp_waits(l->fd, n->id); i++) {
+		process_put(caller->process);
+		sys_rest(FIND_REST_US);
+		ret = look(l, n, caller);
+	}
+	return !is_want(ret);
+}
+
+/* What is not known to be nobody's is not let go: it may be of pages that are away. */
+static void refuse(struct listeners *l, const struct sys_notif *n)
+{
+	left_last(l, n->tid);
+	sys_seccomp_answer(l->fd, n->id, makes_process(n) ? -EAGAIN : -ENOMEM);
+}
+
 static void hear(struct listeners *l, const struct sys_notif *n)
 {
-	struct process *process = tree_find(l->tree, (pid_t)n->tid);
+	struct caller caller;
+	bool told = find_caller(l, n, &caller);
 
-	if (n->nr == SYS_execve || n->nr == SYS_execveat)
-		exec(l, process, n);
+	if (is_exec(n))
+		exec(l, caller.process, n);
+	else if (told)
+		answer(l, &caller, n);
 	else
-		answer(l, process, n);
-	process_put(process);
+		refuse(l, n);
+	space_put(caller.space);
+	process_put(caller.process);
 }
 
 /* A change that the kernel may make by itself, of who is not being watched. */
@@ -276,13 +344,22 @@ static bool passes(struct listeners *l, const struct sys_notif *n)
 	return ret;
 }
 
+/* Its process is counted from now on. */
+static void know(struct listeners *l, const struct sys_notif *n)
+{
+	struct process *process;
+
+	(void)tree_find(l->tree, (pid_t)n->tid, &process);
+	process_put(process);
+}
+
 /* With nothing managed only an exec is anybody's business. No program is waited for. */
 static bool hear_at_once(struct listeners *l, const struct sys_notif *n)
 {
-	if (n->nr == SYS_execve || n->nr == SYS_execveat || (l->pool->manages && !passes(l, n)))
+	if (is_exec(n) || (l->pool->manages && !passes(l, n)))
 		return false;
 	if (!l->pool->manages)
-		process_put(tree_find(l->tree, (pid_t)n->tid));	/* known from now on */
+		know(l, n);
 	sys_seccomp_continue(l->fd, n->id);
 	return true;
 }

@@ -32,6 +32,7 @@
 #define SWEEP_PIDS	4096
 #define LIMBO_BLOCKS	8u
 #define PROGRESS_MS	200
+#define LEFT_MAX	1024u		/* processes that are signalled when the program has ended */
 
 struct monitor {
 	const struct monitor_opts *opts;
@@ -45,7 +46,7 @@ struct monitor {
 	struct injector injector;
 	struct warden warden;
 	struct watch warden_watch, signal_watch, exec_watch;
-	sigset_t program_signals;	/* mask that the program is to have */
+	struct sys_signals program_signals;	/* that the program is to have */
 	pid_t program;			/* 0: not started, or ended */
 	bool started;			/* it has been, whether or not it still runs */
 	uint64_t early;			/* signals that came before: bit N - 1 is signal N */
@@ -69,13 +70,6 @@ static void filter_result(struct monitor *m, int error, int fd)
 	m->empty |= m->error != 0;
 }
 
-/* A job of a shell: it stops as one, and the shell wakes it as one. */
-static void program_stopped(const struct monitor *m)
-{
-	if (m->program && sys_same_group(m->program))
-		sys_stop_self();
-}
-
 /* What was meant for it before we knew it. */
 static void program_started(struct monitor *m, pid_t pid)
 {
@@ -97,9 +91,6 @@ static void take_message(struct monitor *m, const struct warden_message *msg, in
 		break;
 	case WARDEN_FAILED:
 		m->result->exec_error = msg->value;
-		break;
-	case WARDEN_STOPPED:
-		program_stopped(m);
 		break;
 	case WARDEN_ENDED:
 		m->result->status = msg->value;
@@ -130,22 +121,39 @@ static void warden_ready(struct watch *watch)
 /* ---------------------------------------------------------------- signals */
 
 /*
- * Whoever signals `uhmm run` means the program. What a terminal sends, it sends to the
- * program too; and what the program's own tree sends to its group comes here as well.
+ * What a terminal sends, it sends to the program too; and what the program's own tree sends
+ * to its group comes here as well. SIGPIPE and SIGXFSZ can be of a call of our own.
  */
+static bool is_for_program(const struct monitor *m, const struct sys_signal *signal)
+{
+	return signal->nr != SIGCHLD && signal->by_user && signal->sender != getpid() &&
+	       signal->sender != m->warden.pid &&
+	       !sys_process_descends(signal->sender, m->warden.pid);
+}
+
+/* The program has ended, and what it has left behind is waited for. */
+static void signal_the_rest(const struct monitor *m, int sig)
+{
+	pid_t rest[LEFT_MAX];
+	unsigned int nr = sys_descendants(m->warden.pid, AGENT_NAME, rest, LEFT_MAX);
+
+	while (nr)
+		sys_kill(rest[--nr], sig);
+}
+
+/* Whoever signals `uhmm run` means the program. */
 static void signal_ready(struct watch *watch)
 {
 	struct monitor *m = watch_owner(watch, struct monitor, signal_watch);
 	struct sys_signal signal;
 
 	while (sys_signal_read(watch->fd, &signal)) {
-		if (signal.nr == SIGCHLD || !signal.by_user ||
-		    sys_process_descends(signal.sender, m->warden.pid))
+		if (!is_for_program(m, &signal))
 			continue;
-		if (m->program)
-			sys_kill(m->program, signal.nr);
-		else if (!m->started)
+		if (!m->started)
 			m->early |= 1ULL << (signal.nr - 1);
+		else if (!m->program || sys_kill(m->program, signal.nr) == -ESRCH)
+			signal_the_rest(m, signal.nr);
 	}
 }
 
@@ -234,8 +242,7 @@ static void sweep(struct monitor *m)
 		return;
 	nr = sys_descendants(m->warden.pid, AGENT_NAME, pids, SWEEP_PIDS);
 	for (unsigned int i = 0; i < nr; i++) {
-		process = tree_find_anew(&m->tree, pids[i]);
-		if (process)
+		if (!tree_find_anew(&m->tree, pids[i], &process))
 			space_put(tree_claim(&m->tree, process));
 		process_put(process);
 	}

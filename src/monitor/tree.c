@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "monitor/tree.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,6 +15,9 @@
 /* An exec that has not happened by then has failed. */
 #define EXEC_PATIENCE_NS	(2 * 1000000000ULL)
 #define LEFT_AT_ONCE	32u
+
+/* What a process takes, and more: nobody who only looks into /proc may fail for it. */
+#define ROOM_FDS	24u
 
 /* Who has memory that its process has left, or its agent, is looked for that often. */
 #define LOOK_TRIES	20
@@ -36,6 +40,17 @@ void tree_init(struct tree *tree, int epoll, struct pool *pool,
 static struct process **bucket(struct tree *tree, pid_t pid)
 {
 	return &tree->buckets[(uint32_t)pid % TREE_BUCKETS];
+}
+
+bool tree_has_room(struct tree *tree)
+{
+	if (sys_descriptors_left(tree->epoll, ROOM_FDS))
+		return true;
+	if (!atomic_exchange(&tree->full, true))
+		say(SAY_WARNING, "the monitor has no descriptors left to serve more processes: forks "
+		    "fail (EAGAIN), new programs run plain; a higher hard limit would help "
+		    "(ulimit -Hn)");
+	return false;
 }
 
 static struct process *get(struct process *process)
@@ -64,21 +79,22 @@ static struct process *known(struct tree *tree, pid_t pid)
 }
 
 /* Tree lock held. The number is not used again while its pidfd says that it lives. */
-static struct process *add(struct tree *tree, const struct sys_process *who)
+static int add(struct tree *tree, const struct sys_process *who, struct process **out)
 {
 	struct process *process = calloc(1, sizeof(*process));
-	int pidfd;
+	int pidfd, ret;
 
 	if (!process)
-		return NULL;
+		return -ENOMEM;
 	pidfd = sys_pidfd_open(who->tgid);
 	process->watch.fd = pidfd;
 	process->watch.ready = tree->ended;
 	process->tree = tree;
-	if (pidfd < 0 || sys_epoll_add(tree->epoll, pidfd, (uintptr_t)&process->watch)) {
+	ret = pidfd < 0 ? pidfd : sys_epoll_add(tree->epoll, pidfd, (uintptr_t)&process->watch);
+	if (ret) {
 		sys_close(pidfd);
 		free(process);
-		return NULL;
+		return ret;
 	}
 	atomic_init(&process->refs, 1);
 	process->pid = who->tgid;
@@ -89,28 +105,31 @@ static struct process *add(struct tree *tree, const struct sys_process *who)
 	process->next = *bucket(tree, process->pid);
 	*bucket(tree, process->pid) = process;
 	tree->nr_seen++;
-	return process;
+	*out = process;
+	return 0;
 }
 
 /* /proc is read without the lock: other callers need not wait for it. */
-struct process *tree_find_anew(struct tree *tree, pid_t tid)
+int tree_find_anew(struct tree *tree, pid_t tid, struct process **out)
 {
 	struct sys_process who;
 	struct process *process;
+	int ret = sys_process_of(tid, &who);
 
-	if (sys_process_of(tid, &who))
-		return NULL;
+	*out = NULL;
+	if (ret)
+		return ret == -ENOENT ? -ESRCH : ret;
 	pthread_mutex_lock(&tree->lock);
 	process = known(tree, who.tgid);
 	if (!process)
-		process = add(tree, &who);
-	if (process) {
+		ret = add(tree, &who, &process);
+	if (!ret) {
 		tree->tasks[(uint32_t)tid % TREE_TASKS].tid = tid;
 		tree->tasks[(uint32_t)tid % TREE_TASKS].process = process;
-		get(process);
+		*out = get(process);
 	}
 	pthread_mutex_unlock(&tree->lock);
-	return process;
+	return ret;
 }
 
 /* Tree lock held. */
@@ -121,16 +140,14 @@ static struct process *remembered(const struct tree *tree, pid_t tid)
 	return tree->tasks[i].tid == tid ? tree->tasks[i].process : NULL;
 }
 
-struct process *tree_find(struct tree *tree, pid_t tid)
+int tree_find(struct tree *tree, pid_t tid, struct process **out)
 {
-	struct process *process;
-
 	pthread_mutex_lock(&tree->lock);
-	process = remembered(tree, tid);
-	if (process)
-		get(process);
+	*out = remembered(tree, tid);
+	if (*out)
+		get(*out);
 	pthread_mutex_unlock(&tree->lock);
-	return process ? process : tree_find_anew(tree, tid);
+	return *out ? 0 : tree_find_anew(tree, tid, out);
 }
 
 /* Tree lock held. */
@@ -247,7 +264,7 @@ static bool find_heir(struct tree *tree, struct space *space)
 
 	while (nr-- && !heir)
 		if (space_has_process(space, pids[nr]))
-			heir = tree_find_anew(tree, pids[nr]);
+			(void)tree_find_anew(tree, pids[nr], &heir);
 	found = heir && !has_another(tree, heir, space) && space_inherit(space, heir->pid) == 0;
 	if (found && (old = exchange(tree, heir, space)))
 		leave(tree, old, 0);
@@ -473,20 +490,21 @@ static struct space *shared_space(struct tree *tree, struct process *process, pi
 }
 
 /* What the table of tasks said is a hint: a number may be another's by now. */
-static struct space *space_of_stranger(struct tree *tree, pid_t tid, bool *losing)
+static int space_of_stranger(struct tree *tree, pid_t tid, struct space **out, bool *losing)
 {
-	struct process *process = tree_find_anew(tree, tid);
-	struct space *space = NULL;
+	struct process *process;
+	int ret = tree_find_anew(tree, tid, &process);
 
-	if (process) {
-		space = tree_claim(tree, process);
-		if (!space)
-			space = doubtful_space(tree, process, tid, losing);
-		if (!space)
-			space = shared_space(tree, process, tid, losing);
-	}
+	*out = NULL;
+	if (ret)
+		return ret;
+	*out = tree_claim(tree, process);
+	if (!*out)
+		*out = doubtful_space(tree, process, tid, losing);
+	if (!*out)
+		*out = shared_space(tree, process, tid, losing);
 	process_put(process);
-	return space;
+	return 0;
 }
 
 struct space *tree_known_space(struct tree *tree, pid_t tid)
@@ -505,15 +523,15 @@ struct space *tree_known_space(struct tree *tree, pid_t tid)
 	return NULL;
 }
 
-struct space *tree_space_of(struct tree *tree, struct process *process, pid_t tid, bool *losing)
+int tree_space_of(struct tree *tree, struct process *process, pid_t tid, struct space **out,
+		  bool *losing)
 {
-	struct space *space = own_space(tree, process);
-
 	*losing = false;
-	if (space && space_has(space, tid))
-		return space;
-	space_put(space);
-	return space_of_stranger(tree, tid, losing);
+	*out = own_space(tree, process);
+	if (*out && space_has(*out, tid))
+		return 0;
+	space_put(*out);
+	return space_of_stranger(tree, tid, out, losing);
 }
 
 void tree_exec(struct tree *tree, struct process *process)

@@ -14,6 +14,7 @@
 #define UHMM_MONITOR_TREE_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -54,6 +55,7 @@ struct tree {
 		pid_t tid;
 		struct process *process;	/* a hint: checked where it matters */
 	} tasks[TREE_TASKS];
+	_Atomic bool full;		/* and that was said */
 	uint64_t nr_seen;		/* processes that were ever known */
 	uint64_t nr_plain;		/* ... and ended without an agent ever */
 	uint64_t resident_bytes, resident_peak;	/* as last sampled */
@@ -64,10 +66,16 @@ void tree_init(struct tree *tree, int epoll, struct pool *pool,
 	       void (*ended)(struct watch *watch));
 void tree_destroy(struct tree *tree);
 
-/* The process that task @tid belongs to; it becomes known. NULL: gone, or no memory. */
-struct process *tree_find(struct tree *tree, pid_t tid);
-struct process *tree_find_anew(struct tree *tree, pid_t tid);	/* not by what was true before */
+/*
+ * The process that task @tid belongs to; it becomes known. 0 and a reference; or why none
+ * was found, and NULL: -ESRCH: it is gone, -EMFILE, -ENFILE, -ENOMEM: nobody can tell now.
+ */
+int tree_find(struct tree *tree, pid_t tid, struct process **out);
+int tree_find_anew(struct tree *tree, pid_t tid, struct process **out);	/* not by what was true */
 void process_put(struct process *process);
+
+/* Are there descriptors for one more to be served? Says once that there are not. */
+bool tree_has_room(struct tree *tree);
 
 /* It has ended: forget it. Takes the reference that the tree holds. */
 void tree_remove(struct tree *tree, struct process *process);
@@ -84,9 +92,10 @@ void tree_declined(struct tree *tree, struct process *process);
 /*
  * The managed address space that task @tid of @process is in, with a reference, or NULL:
  * the process's own, one that waited for it since a fork, or another's that it shares.
- * *losing: its agent has been killed, or is about to be gone.
+ * *losing: its agent has been killed, or is about to be gone. 0, or as tree_find().
  */
-struct space *tree_space_of(struct tree *tree, struct process *process, pid_t tid, bool *losing);
+int tree_space_of(struct tree *tree, struct process *process, pid_t tid, struct space **out,
+		  bool *losing);
 
 /* That of a task that is known and in its process's own; no program is waited for. Or NULL. */
 struct space *tree_known_space(struct tree *tree, pid_t tid);

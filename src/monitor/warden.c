@@ -90,7 +90,7 @@ struct ward {
 	int monitor;		/* socket */
 	int signals;		/* of SIGCHLD */
 	int listener;
-	pid_t program;
+	pid_t above, program;	/* the monitor's process, while it is our parent */
 };
 
 /* -EPIPE: the program's side has closed the socket; or the monitor is gone. */
@@ -121,6 +121,24 @@ static void report_start(struct ward *ward, int sock)
 	send_event(ward->monitor, WARDEN_STARTED, ward->program, -1);
 }
 
+static void signal_monitor(const struct ward *ward, int sig)
+{
+	if (getppid() == ward->above)
+		sys_kill(ward->above, sig);
+}
+
+/*
+ * A job of a shell stops as one: what the shell looks at is the monitor. SIGSTOP is no
+ * terminal's doing: who is no job in the foreground is stopped for others of its tree to
+ * wake it, whose calls the monitor has to answer. Stopped and woken from here alone, the
+ * two cannot change places.
+ */
+static void stop_monitor(const struct ward *ward, int sig)
+{
+	if (sys_same_group(ward->program) && (sig != SIGSTOP || sys_in_foreground()))
+		signal_monitor(ward, SIGSTOP);
+}
+
 /* False: there are no children any more. */
 static bool reap(const struct ward *ward)
 {
@@ -130,9 +148,13 @@ static bool reap(const struct ward *ward)
 	while ((pid = sys_wait_any(&status)) > 0) {
 		if (pid != ward->program)
 			continue;
-		if (WIFSTOPPED(status))
-			send_event(ward->monitor, WARDEN_STOPPED, 0, -1);
-		else
+		if (WIFSTOPPED(status)) {
+			stop_monitor(ward, WSTOPSIG(status));
+			continue;
+		}
+		/* That it went on is not told of who has ended since. */
+		signal_monitor(ward, SIGCONT);
+		if (!WIFCONTINUED(status))
 			send_event(ward->monitor, WARDEN_ENDED, status, -1);
 	}
 	return pid != -ECHILD;
@@ -201,9 +223,9 @@ static bool told_to_go(int monitor)
 	return receive_event(monitor, &msg, &fd) == 0 && msg.event == WARDEN_GO;
 }
 
-static void warden_main(const struct launch *launch, int monitor)
+static void warden_main(const struct launch *launch, int monitor, pid_t above)
 {
-	struct ward ward = { .monitor = monitor, .listener = -1 };
+	struct ward ward = { .monitor = monitor, .listener = -1, .above = above };
 	int socks[2];
 	sigset_t mask;
 
@@ -237,6 +259,7 @@ static void warden_main(const struct launch *launch, int monitor)
 
 int warden_start(const struct launch *launch, struct warden *out)
 {
+	const pid_t self = getpid();
 	int socks[2];
 	int ret;
 
@@ -248,7 +271,7 @@ int warden_start(const struct launch *launch, struct warden *out)
 	out->pid = ret ? ret : sys_fork(0);
 	if (out->pid == 0) {
 		sys_close(socks[0]);
-		warden_main(launch, socks[1]);
+		warden_main(launch, socks[1], self);
 	}
 	sys_close(socks[1]);
 	if (out->pid < 0) {

@@ -25,7 +25,6 @@ enum warden_event {
 	WARDEN_FILTER,		/* value: 0 and a descriptor, the listener; or why there is none */
 	WARDEN_STARTED,		/* value: the program's pid; it has become the program */
 	WARDEN_FAILED,		/* value: negative errno, why it could not */
-	WARDEN_STOPPED,		/* the program was stopped by a signal */
 	WARDEN_ENDED,		/* value: the program's wait status */
 	WARDEN_EMPTY,		/* nobody is left; the warden ends */
 };
@@ -43,7 +42,7 @@ struct launch {
 	const char *socket;	/* of the monitor's socket, there too */
 	const char *window;	/* of the one where others look in */
 	const char *dir;
-	const sigset_t *signals;	/* the program's mask */
+	const struct sys_signals *signals;	/* the program's */
 };
 
 struct warden {

@@ -190,9 +190,13 @@ int sys_kill(pid_t pid, int sig)
 	return (int)sys_ret(kill(pid, sig));
 }
 
-void sys_stop_self(void)
+bool sys_in_foreground(void)
 {
-	raise(SIGSTOP);
+	int tty = open("/dev/tty", O_RDONLY | O_CLOEXEC | O_NOCTTY);
+	bool in = tty >= 0 && tcgetpgrp(tty) == getpgrp();
+
+	sys_close(tty);
+	return in;
 }
 
 void sys_reap(pid_t pid)
@@ -276,7 +280,7 @@ pid_t sys_wait_any(int *status)
 	pid_t pid;
 
 	do {
-		pid = (pid_t)sys_ret(waitpid(-1, status, WNOHANG | WUNTRACED | __WALL));
+		pid = (pid_t)sys_ret(waitpid(-1, status, WNOHANG | WUNTRACED | WCONTINUED | __WALL));
 	} while (pid == -EINTR);
 	return pid;
 }
@@ -405,6 +409,19 @@ void sys_raise_descriptors(void)
 	setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+bool sys_descriptors_left(int fd, unsigned int nr)
+{
+	int fds[32];
+	unsigned int got = 0;
+
+	while (got < nr && got < ARRAY_SIZE(fds) &&
+	       (fds[got] = fcntl(fd, F_DUPFD_CLOEXEC, 0)) >= 0)
+		got++;
+	for (unsigned int i = 0; i < got; i++)
+		close(fds[i]);
+	return got >= nr;
+}
+
 void sys_detach_streams(void)
 {
 	int fd = (int)sys_ret(open("/dev/null", O_RDWR | O_CLOEXEC));
@@ -419,15 +436,23 @@ void sys_detach_streams(void)
 
 /* ---------------------------------------------------------------- signals */
 
-void sys_signals_restore(const sigset_t *old)
+void sys_signals_restore(const struct sys_signals *old)
 {
-	sigprocmask(SIG_SETMASK, old, NULL);
+	if (old->no_children)
+		signal(SIGCHLD, SIG_IGN);
+	sigprocmask(SIG_SETMASK, &old->mask, NULL);
 }
 
-int sys_signalfd(const sigset_t *mask, sigset_t *old)
+int sys_signalfd(const sigset_t *mask, struct sys_signals *old)
 {
-	if (sigprocmask(SIG_BLOCK, mask, old))
+	struct sys_signals was = { .no_children = false };
+
+	if (sigprocmask(SIG_BLOCK, mask, &was.mask))
 		return -errno;
+	if (sigismember(mask, SIGCHLD))
+		was.no_children = signal(SIGCHLD, SIG_DFL) == SIG_IGN;
+	if (old)
+		*old = was;
 	return (int)sys_ret(signalfd(-1, mask, SFD_CLOEXEC | SFD_NONBLOCK));
 }
 

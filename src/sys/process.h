@@ -57,7 +57,9 @@ pid_t sys_fork(int parent_death);
 bool sys_same_group(pid_t pid);
 
 int sys_kill(pid_t pid, int sig);
-void sys_stop_self(void);			/* as a shell's job stops; until somebody says SIGCONT */
+
+/* Is our process group the one in the foreground of its terminal? */
+bool sys_in_foreground(void);
 
 /* Wait for @pid, a child. */
 void sys_reap(pid_t pid);
@@ -91,7 +93,7 @@ int sys_exec(char *const argv[]);
 /* Orphans of our descendants become our children. */
 int sys_subreaper(void);
 
-/* The next child that ended or stopped; does not block. 0: none now. -ECHILD: no children. */
+/* The next child that ended, stopped or went on; does not block. 0: none now. -ECHILD: no children. */
 pid_t sys_wait_any(int *status);
 
 /*
@@ -113,15 +115,25 @@ void sys_close_others(int *keep, unsigned int nr);
 /* As many descriptors as this process may have. */
 void sys_raise_descriptors(void);
 
+/* Could it have @nr more now? At most 32 are tried, as copies of @fd. */
+bool sys_descriptors_left(int fd, unsigned int nr);
+
 /* Standard input and output: /dev/null from now on. */
 void sys_detach_streams(void);
 
+/* What a program inherits of signals, and we have changed for ourselves. */
+struct sys_signals {
+	sigset_t mask;
+	bool no_children;	/* SIGCHLD is ignored: children leave neither it nor a status */
+};
+
 /*
  * Block @mask, for this thread and those it starts, and return a descriptor that tells
- * of its signals (O_CLOEXEC, O_NONBLOCK); *@old is what was blocked before.
+ * of its signals (O_CLOEXEC, O_NONBLOCK). SIGCHLD, if it is one of them, is ignored no
+ * more. *@old (NULL: of no interest) is how it was before.
  */
-int sys_signalfd(const sigset_t *mask, sigset_t *old);
-void sys_signals_restore(const sigset_t *old);
+int sys_signalfd(const sigset_t *mask, struct sys_signals *old);
+void sys_signals_restore(const struct sys_signals *old);
 
 struct sys_signal {
 	int nr;
