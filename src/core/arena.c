@@ -283,6 +283,28 @@ static void *mapping_make(size_t bytes)
 	return NULL;
 }
 
+/* MAPPINGS_MAX: it is none of ours. */
+static size_t mapping_find(uintptr_t start)
+{
+	size_t i = 0;
+
+	lock_acquire(&arena.lock);
+	while (i < MAPPINGS_MAX && arena.mappings[i].start != start)
+		i++;
+	lock_release(&arena.lock);
+	return i;
+}
+
+/* By its place: another may have the address by now. */
+static void mapping_forget(size_t i)
+{
+	if (i == MAPPINGS_MAX)
+		return;
+	lock_acquire(&arena.lock);
+	arena.mappings[i].start = arena.mappings[i].end = 0;
+	lock_release(&arena.lock);
+}
+
 void *hmm_safe_alloc(size_t bytes)
 {
 	if (!bytes || bytes > PTRDIFF_MAX / 2 || !process_get())
@@ -294,16 +316,15 @@ void *hmm_safe_alloc(size_t bytes)
 
 void hmm_safe_free(void *p, size_t bytes)
 {
+	size_t i;
+
 	if (!p || !bytes)
 		return;
 	if (bytes <= SAFE_MAX) {
 		arena_free(p, bytes);
 		return;
 	}
+	i = mapping_find((uintptr_t)p);
 	sys_munmap(p, round_up(bytes, sys_page_size()));
-	lock_acquire(&arena.lock);
-	for (size_t i = 0; i < MAPPINGS_MAX; i++)
-		if (arena.mappings[i].start == (uintptr_t)p)
-			arena.mappings[i].start = arena.mappings[i].end = 0;
-	lock_release(&arena.lock);
+	mapping_forget(i);
 }

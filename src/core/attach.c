@@ -336,7 +336,7 @@ int hmm_remote_watch(struct hmm_mm *mm, uintptr_t addr)
 		return ret;
 	lock_acquire(&mm->lock);
 	if (mm->remote->attached && !remote_gone(mm->remote))
-		mm_vma_join(mm, addr);
+		mm_vma_join(mm, addr, addr + 1);
 	lock_release(&mm->lock);
 	return 0;
 }

@@ -124,7 +124,7 @@ static bool by_agent(const struct hmm_mm *mm, const struct sys_notif *n)
 		return true;
 	case SYS_madvise:
 		/* Anything else touches memory, and could wait for those who wait for it. */
-		return mm_discards(n->args[2]) || n->args[2] == UHMM_MADV_GUARD_REMOVE;
+		return mm_discards(n->args[2]);
 	case SYS_mmap:
 		return (n->args[3] & MAP_ANONYMOUS) &&
 		       !(n->args[3] & (MAP_LOCKED | (mm_maps_over(n) ? MAP_POPULATE : 0)));
@@ -279,7 +279,7 @@ static void settle(struct hmm_mm *mm, const struct gate *g)
 		return;
 	mm_drop_gaps(mm, g->start, g->end);
 	if (g->end < sys_task_size())
-		mm_vma_join(mm, g->start);
+		mm_vma_join(mm, g->start, g->end);
 }
 
 void hmm_remote_change_end(struct hmm_mm *mm, uint32_t tid)

@@ -227,10 +227,10 @@ bool mm_vma_foreign(struct hmm_mm *mm, const struct sys_vma *vma);
 void mm_vma_release(struct hmm_mm *mm, uintptr_t addr);
 
 /*
- * The mapping is new, in a new place, or in parts: it and its neighbours are trapped
- * alike, before their next touch, or the kernel could not merge them. Lock held.
+ * Mappings of [start, end) are new, in a new place, or in parts: they and their neighbours
+ * are trapped alike, before their next touch, or the kernel could not merge them. Lock held.
  */
-void mm_vma_join(struct hmm_mm *mm, uintptr_t addr);
+void mm_vma_join(struct hmm_mm *mm, uintptr_t start, uintptr_t end);
 
 /* Everything is home: trap nothing, or nothing but lost pages. Lock held. */
 void mm_release_all(struct hmm_mm *mm, bool lost_too);

@@ -62,12 +62,15 @@ void mm_drop_gaps(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 
 	while (a < end) {
 		struct sys_vma vma;
-		uintptr_t stop = end;
+		int ret = mm_vma(mm, a, &vma);
+		uintptr_t stop = ret || vma.start > end ? end : vma.start;
 
-		if (!mm_vma(mm, a, &vma) && vma.start < end)
-			stop = vma.start > a ? vma.start : vma.end;
-		if (stop != vma.end || vma.start > a)
+		if (ret && ret != -ENOENT)
+			return;		/* nobody can tell what is mapped */
+		if (ret || vma.start > a)
 			mm_drop(mm, a, stop);
+		else
+			stop = vma.end;
 		a = directory_next(&mm->dir, stop, end);
 	}
 }
@@ -98,7 +101,7 @@ static int64_t do_unmap(struct hmm_mm *mm, const struct sys_notif *n, uintptr_t 
 	adopt_forget(mm, start, end);
 	if (n->nr == SYS_mmap) {
 		mapped(mm, writable(n->args[2]) ? end - start : 0);
-		mm_vma_join(mm, start);
+		mm_vma_join(mm, start, end);
 	}
 	return ret;
 }
@@ -115,7 +118,7 @@ static int64_t do_map(struct hmm_mm *mm, const struct sys_notif *n)
 	bare.args[3] &= ~(uint64_t)MAP_POPULATE;
 	ret = mm->ops->perform(mm, &bare);
 	if (ret >= 0 || ret <= -4096)
-		mm_vma_join(mm, (uintptr_t)ret);
+		mm_vma_join(mm, (uintptr_t)ret, (uintptr_t)ret + 1);
 	return ret;
 }
 
@@ -145,7 +148,7 @@ static void let_grow(struct hmm_mm *mm, uintptr_t addr)
 static int64_t do_brk(struct hmm_mm *mm, const struct sys_notif *n)
 {
 	struct sys_notif query = { .nr = SYS_brk };
-	uintptr_t start = page_up(mm, n->args[0]), old, now;
+	uintptr_t start = page_up(mm, n->args[0]), old, now, at;
 	int64_t ret = mm->ops->perform(mm, &query);
 
 	/* The kernel refuses by telling where the break is: an error is that none was asked. */
@@ -160,11 +163,12 @@ static int64_t do_brk(struct hmm_mm *mm, const struct sys_notif *n)
 	if (ret < 0)
 		return ret;
 	now = page_up(mm, (uintptr_t)ret);
+	at = now > old ? old : old - mm->page;
 	if (now < old)
 		mm_drop(mm, now, old);
 	mapped(mm, now > old ? now - old : 0);
 	if (now >= old && start > old)
-		mm_vma_join(mm, now > old ? old : old - mm->page);
+		mm_vma_join(mm, at, at + 1);
 	return ret;
 }
 
@@ -182,7 +186,7 @@ static int64_t do_protect(struct hmm_mm *mm, const struct sys_notif *n)
 		return ret;
 	mapped(mm, end - start);
 	if (!family_may_map(mm->family))
-		mm_vma_join(mm, start);
+		mm_vma_join(mm, start, end);
 	return 0;
 }
 
@@ -271,7 +275,7 @@ static void remapped(struct hmm_mm *mm, const struct sys_notif *n, uintptr_t to)
 	adopt_forget(mm, to, to + new_len);
 	mm_rekey(mm, from, to, kept);
 	adopt_follow(mm, from, to, kept, n->args[3] & UHMM_MREMAP_DONTUNMAP);
-	mm_vma_join(mm, to);
+	mm_vma_join(mm, to, to + new_len);
 }
 
 /*
@@ -381,7 +385,7 @@ static int64_t grow_last(struct hmm_mm *mm, uintptr_t start, uintptr_t end, size
 		;
 	let_grow(mm, start);
 	ret = move_part(mm, start, end - start, end - start + grow, 0, 0);
-	mm_vma_join(mm, start);
+	mm_vma_join(mm, start, start + 1);
 	return ret;
 }
 
@@ -405,7 +409,7 @@ static int64_t resize_in_place(struct hmm_mm *mm, const struct sys_notif *n)
 	if (ret == (int64_t)n->args[0])
 		remapped(mm, n, (uintptr_t)ret);
 	if (grows)
-		mm_vma_join(mm, (uintptr_t)n->args[0]);
+		mm_vma_join(mm, start, start + 1);
 	return ret;
 }
 
@@ -445,11 +449,11 @@ static int64_t do_mremap(struct hmm_mm *mm, const struct sys_notif *n)
 		ret = move_in_parts(mm, n, start, end);
 	if (ret >= 0 || ret <= -4096) {
 		remapped(mm, n, (uintptr_t)ret);
-		mm_vma_join(mm, start);
+		mm_vma_join(mm, start, end);
 		return ret;
 	}
 	mm_drop_gaps(mm, fixed, fixed_end);
-	mm_vma_join(mm, start);
+	mm_vma_join(mm, start, end);
 	return ret;
 }
 
@@ -555,7 +559,7 @@ static void wanted_home(const struct hmm_mm *mm, const struct sys_notif *n, uint
 	*start = *end = 0;
 	if (n->nr == SYS_process_madvise)
 		*end = sys_task_size();
-	else if (n->nr == SYS_mremap && (n->args[3] & MREMAP_FIXED))
+	else if (n->nr == SYS_mremap && (n->args[3] & (MREMAP_FIXED | UHMM_MREMAP_DONTUNMAP)))
 		mm_span(mm, n->args[0], n->args[1], start, end);
 }
 

@@ -96,17 +96,11 @@ static void events_settle(struct hmm_mm *mm)
 	}
 }
 
-/*
- * Has a change come between events_settle() and the end of our unregistering
- * [start, end)? Its event has not been read, so who made it is still in the call: what it
- * brought there is trapped again before it returns.
- */
-static bool overtaken(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
+/* By itself, so that one that cannot be trapped costs no other. */
+static void trap_each(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 {
 	struct sys_vma vma;
 
-	if ((mm->flags & HMM_MM_STRICT) || !sys_uffd_changing(mm->uffd))
-		return false;
 	for (uintptr_t a = start; !sys_vma_find(mm->maps_fd, a, &vma) && vma.start < end;
 	     a = vma.end) {
 		uintptr_t low = vma.start > start ? vma.start : start;
@@ -115,17 +109,31 @@ static bool overtaken(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 		if (mm_vma_anonymous(mm, &vma))
 			(void)sys_uffd_register(mm->uffd, low, high - low, SYS_UFFD_MISSING);
 	}
+}
+
+/*
+ * Has a change come between events_settle() and the end of our unregistering
+ * [start, end)? Its event has not been read, so who made it is still in the call: what it
+ * brought there is trapped again before it returns.
+ */
+static bool overtaken(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
+{
+	if ((mm->flags & HMM_MM_STRICT) || !sys_uffd_changing(mm->uffd))
+		return false;
+	trap_each(mm, start, end);
 	return true;
 }
 
 /*
  * Is any of it away, or about to be (@trapped), or watched? Then trap it, else let it go,
- * but for what has come to it by a change that we have not heard of.
+ * but for what has come to it by a change that we have not heard of. Together with a
+ * neighbour that cannot be trapped (another userfaultfd's, MAP_DROPPABLE) nothing would be.
  */
 static void run_settle(struct hmm_mm *mm, uintptr_t start, uintptr_t end, bool trapped)
 {
 	if (trapped || watched(mm, start, end) || holds(mm, start, end)) {
-		(void)sys_uffd_register(mm->uffd, start, end - start, SYS_UFFD_MISSING);
+		if (sys_uffd_register(mm->uffd, start, end - start, SYS_UFFD_MISSING))
+			trap_each(mm, start, end);
 		return;
 	}
 	(void)sys_uffd_unregister(mm->uffd, start, end - start);
@@ -188,16 +196,19 @@ enum hmm_reason mm_vma_register(struct hmm_mm *mm, const struct sys_vma *vma)
 	}
 }
 
-void mm_vma_join(struct hmm_mm *mm, uintptr_t addr)
+void mm_vma_join(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 {
 	struct sys_vma vma;
-	uintptr_t start, end;
+	uintptr_t from, to;
 
 	mm_vma_begin(mm);
-	if (mm_vma(mm, addr, &vma) || vma.start > addr || !mappings_merge(mm, &vma))
-		return;
-	mapping_run(mm, &vma, &start, &end);
-	run_settle(mm, start, end, false);
+	for (uintptr_t a = start; a < end && !mm_vma(mm, a, &vma) && vma.start < end; a = to) {
+		to = vma.end;
+		if (!mappings_merge(mm, &vma))
+			continue;
+		mapping_run(mm, &vma, &from, &to);
+		run_settle(mm, from, to, false);
+	}
 }
 
 void mm_vma_release(struct hmm_mm *mm, uintptr_t addr)

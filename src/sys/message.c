@@ -202,10 +202,30 @@ int sys_socket_send(int sock, const struct sys_message *msg)
 	return ret < 0 ? (int)ret : 0;
 }
 
-static void take_control(struct msghdr *head, struct sys_message *msg)
+/*
+ * The room is enough for more of them than are expected, where the sender is not told: what
+ * is too many is closed. False, then.
+ */
+static bool take_fds(const struct cmsghdr *c, struct sys_message *msg)
+{
+	const unsigned int nr = (unsigned int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
+	int fd;
+
+	for (unsigned int i = 0; i < nr; i++) {
+		memcpy(&fd, CMSG_DATA(c) + i * sizeof(fd), sizeof(fd));
+		if (msg->nr_fds < SYS_SOCKET_FDS)
+			msg->fds[msg->nr_fds++] = fd;
+		else
+			close(fd);
+	}
+	return nr <= SYS_SOCKET_FDS;
+}
+
+static bool take_control(struct msghdr *head, struct sys_message *msg)
 {
 	struct cmsghdr *c;
 	struct ucred sender;
+	bool right = true;
 
 	for (c = CMSG_FIRSTHDR(head); c; c = CMSG_NXTHDR(head, c)) {
 		if (c->cmsg_level != SOL_SOCKET)
@@ -214,10 +234,10 @@ static void take_control(struct msghdr *head, struct sys_message *msg)
 			memcpy(&sender, CMSG_DATA(c), sizeof(sender));
 			msg->sender = sender.pid;
 		} else if (c->cmsg_type == SCM_RIGHTS) {
-			msg->nr_fds = (unsigned int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-			memcpy(msg->fds, CMSG_DATA(c), msg->nr_fds * sizeof(int));
+			right &= take_fds(c, msg);
 		}
 	}
+	return right;
 }
 
 int sys_socket_recv(int sock, struct sys_message *msg)
@@ -230,6 +250,7 @@ int sys_socket_recv(int sock, struct sys_message *msg)
 		.msg_control = &control,
 		.msg_controllen = sizeof(control),
 	};
+	bool right;
 	long ret;
 
 	do {
@@ -239,8 +260,8 @@ int sys_socket_recv(int sock, struct sys_message *msg)
 	msg->sender = 0;
 	if (ret < 0)
 		return ret == -ECONNRESET ? -EPIPE : (int)ret;
-	take_control(&head, msg);
-	if (ret > 0 && !(head.msg_flags & (MSG_TRUNC | MSG_CTRUNC))) {
+	right = take_control(&head, msg);
+	if (ret > 0 && right && !(head.msg_flags & (MSG_TRUNC | MSG_CTRUNC))) {
 		msg->len = (size_t)ret;
 		return 0;
 	}

@@ -159,7 +159,7 @@ static void emit_madvise(struct program *p)
 {
 	static const unsigned int zaps[] = {
 		MADV_DONTNEED, MADV_FREE, MADV_REMOVE, UHMM_MADV_DONTNEED_LOCKED,
-		UHMM_MADV_GUARD_INSTALL, UHMM_MADV_GUARD_REMOVE,
+		UHMM_MADV_GUARD_INSTALL,
 	};
 
 	place(p, MADVISE);

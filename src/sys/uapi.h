@@ -81,7 +81,6 @@ struct uhmm_procmap_query {
 #define UHMM_MADV_POPULATE_WRITE	23
 #define UHMM_MADV_DONTNEED_LOCKED	24	/* 5.18 */
 #define UHMM_MADV_GUARD_INSTALL		102	/* 6.13 */
-#define UHMM_MADV_GUARD_REMOVE		103
 
 /* pkey_alloc, 4.9 */
 #define UHMM_PKEY_DISABLE_ACCESS	1

@@ -9,10 +9,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/shm.h>
 #include <sys/syscall.h>
@@ -371,6 +373,94 @@ static void failed_mremap_changes_nothing(void **state)
 	munmap(p, NR * page);
 }
 
+#define READ_PAGES	(4 * NR)
+
+struct reader {
+	const volatile unsigned char *p;
+	_Atomic bool go, stop;
+};
+
+static void *read_run(void *arg)
+{
+	struct reader *r = arg;
+
+	while (!atomic_load(&r->stop)) {
+		if (!atomic_exchange(&r->go, false))
+			continue;
+		for (size_t i = 0; i < READ_PAGES; i++)
+			(void)r->p[i * page];
+	}
+	return NULL;
+}
+
+/* The old place stays mapped: what is read there meanwhile takes no page's place. */
+static void mremap_dontunmap_under_readers(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(READ_PAGES, 1);
+	struct reader r = { .p = p };
+	pthread_t thread;
+
+	assert_int_equal(pthread_create(&thread, NULL, read_run, &r), 0);
+	for (uint32_t i = rounds(200); i > 0; i--) {
+		unsigned char *q;
+
+		fill(p, READ_PAGES, i);
+		IGNORE(try_device(w, w->dev, p, READ_PAGES, NULL));
+		atomic_store(&r.go, true);
+		q = mremap(p, READ_PAGES * page, READ_PAGES * page,
+			   MREMAP_MAYMOVE | MREMAP_DONTUNMAP, 0);
+		assert_ptr_not_equal(q, MAP_FAILED);
+		assert_holds(q, READ_PAGES, i, 0);
+		munmap(q, READ_PAGES * page);
+	}
+	atomic_store(&r.stop, true);
+	pthread_join(thread, NULL);
+	munmap(p, READ_PAGES * page);
+}
+
+/* Beside memory that the program itself traps, which cannot be trapped together with any. */
+static void failed_mremap_beside_a_foreign_mapping(void **state)
+{
+	struct world *w = *state;
+	struct uffdio_api api = { .api = UFFD_API };
+	unsigned char *p = map_filled(2 * NR, 60);
+	struct uffdio_register reg = {
+		.range = { (uintptr_t)(p + NR * page), NR * page },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+
+	if (fd < 0)	/* before 5.11 there is but the one for all faults */
+		fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(ioctl(fd, UFFDIO_API, &api), 0);
+	assert_int_equal(ioctl(fd, UFFDIO_REGISTER, &reg), 0);
+	to_device(w, w->dev, p, NR);
+	/* No gap is that large. */
+	assert_ptr_equal(mremap(p, NR * page, hmm_user_end() - 16 * page, MREMAP_MAYMOVE),
+			 MAP_FAILED);
+	assert_int_equal(errno, ENOMEM);
+	assert_holds(p, NR, 60, 0);
+	close(fd);
+	munmap(p, 2 * NR * page);
+}
+
+/* Over more mappings than are trapped at one go. */
+static void failed_mremap_over_many_mappings(void **state)
+{
+	struct world *w = *state;
+	unsigned char *p = map_filled(NR, 61);
+
+	for (size_t i = 1; i < NR; i += 2)
+		assert_int_equal(mprotect(p + i * page, page, PROT_READ), 0);
+	IGNORE(try_device(w, w->dev, p, NR, NULL));
+	assert_ptr_equal(mremap(p, NR * page, 2 * NR * page, MREMAP_MAYMOVE), MAP_FAILED);
+	assert_int_equal(errno, EFAULT);
+	assert_holds(p, NR, 61, 0);
+	munmap(p, NR * page);
+}
+
 /* DONTNEED of a part: zeros there, frames free, neighbours untouched. */
 static void dontneed_of_a_part(void **state)
 {
@@ -712,7 +802,8 @@ static void guard_over_a_part(void **state)
 	assert_used(w->dev, NR - 4);
 	assert_int_equal(touch_read(p + 5 * page), SIGSEGV);
 	assert_at(w, p + 8 * page, NR - 8, HMM_PLACE_DEVICE);
-	assert_int_equal(madvise(p + 4 * page, 4 * page, 103 /* MADV_GUARD_REMOVE */), 0);
+	/* Which leaves what is beside them. */
+	assert_int_equal(madvise(p, NR * page, 103 /* MADV_GUARD_REMOVE */), 0);
 	assert_true(all_zero(p + 4 * page, 4 * page));
 	assert_holds(p, 4, 33, 0);
 	assert_holds(p + 8 * page, NR - 8, 33, 8);
@@ -928,7 +1019,10 @@ int main(void)
 		world_test(moved_pages_are_tracked_at_the_new_place),
 		world_test(moved_beside_one_let_go),
 		world_test(mremap_dontunmap_leaves_an_empty_mapping),
+		world_test(mremap_dontunmap_under_readers),
 		world_test(failed_mremap_changes_nothing),
+		world_test(failed_mremap_beside_a_foreign_mapping),
+		world_test(failed_mremap_over_many_mappings),
 		world_test(dontneed_of_a_part),
 		world_test(dontneed_over_a_gap),
 		world_test(free_then_write_keeps_the_write),
