@@ -62,7 +62,7 @@ void *arena_alloc(size_t bytes);
 void arena_free(void *p, size_t bytes);
 
 /*
- * Consecutive chunks, inaccessible; -ENOMEM. arena_chunk_open() makes one RW. Given
+ * Consecutive chunks, inaccessible until they are made RW; -ENOMEM. Given
  * back chunks keep their protection and contents: the caller cleans up.
  */
 int arena_chunks_get(size_t nr, void **out);

@@ -495,22 +495,47 @@ static size_t before_lost(struct hmm_mm *mm, uintptr_t addr, size_t len)
 	return a >= end ? len : a > addr ? a - addr : 0;
 }
 
+/* Longer copies the kernel cuts off at 2 GiB. */
+#define COPY_PIECE	((size_t)1 << 30)
+
+static size_t piece_of(size_t left)
+{
+	return left < COPY_PIECE ? left : COPY_PIECE;
+}
+
 int64_t hmm_copy_from_user(struct hmm_mm *mm, void *dst, uintptr_t addr, size_t len)
 {
 	int ret = copy_args(mm, dst, addr, len);
+	int64_t got = -EFAULT;
+	size_t done = 0;
 
 	if (ret || !len)
 		return ret;
 	len = before_lost(mm, addr, len);
-	return len ? mm->ops->copy_from(mm, dst, addr, len) : -EFAULT;
+	while (done < len) {
+		got = mm->ops->copy_from(mm, (char *)dst + done, addr + done, piece_of(len - done));
+		if (got <= 0)
+			break;
+		done += (size_t)got;
+	}
+	return done ? (int64_t)done : got;
 }
 
 int64_t hmm_copy_to_user(struct hmm_mm *mm, uintptr_t addr, const void *src, size_t len)
 {
 	int ret = copy_args(mm, src, addr, len);
+	int64_t got = -EFAULT;
+	size_t done = 0;
 
 	if (ret || !len)
 		return ret;
 	len = before_lost(mm, addr, len);
-	return len ? mm->ops->copy_to(mm, addr, src, len) : -EFAULT;
+	while (done < len) {
+		got = mm->ops->copy_to(mm, addr + done, (const char *)src + done,
+				       piece_of(len - done));
+		if (got <= 0)
+			break;
+		done += (size_t)got;
+	}
+	return done ? (int64_t)done : got;
 }

@@ -3,7 +3,8 @@
  * A strict mm: the kernel announces every change of a mapping by seccomp user
  * notification before it is made, and a listener makes it on the caller's behalf, as
  * one transaction with the tables (transact.c). The listeners are threads of the
- * process: the call has the caller's descriptors, limits and credentials. What
+ * process: the call has the caller's descriptors, limits and credentials (but of who shares
+ * the memory and no descriptors: then a file is looked up among ours). What
  * faults pages in (mlock) or copies the address space (fork) cannot be made under the
  * lock, or for another: those get what they need first, and go on by themselves.
  *

@@ -168,7 +168,10 @@ void sys_keys_restore(uint32_t rights);
  * from being reused; needs the right to trace it.
  */
 
-/* A file of /proc/@pid, O_CLOEXEC. An open maps, pagemap or mem stays that address space's. */
+/*
+ * A file of /proc/@pid, O_CLOEXEC. An open maps, pagemap or mem stays that address space's,
+ * but where maps is read as text: then it is that of whatever @pid has become.
+ */
 int sys_proc_open(int pid, const char *name, bool write);
 
 /*

@@ -290,6 +290,47 @@ static void soft_devices_at_once(void **state)
 	assert_int_equal(hmm_soft_close(soft), 0);
 }
 
+#define LONG_BYTES	((size_t)5 << 29)	/* more than the kernel copies at once */
+#define PIECE_BYTES	((size_t)2 << 20)
+
+/* LONG_BYTES of addresses for PIECE_BYTES of memory. */
+static unsigned char *map_over_and_over(void)
+{
+	unsigned char *p = mmap(NULL, LONG_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int fd = memfd_create("pieces", MFD_CLOEXEC);
+
+	assert_ptr_not_equal(p, MAP_FAILED);
+	assert_int_equal(ftruncate(fd, PIECE_BYTES), 0);
+	for (size_t at = 0; at < LONG_BYTES; at += PIECE_BYTES)
+		assert_ptr_equal(mmap(p + at, PIECE_BYTES, RW, MAP_SHARED | MAP_FIXED, fd, 0), p + at);
+	close(fd);
+	return p;
+}
+
+static void a_copy_may_be_longer_than_the_kernels(void **state)
+{
+	struct world *w = *state;
+	unsigned char *zeros, *pieces;
+
+	if (getenv("UHMM_TEST_PATIENCE")) {
+		print_message("          not here: 5 GiB are copied, and this machine is slow\n");
+		skip();
+	}
+	zeros = mmap(NULL, LONG_BYTES, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	assert_ptr_not_equal(zeros, MAP_FAILED);
+	pieces = map_over_and_over();
+	memset(pieces, 1, PIECE_BYTES);
+	assert_true(hmm_copy_from_user(w->mm, pieces, (uintptr_t)zeros, LONG_BYTES) ==
+		    (int64_t)LONG_BYTES);
+	assert_true(all_zero(pieces, PIECE_BYTES));
+	memset(pieces, 1, PIECE_BYTES);
+	assert_true(hmm_copy_to_user(w->mm, (uintptr_t)pieces, zeros, LONG_BYTES) ==
+		    (int64_t)LONG_BYTES);
+	assert_true(all_zero(pieces, PIECE_BYTES));
+	munmap(pieces, LONG_BYTES);
+	munmap(zeros, LONG_BYTES);
+}
+
 int main(int argc, char **argv)
 {
 	static const struct CMUnitTest tests[] = {
@@ -301,6 +342,7 @@ int main(int argc, char **argv)
 		world_test(submissions_at_once),
 		world_test(submissions_while_closing),
 		world_test(soft_devices_at_once),
+		world_test(a_copy_may_be_longer_than_the_kernels),
 	};
 
 	if (argc == 3 && !strcmp(argv[1], CREATE))
