@@ -146,17 +146,16 @@ static void *settle_page(struct hmm_mm *mm, struct isolation *iso, uint32_t i)
  * The part of [start, end) in one block and mapping. Lock held, on a chunk whose slots
  * are absent there.
  */
-static int64_t begin_part(struct hmm_mm *mm, struct chunk *chunk, const struct sys_vma *vma,
-			  uintptr_t start, uintptr_t end, const void *owner, void **contents)
+static int64_t begin_part(struct hmm_mm *mm, struct isolation *iso, struct chunk *chunk,
+			  const struct sys_vma *vma, uintptr_t start, uintptr_t end,
+			  const void *owner, void **contents)
 {
-	struct isolation *iso;
 	int64_t had = 0;
 
-	iso = isolation_get(mm, start, true);
 	exclusive_restore(mm, start, end, NULL);
 	if (mm_held(mm, start, end) || directory_next(&mm->dir, start, end) != end ||
 	    directory_reserve(&mm->dir, start, end))
-		goto out;	/* went elsewhere meanwhile */
+		return 0;	/* went elsewhere meanwhile */
 	mm_invalidate(mm, HMM_EVENT_EXCLUSIVE, start, end, owner);
 	iso->owner = owner;
 	iso->chunk = chunk;
@@ -174,8 +173,6 @@ static int64_t begin_part(struct hmm_mm *mm, struct chunk *chunk, const struct s
 		had += contents[(a - start) / mm->page] != NULL;
 	}
 	isolation_give(mm, iso);
-out:
-	isolation_put(mm, iso);
 	return had;
 }
 
@@ -196,6 +193,7 @@ static int64_t begin_some(struct hmm_mm *mm, uintptr_t *at, uintptr_t end, const
 			  void **contents)
 {
 	uintptr_t start = *at, stop = block_base(start) + arena_chunk_bytes();
+	struct isolation *iso;
 	struct sys_vma vma;
 	struct chunk *chunk;
 	int64_t ret;
@@ -219,9 +217,12 @@ static int64_t begin_some(struct hmm_mm *mm, uintptr_t *at, uintptr_t end, const
 	if (!chunk)
 		return -ENOMEM;
 	lock_acquire(&mm->lock);
+	iso = isolation_get(mm, start, true);	/* may drop it: what is mapped is looked up then */
+	mm_vma_begin(mm);
 	ret = check_vma(mm, start, &vma);
 	if (!ret && vma.end >= stop)
-		ret = begin_part(mm, chunk, &vma, start, stop, owner, contents);
+		ret = begin_part(mm, iso, chunk, &vma, start, stop, owner, contents);
+	isolation_put(mm, iso);
 	lock_release(&mm->lock);
 	mm->ops->chunk_put(mm, chunk);
 	return ret;
