@@ -318,6 +318,19 @@ static int64_t move_part(struct hmm_mm *mm, uintptr_t from, size_t len, size_t n
 	return mm->ops->perform(mm, &part);
 }
 
+/* In as many parts as it has come to be in. */
+static void move_back(struct hmm_mm *mm, uintptr_t start, uintptr_t end, uintptr_t to)
+{
+	struct sys_vma vma;
+	uintptr_t stop;
+
+	for (uintptr_t a = start; a < end && !sys_vma_find(mm->maps_fd, a, &vma); a = stop) {
+		stop = vma.end < end ? vma.end : end;
+		(void)move_part(mm, a, stop - a, stop - a, to + (a - start),
+				MREMAP_MAYMOVE | MREMAP_FIXED);
+	}
+}
+
 /*
  * Parts [start, end) to @to, the last growing by @grow. Undone if one cannot go. The
  * first page is a part by itself: a mapping that DONTUNMAP empties in one call could
@@ -332,8 +345,9 @@ static int64_t move_parts(struct hmm_mm *mm, uintptr_t start, uintptr_t end, uin
 	for (; a < end; a = stop) {
 		struct sys_vma vma;
 
-		if (sys_vma_find(mm->maps_fd, a, &vma))
-			return -EFAULT;
+		ret = sys_vma_find(mm->maps_fd, a, &vma) ? -EFAULT : 0;
+		if (ret)
+			break;
 		stop = vma.end < end ? vma.end : end;
 		if (a == start && stop - a > mm->page)
 			stop = a + mm->page;
@@ -342,10 +356,16 @@ static int64_t move_parts(struct hmm_mm *mm, uintptr_t start, uintptr_t end, uin
 		if (ret < 0 && ret > -4096)
 			break;
 	}
-	if (a < end && a > start)
-		(void)move_part(mm, to, a - start, a - start, start,
-				MREMAP_MAYMOVE | MREMAP_FIXED);
+	if (a < end)
+		move_back(mm, to, to + (a - start), start);
 	return a < end ? ret : (int64_t)to;
+}
+
+static void unmap(struct hmm_mm *mm, uintptr_t start, size_t len)
+{
+	const struct sys_notif call = { .nr = SYS_munmap, .args = { start, len } };
+
+	(void)mm->ops->perform(mm, &call);
 }
 
 /* What mremap would do if the parts were one mapping. */
@@ -353,25 +373,24 @@ static int64_t move_in_parts(struct hmm_mm *mm, const struct sys_notif *n, uintp
 			     uintptr_t end)
 {
 	size_t old_len = end - start, new_len = page_up(mm, n->args[2]);
-	struct sys_notif n2 = { .nr = SYS_mmap, .args = { 0, new_len, PROT_NONE,
+	const struct sys_notif room = { .nr = SYS_mmap, .args = { 0, new_len, PROT_NONE,
 		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, (uint64_t)-1, 0 } };
 	int64_t to = (int64_t)n->args[4], ret;
 
 	if (!(n->args[3] & MREMAP_MAYMOVE) || !new_len)
 		return -EFAULT;
 	if (!(n->args[3] & MREMAP_FIXED)) {
-		to = mm->ops->perform(mm, &n2);
+		to = mm->ops->perform(mm, &room);
 		if (to < 0 && to > -4096)
 			return to;
 	}
 	ret = move_parts(mm, start, start + (old_len < new_len ? old_len : new_len), (uintptr_t)to,
 			 new_len > old_len ? new_len - old_len : 0,
 			 n->args[3] | MREMAP_FIXED | MREMAP_MAYMOVE);
-	if (ret == to && new_len < old_len) {
-		n2 = (struct sys_notif){ .nr = SYS_munmap,
-					 .args = { start + new_len, old_len - new_len } };
-		(void)mm->ops->perform(mm, &n2);
-	}
+	if (ret == to && new_len < old_len)
+		unmap(mm, start + new_len, old_len - new_len);
+	if (ret != to && !(n->args[3] & MREMAP_FIXED))
+		unmap(mm, (uintptr_t)to, new_len);
 	return ret;
 }
 
