@@ -19,7 +19,8 @@ static const uint8_t page_next[PAGE_STATES] = {
 	[PAGE_DEVICE]	 = BIT(PAGE_ISOLATED) | BIT(PAGE_SYSTEM) | BIT(PAGE_LOST),
 	/* To SYSTEM: the CPU had the page all the time. */
 	[PAGE_COHERENT]	 = BIT(PAGE_ISOLATED) | BIT(PAGE_SYSTEM),
-	[PAGE_EXCLUSIVE] = BIT(PAGE_ISOLATED) | BIT(PAGE_SYSTEM),
+	/* To LOST: no memory to give it back. */
+	[PAGE_EXCLUSIVE] = BIT(PAGE_ISOLATED) | BIT(PAGE_SYSTEM) | BIT(PAGE_LOST),
 	[PAGE_LOST]	 = BIT(PAGE_SYSTEM),
 };
 _Static_assert(PAGE_STATES <= 8 * sizeof(page_next[0]), "widen page_next");

@@ -77,33 +77,66 @@ void exclusive_close(struct hmm_mm *mm)
 	arena_chunks_put(mm->exclusive_pages, chunks);
 }
 
-/* Fill the page from its slot. The lock stays held; events are read where need be. */
-static void give_back(struct hmm_mm *mm, uintptr_t addr)
+/*
+ * Fill the page from its slot. The lock stays held; events are read where need be. Who
+ * waits there is woken, by the copy or without one. -ENOMEM: the slot still has the bytes.
+ */
+static int give_back(struct hmm_mm *mm, uintptr_t addr)
 {
 	for (;;) {
 		uint64_t e = directory_get(&mm->dir, addr);
 		size_t done = 0;
 		int ret;
 
-		if (entry_state(e) != PAGE_EXCLUSIVE)
-			return;		/* an event said that it is gone, or moved */
+		if (entry_state(e) != PAGE_EXCLUSIVE) {
+			/* An event said that it is gone, or moved. */
+			sys_uffd_wake(mm->uffd, addr, mm->page);
+			return -ENOENT;
+		}
 		ret = sys_uffd_copy(mm->uffd, addr, exclusive_bytes(mm, entry_exclusive_slot(e)),
 				    mm->page, 0, &done);
 		if (ret == -EAGAIN) {
 			mm_drain(mm);
 			continue;
 		}
+		if (ret == -ENOMEM)
+			return ret;
 		mm->stats.lost_pages += ret == -EEXIST;
 		mm->stats.copied_pages += !ret;
 		exclusive_drop(mm, entry_exclusive_slot(e));
 		directory_set(&mm->dir, addr, PAGE_SYSTEM);
-		return;
+		if (ret)
+			sys_uffd_wake(mm->uffd, addr, mm->page);
+		return 0;
 	}
+}
+
+/*
+ * One exclusive page. Without memory for it the lock is dropped, since who would make room
+ * may need it: by migrating, or by a fault on the way. false: its bytes are lost.
+ */
+static bool end_page(struct hmm_mm *mm, uintptr_t addr, const void *owner, uint32_t *waits)
+{
+	uint64_t e;
+
+	do {
+		/* Each time: it may have changed hands meanwhile. */
+		mm_invalidate(mm, HMM_EVENT_EXCLUSIVE, addr, addr + mm->page, owner);
+		if (give_back(mm, addr) != -ENOMEM)
+			return true;
+	} while (isolation_wait_memory(mm, waits));
+	/* No event since the copy was refused: false from here on is one read meanwhile. */
+	e = directory_get(&mm->dir, addr);
+	if (!mm_poison(mm, addr))
+		return true;
+	exclusive_drop(mm, entry_exclusive_slot(e));
+	return false;
 }
 
 uint64_t exclusive_restore(struct hmm_mm *mm, uintptr_t start, uintptr_t end, const void *owner)
 {
-	uint64_t pages = 0;
+	uint64_t pages = 0, lost = 0;
+	uint32_t waits = 0;
 
 	lock_assert_held(&mm->lock);
 	if (!mm->dir.count[PAGE_EXCLUSIVE])
@@ -112,14 +145,13 @@ uint64_t exclusive_restore(struct hmm_mm *mm, uintptr_t start, uintptr_t end, co
 	     a = directory_next(&mm->dir, a + mm->page, end)) {
 		if (entry_state(directory_get(&mm->dir, a)) != PAGE_EXCLUSIVE)
 			continue;
-		mm_invalidate(mm, HMM_EVENT_EXCLUSIVE, a, a + mm->page, owner);
-		give_back(mm, a);
+		lost += !end_page(mm, a, owner, &waits);
 		if (!directory_block_used(&mm->dir, a))
 			mm_vma_release(mm, a);
 		pages++;
 	}
 	mm->stats.exclusive_ended += pages;
-	return pages;
+	return pages - lost;
 }
 
 /* From the isolation to a slot. The page's bytes are in the chunk, or all zero. */
@@ -150,10 +182,13 @@ static int64_t begin_part(struct hmm_mm *mm, struct isolation *iso, struct chunk
 			  const struct sys_vma *vma, uintptr_t start, uintptr_t end,
 			  const void *owner, void **contents)
 {
+	const uint64_t drops = mm->lock_drops;
 	int64_t had = 0;
 
 	exclusive_restore(mm, start, end, NULL);
-	if (mm_held(mm, start, end) || directory_next(&mm->dir, start, end) != end ||
+	/* Once the lock was dropped, @vma need not be what is there. */
+	if (drops != mm->lock_drops || mm_held(mm, start, end) ||
+	    directory_next(&mm->dir, start, end) != end ||
 	    directory_reserve(&mm->dir, start, end))
 		return 0;	/* went elsewhere meanwhile */
 	mm_invalidate(mm, HMM_EVENT_EXCLUSIVE, start, end, owner);

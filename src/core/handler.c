@@ -123,7 +123,10 @@ static void resolve(struct hmm_mm *mm, struct fault *f)
 		mm->stats.cpu_faults++;
 		exclusive_restore(mm, f->addr, f->addr + mm->page, NULL);
 		f->kind = HMM_FAULT_EXCLUSIVE;
-		fault_served(mm, f);
+		if (entry_state(directory_get(&mm->dir, f->addr)) == PAGE_LOST)
+			fault_ended(mm, f, 0);
+		else
+			fault_served(mm, f);
 		break;
 	case PAGE_LOST:
 		f->kind = HMM_FAULT_LOST;

@@ -75,6 +75,15 @@ void isolation_wait(struct hmm_mm *mm)
 	atomic_fetch_sub_explicit(&mm->epoch_waiters, 1, memory_order_relaxed);
 }
 
+bool isolation_wait_memory(struct hmm_mm *mm, uint32_t *waits)
+{
+	if (*waits == STARVED_MAX)
+		return false;
+	++*waits;
+	isolation_wait(mm);
+	return true;
+}
+
 void isolation_wake(struct hmm_mm *mm)
 {
 	lock_assert_held(&mm->lock);
@@ -655,15 +664,10 @@ static void give_refused(struct hmm_mm *mm, struct isolation *iso, uint32_t i, i
 	slot_settle(mm, iso, i, run);
 }
 
-/* The kernel has no page for one of ours: true after a wait, false if there were enough. */
 static bool wait_for_memory(struct hmm_mm *mm, struct isolation *iso, struct free_run *run)
 {
-	if (iso->starved == STARVED_MAX)
-		return false;
-	iso->starved++;
 	free_run_flush(run);
-	isolation_wait(mm);
-	return true;
+	return isolation_wait_memory(mm, &iso->starved);
 }
 
 /* Everything of one run of slots, however often the kernel stops half-way. */

@@ -130,6 +130,12 @@ void isolation_put(struct hmm_mm *mm, struct isolation *iso);
 /* Sleep until some isolation has ended, or a while. The mm lock is dropped meanwhile. */
 void isolation_wait(struct hmm_mm *mm);
 
+/*
+ * The kernel has no page for one of ours: true after such a wait, of which *waits counts
+ * the caller's; false when there were enough, and what has no place is to be lost.
+ */
+bool isolation_wait_memory(struct hmm_mm *mm, uint32_t *waits);
+
 /* Something else that isolation_wait() may wait for has come about. Lock held. */
 void isolation_wake(struct hmm_mm *mm);
 

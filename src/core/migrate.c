@@ -167,8 +167,8 @@ static void take_block(struct hmm_mm *mm, struct hmm_migrate *m, struct isolatio
 		refuse(mm, m, start, end, HMM_REASON_NOMEM);
 		return;
 	}
-	mm_vma_begin(mm);
 	exclusive_restore(mm, start, end, NULL);
+	mm_vma_begin(mm);
 	while (a < end) {
 		struct sys_vma vma;
 		uintptr_t stop;

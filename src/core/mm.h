@@ -294,7 +294,10 @@ int64_t mm_evict(struct hmm_mm *mm, uintptr_t start, uintptr_t end, struct hmm_d
 /* evict.c: coherent pages of the range: the CPU has them, only the directory changes. Lock held. */
 void mm_take_back(struct hmm_mm *mm, uintptr_t start, uintptr_t end);
 
-/* exclusive.c: give back all exclusive pages of [start, end). Lock held. Returns pages. */
+/*
+ * exclusive.c: give back all exclusive pages of [start, end). Returns pages. Lock held,
+ * dropped and retaken while the kernel has no memory for one, which in the end is lost.
+ */
 uint64_t exclusive_restore(struct hmm_mm *mm, uintptr_t start, uintptr_t end, const void *owner);
 void exclusive_drop(struct hmm_mm *mm, uint32_t slot);
 void exclusive_close(struct hmm_mm *mm);		/* the slots' memory is let go */

@@ -64,6 +64,7 @@ static void transition_table(void **state)
 		{ PAGE_COHERENT, PAGE_SYSTEM },
 		{ PAGE_EXCLUSIVE, PAGE_ISOLATED },
 		{ PAGE_EXCLUSIVE, PAGE_SYSTEM },
+		{ PAGE_EXCLUSIVE, PAGE_LOST },		/* no memory to give it back */
 		{ PAGE_LOST, PAGE_SYSTEM },		/* unmapped, discarded, written over */
 	};
 

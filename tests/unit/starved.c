@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The CPU touches a page that is exclusive, and the kernel has no memory to give it back:
+ * that is waited for, and what it does not come for is lost with a signal, never zeros.
+ *
+ * The linker puts the kernel's refusals there (--wrap, see meson.build).
+ */
+#include <errno.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include <uhmm/driver.h>
+
+#define EXIT_SKIP	77
+#define TEST_SECONDS	30
+#define NR		4
+#define STARVED		1	/* the page that there is no memory for */
+#define WRITTEN		77	/* by the device */
+
+int __real_sys_uffd_copy(int uffd, uintptr_t dst, const void *src, size_t len,
+			 unsigned int flags, size_t *done);
+int __wrap_sys_uffd_copy(int uffd, uintptr_t dst, const void *src, size_t len,
+			 unsigned int flags, size_t *done);
+
+static struct hmm_mm *mm;
+static size_t page;
+static unsigned char *p;
+static _Atomic unsigned int refusals, refused;
+static sigjmp_buf out;
+
+int __wrap_sys_uffd_copy(int uffd, uintptr_t dst, const void *src, size_t len,
+			 unsigned int flags, size_t *done)
+{
+	if (p && dst == (uintptr_t)p + STARVED * page && atomic_load(&refusals)) {
+		atomic_fetch_sub(&refusals, 1);
+		atomic_fetch_add(&refused, 1);
+		*done = 0;
+		return -ENOMEM;
+	}
+	return __real_sys_uffd_copy(uffd, dst, src, len, flags, done);
+}
+
+static struct hmm_stats stats(void)
+{
+	struct hmm_stats s = { .size = sizeof(s) };
+
+	assert_int_equal(hmm_mm_stats(mm, &s), 0);
+	return s;
+}
+
+static void begin(void)
+{
+	void *contents[NR];
+
+	p = mmap(NULL, NR * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	assert_ptr_not_equal(p, MAP_FAILED);
+	for (size_t i = 0; i < NR; i++)
+		memset(p + i * page, (int)i + 1, page);
+	assert_int_equal(hmm_exclusive_begin(mm, (uintptr_t)p, (uintptr_t)p + NR * page, &mm,
+					     contents), NR);
+	for (size_t i = 0; i < NR; i++)
+		*(unsigned char *)contents[i] = WRITTEN;
+	atomic_store(&refused, 0);
+}
+
+/* All are given back but, maybe, the starved one. */
+static void end(int64_t nr)
+{
+	assert_int_equal(hmm_exclusive_end(mm, (uintptr_t)p, (uintptr_t)p + NR * page), nr);
+	assert_int_equal(stats().exclusive_pages, 0);
+	for (size_t i = 0; i < NR; i++) {
+		if (i == STARVED)
+			continue;
+		assert_int_equal(p[i * page], WRITTEN);
+		assert_int_equal(p[i * page + 1], i + 1);
+	}
+	assert_int_equal(munmap(p, NR * page), 0);
+}
+
+/* Whoever touches it sleeps until there is memory, and sees what the device wrote. */
+static void a_touch_waits_for_memory(void **state)
+{
+	(void)state;
+	begin();
+	atomic_store(&refusals, 2);
+	assert_int_equal(p[STARVED * page], WRITTEN);
+	assert_int_equal(p[STARVED * page + 1], STARVED + 1);
+	assert_int_equal(atomic_load(&refused), 2);
+	assert_int_equal(stats().lost_pages, 0);
+	end(NR - 1);
+}
+
+/* So does the device's end of it. */
+static void the_end_waits_for_memory(void **state)
+{
+	(void)state;
+	begin();
+	atomic_store(&refusals, 2);
+	assert_int_equal(hmm_exclusive_end(mm, (uintptr_t)p, (uintptr_t)p + NR * page), NR);
+	assert_int_equal(p[STARVED * page], WRITTEN);
+	assert_int_equal(atomic_load(&refused), 2);
+	assert_int_equal(stats().lost_pages, 0);
+	end(0);
+}
+
+static void bus_error(int sig)
+{
+	(void)sig;
+	siglongjmp(out, 1);
+}
+
+/* A signal, now and at every later touch, and a page that is counted. */
+static void what_there_is_never_memory_for_is_lost(void **state)
+{
+	const struct sigaction act = { .sa_handler = bus_error };
+	struct sigaction old;
+	volatile int signals = 0, values = 0;
+
+	(void)state;
+	assert_int_equal(sigaction(SIGBUS, &act, &old), 0);
+	begin();
+	atomic_store(&refusals, ~0u);
+	for (volatile int touch = 0; touch < 2; touch++) {
+		if (sigsetjmp(out, 1)) {
+			signals++;
+			continue;
+		}
+		(void)*(volatile unsigned char *)(p + STARVED * page);
+		values++;
+	}
+	atomic_store(&refusals, 0);
+	assert_int_equal(sigaction(SIGBUS, &old, NULL), 0);
+	assert_int_equal(signals, 2);
+	assert_int_equal(values, 0);
+	assert_true(atomic_load(&refused) > 2);
+	assert_int_equal(stats().lost_pages, 1);
+	assert_int_equal(stats().poisoned_pages, 1);
+	end(NR - 1);
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_touch_waits_for_memory),
+		cmocka_unit_test(the_end_waits_for_memory),
+		cmocka_unit_test(what_there_is_never_memory_for_is_lost),
+	};
+	int ret;
+
+	alarm(TEST_SECONDS);
+	page = hmm_page_size();
+	ret = hmm_mm_create(NULL, &mm);
+	if (ret == -EPERM || ret == -EOPNOTSUPP) {
+		printf("skipped: this user or kernel has no userfaultfd for an mm\n");
+		return EXIT_SKIP;
+	}
+	if (ret)
+		return EXIT_FAILURE;
+	ret = cmocka_run_group_tests_name("starved", tests, NULL, NULL);
+	return hmm_mm_destroy(mm) ? EXIT_FAILURE : ret;
+}
