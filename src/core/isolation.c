@@ -114,6 +114,7 @@ struct isolation *isolation_get(struct hmm_mm *mm, uintptr_t addr, bool wait)
 	iso->huge = false;
 	iso->keep_holes = false;
 	iso->met.read_ns = 0;
+	iso->doubted = 0;
 	iso->starved = 0;
 	memset(iso->landed, 0, sizeof(iso->landed));
 	memset(iso->passed, 0, sizeof(iso->passed));
@@ -588,6 +589,41 @@ static uint32_t give_run_length(const struct hmm_mm *mm, const struct isolation 
 }
 
 /*
+ * A move home that did not do all it was asked may have done more than it says: Linux 6.18
+ * to 7.2 do not count what they move after a retry of their own. Of an absent slot nothing
+ * can be copied: it is a hole of our own userfaultfd, where we would wait for the handlers
+ * and they for the lock; or it would read as zeros. Nothing but a move empties a slot, so
+ * what is absent has gone over, wherever the program has it by now.
+ *
+ * How many of @nr slots from @i on have; 0: the first *nr have not.
+ */
+static uint32_t gone_home(struct hmm_mm *mm, struct isolation *iso, uint32_t i, uint32_t *nr,
+			  int *error)
+{
+	uint8_t here[BLOCK_PAGES];
+	uint32_t n = 0, asked = iso->doubted - i < *nr ? iso->doubted - i : *nr;
+	bool absent;
+
+	/* While that cannot be told the bytes stay: it is asked again after a while. */
+	if (sys_page_states(mm->pagemap_fd, (uintptr_t)isolation_bytes(iso, i), asked, here)) {
+		*nr = 0;
+		*error = -ENOMEM;
+		return 0;
+	}
+	absent = !(here[0] & (SYS_PAGE_PRESENT | SYS_PAGE_SWAPPED));
+	while (n < asked && !(here[n] & (SYS_PAGE_PRESENT | SYS_PAGE_SWAPPED)) == absent)
+		n++;
+	if (!absent) {
+		*nr = n < asked ? n : *nr;
+		return 0;
+	}
+	chunk_set(iso->chunk, i, n, false);
+	iso->chunk->has_table = true;
+	*error = 0;
+	return n;
+}
+
+/*
  * Fill @nr pages of the program from slot @i on, by MOVE where it pays and may, else
  * by COPY. Returns how many are there; *error says why no more.
  */
@@ -596,6 +632,7 @@ static uint32_t give_some(struct hmm_mm *mm, struct isolation *iso, uint32_t i, 
 {
 	uintptr_t from = (uintptr_t)isolation_bytes(iso, i);
 	size_t done = 0;
+	uint32_t gone;
 
 	if (nr >= BOUNCE_PAGES && mm->can_move_home && iso->chunk && !iso->chunk->remapped) {
 		*error = sys_uffd_move(mm->uffd, iso->where[i], from, nr * mm->page,
@@ -606,8 +643,15 @@ static uint32_t give_some(struct hmm_mm *mm, struct isolation *iso, uint32_t i, 
 			mm->stats.moved_runs++;
 			mm->stats.moved_huge += iso->huge && done == arena_chunk_bytes();
 		}
+		if (*error && iso->doubted < i + nr)
+			iso->doubted = i + nr;
 		if (!*error || done || *error == -EAGAIN)
 			return (uint32_t)(done / mm->page);
+	}
+	if (i < iso->doubted) {
+		gone = gone_home(mm, iso, i, &nr, error);
+		if (gone || !nr)
+			return gone;
 	}
 	*error = sys_uffd_copy(mm->uffd, iso->where[i], (void *)from, nr * mm->page, 0, &done);
 	mm->stats.copied_pages += done / mm->page;

@@ -61,6 +61,7 @@ struct isolation {
 	uintptr_t buffer;		/* address of slot 0's bytes: the chunk's, or bounce */
 	const void *owner;		/* of the MIGRATE events of the taking */
 	struct fault met;		/* the first that met one of the pages; read_ns 0: none */
+	uint32_t doubted;		/* slots below it: may have gone home uncounted */
 	uint32_t starved;		/* times that giving has waited for memory */
 	bool in_use;
 	bool huge;			/* taken as one 2 MiB page */
