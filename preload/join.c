@@ -10,6 +10,7 @@
 #include <linux/userfaultfd.h>
 #include <stdbool.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include "agent.h"
 #include "message.h"
@@ -25,7 +26,13 @@
 #define USERFAULTFD_IOC_NEW	_IO(0xAA, 0x00)
 #endif
 
+/* What a descriptor is a descriptor of. */
+struct identity {
+	uint64_t dev, inode;
+};
+
 static int kept_uffd = -1;
+static struct identity kept;	/* of that number, when it was kept */
 
 static long failed(long err, long nr, struct agent_ready *ready)
 {
@@ -97,6 +104,48 @@ static int open_uffd(const struct agent_config *config, struct agent_ready *read
 	}
 	ready->uffd_features = api.features & config->uffd_features;
 	return (int)fd;
+}
+
+static bool identify(int fd, struct identity *out)
+{
+	struct stat st;
+
+	if (sys_raw(SYS_fstat, fd, (long)&st, 0, 0, 0, 0))
+		return false;
+	*out = (struct identity){ .dev = st.st_dev, .inode = st.st_ino };
+	return true;
+}
+
+/* Its name, which needs a /proc, says that it is something else. */
+static bool is_no_uffd(int fd)
+{
+	static const char name[] = "anon_inode:[userfaultfd]";
+	char path[] = "/proc/self/fd///////////", target[sizeof(name)];
+	size_t at = sizeof(path) - 1;
+	long ret;
+
+	do {
+		path[--at] = (char)('0' + fd % 10);
+	} while (fd /= 10);
+	ret = sys_raw(SYS_readlinkat, AT_FDCWD, (long)path, (long)target, sizeof(target), 0, 0);
+	if (ret >= 0 && ret != (long)sizeof(name) - 1)
+		return true;
+	for (long i = 0; i < ret; i++)
+		if (target[i] != name[i])
+			return true;
+	return false;
+}
+
+/*
+ * The program may have closed it, and opened something else under its number. Before Linux
+ * 5.12 all that is anonymous has one inode.
+ */
+static bool is_kept(int fd)
+{
+	struct identity now;
+
+	return fd >= 0 && identify(fd, &now) && now.dev == kept.dev && now.inode == kept.inode &&
+	       !is_no_uffd(fd);
 }
 
 static int move_high(int fd)
@@ -174,7 +223,8 @@ static bool introduce(int sock, const struct agent_config *config,
 		failed(agent_start(agent), SYS_clone, &ready);
 	}
 	if (agent && !ready.error) {
-		kept_uffd = uffd;	/* so that the agent's is never the last one */
+		/* So that the agent's is never the last one. */
+		kept_uffd = identify(uffd, &kept) ? uffd : -1;
 		return true;
 	}
 	close_fd(uffd);
@@ -210,6 +260,7 @@ int join(const char *path, const struct agent_entry *entry)
 
 void join_leave_parent(void)
 {
-	close_fd(kept_uffd);
+	if (is_kept(kept_uffd))
+		close_fd(kept_uffd);
 	kept_uffd = -1;
 }

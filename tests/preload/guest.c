@@ -715,6 +715,56 @@ static int low_limits(void)
 	return 1;
 }
 
+#define REOPENED	20
+
+static int open_null(void)
+{
+	return open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
+
+/* Where no userfaultfd is to be had, /dev/null will do. */
+static int open_own_userfaultfd(void)
+{
+	const int fd = (int)syscall(SYS_userfaultfd, (long)(O_CLOEXEC | 1 /* UFFD_USER_MODE_ONLY */));
+
+	return fd < 0 ? open_null() : fd;
+}
+
+/* How many of them are open in a child of a fork? */
+static int reopened(int (*open_one)(void))
+{
+	int fds[REOPENED], kept = 0;
+	pid_t pid;
+
+	for (int fd = 3; fd < 64; fd++)
+		close(fd);
+	for (int i = 0; i < REOPENED; i++)
+		fds[i] = open_one();
+	pid = fork();
+	if (pid)
+		return status_of(pid);
+	for (int i = 0; i < REOPENED; i++)
+		kept += fcntl(fds[i], F_GETFD) >= 0;
+	_exit(kept);
+}
+
+/* With no room for high numbers: all that was open is closed, and others have the numbers. */
+static int reopen(void)
+{
+	struct rlimit files;
+
+	getrlimit(RLIMIT_NOFILE, &files);
+	if (files.rlim_cur != 64) {
+		files.rlim_cur = 64;
+		setrlimit(RLIMIT_NOFILE, &files);
+		execl(self, self, "reopen", NULL);
+		return 1;
+	}
+	printf("%d of %d files\n", reopened(open_null), REOPENED);
+	printf("%d of %d userfaultfds\n", reopened(open_own_userfaultfd), REOPENED);
+	return 0;
+}
+
 static void on_term(int sig)
 {
 	(void)sig;
@@ -958,8 +1008,8 @@ int main(int argc, char **argv)
 		int (*act)(void);
 	} acts[] = {
 		{ "manners", manners }, { "life", life }, { "daemonise", daemonise },
-		{ "sandbox", sandbox }, { "low-limits", low_limits }, { "linger", linger },
-		{ "crowd", crowd }, { "crowd-as-allowed", crowd_as_allowed },
+		{ "sandbox", sandbox }, { "low-limits", low_limits }, { "reopen", reopen },
+		{ "linger", linger }, { "crowd", crowd }, { "crowd-as-allowed", crowd_as_allowed },
 		{ "busy", busy }, { "busy-with-execs", busy_with_execs },
 		{ "again", again }, { "share", share }, { "share-to-read", share_to_read },
 		{ "headless", headless }, { "hang-up", hang_up }, { "hoard", hoard },

@@ -109,6 +109,13 @@ static void static_programs_live_under_stress(void **state)
 	program_under(guest_static_pie, "--dram", "24M", "inherit");
 }
 
+/* What a program opens under a number that was the agent's is the program's, in a child too. */
+static void numbers_are_the_programs(void **state)
+{
+	(void)state;
+	guest_under("--policy", spawn_stress(), "reopen");
+}
+
 /* After a fork each has its own bytes, wherever they are. */
 static void forks_have_their_own(void **state)
 {
@@ -325,6 +332,7 @@ int main(void)
 		cmocka_unit_test(static_torture_under_stress),
 		cmocka_unit_test(lives_under_stress),
 		cmocka_unit_test(static_programs_live_under_stress),
+		cmocka_unit_test(numbers_are_the_programs),
 		cmocka_unit_test(forks_have_their_own),
 		cmocka_unit_test(what_forks_share_counts_once),
 		cmocka_unit_test(what_was_shared_hides_nothing),
