@@ -29,7 +29,7 @@ struct door {
 	int spare;			/* a descriptor to turn people away with when there is no other */
 	char dir[96];
 	char path[108];			/* of the socket */
-	char preload[128];		/* of a link to the agent's library: no blank or colon in it */
+	char preload[128];		/* of a link to the agent's library: LD_PRELOAD can name it */
 };
 
 /* What its files will be called. */

@@ -13,6 +13,7 @@
 #include <sys/un.h>
 
 #include "sys/internal.h"
+#include "sys/process.h"
 #include "sys/sys.h"
 
 union fds_room {
@@ -31,7 +32,7 @@ static int name_in(const char *parent, uint64_t number, char *path, size_t size)
 {
 	int len;
 
-	if (!parent || parent[0] != '/' || access(parent, W_OK | X_OK))
+	if (!parent || parent[0] != '/' || !sys_preload_names(parent) || access(parent, W_OK | X_OK))
 		return -ENOENT;
 	len = snprintf(path, size, "%s/uhmm-%016llx", parent, (unsigned long long)number);
 	return len < 0 || (size_t)len >= size ? -ENAMETOOLONG : 0;

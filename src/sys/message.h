@@ -23,7 +23,10 @@ struct sys_message {
 
 int sys_socket_pair(int socks[2]);
 
-/* A name that nobody has, or can guess, in XDG_RUNTIME_DIR, TMPDIR or /tmp; and its directory. */
+/*
+ * A name that nobody has, or can guess, in XDG_RUNTIME_DIR, TMPDIR or /tmp, whichever is
+ * the first that can be written and that LD_PRELOAD can name; and its directory.
+ */
 int sys_private_dir_name(char *path, size_t size);
 int sys_private_dir(const char *path);
 int sys_private_dir_remove(const char *path);

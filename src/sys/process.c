@@ -264,6 +264,12 @@ bool sys_file_exists(const char *path)
 	return access(path, R_OK) == 0;
 }
 
+bool sys_preload_names(const char *path)
+{
+	/* glibc ends a name at the first two, musl at all but the last. */
+	return !strpbrk(path, " :\t\n\v\f\r$");
+}
+
 int sys_exec(char *const argv[])
 {
 	execvp(argv[0], argv);

@@ -87,6 +87,9 @@ uint64_t sys_faults(pid_t pid);
 int sys_program_path(char *path, size_t size);
 bool sys_file_exists(const char *path);
 
+/* Can LD_PRELOAD name it? Blanks and colons end a name there, $ begins what is replaced. */
+bool sys_preload_names(const char *path);
+
 /* Become @argv[0], found along PATH. Returns a negative errno or not at all. */
 int sys_exec(char *const argv[]);
 

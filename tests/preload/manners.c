@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -178,6 +179,28 @@ static void debugged_runs_plain(void **state)
 	assert_non_null(strstr(run.complained, "it cannot be traced"));
 }
 
+/* LD_PRELOAD ends at a blank, and a directory that has one in its name is not taken. */
+static void directory_with_a_blank_is_passed_by(void **state)
+{
+	static const char *const names[] = { "a b", "a:b", "a\nb", "a$LIB" };
+	char parent[] = "/tmp/uhmm-test-XXXXXX", dir[64], tmp[80];
+	struct spawned run;
+
+	(void)state;
+	assert_non_null(mkdtemp(parent));
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		snprintf(dir, sizeof(dir), "%s/%s", parent, names[i]);
+		snprintf(tmp, sizeof(tmp), "TMPDIR=%s", dir);
+		assert_int_equal(mkdir(dir, 0700), 0);
+		spawn_run(&run, "env", "XDG_RUNTIME_DIR=", tmp, uhmm, "run", "--report", "-", guest, "7",
+			  NULL);
+		assert_int_equal(rmdir(dir), 0);
+		assert_null(strstr(run.complained, "ld.so"));
+		takes_part(&run, 7);
+	}
+	assert_int_equal(rmdir(parent), 0);
+}
+
 /* The exit status is the program's, or says why there is none. */
 static void exit_status_is_the_programs(void **state)
 {
@@ -308,6 +331,7 @@ int main(void)
 		cmocka_unit_test(static_program_takes_part),
 		cmocka_unit_test(dynamic_linker_is_no_static_program),
 		cmocka_unit_test(debugged_runs_plain),
+		cmocka_unit_test(directory_with_a_blank_is_passed_by),
 		cmocka_unit_test(exit_status_is_the_programs),
 		cmocka_unit_test(report_counts),
 		cmocka_unit_test(nested_runs_plain),

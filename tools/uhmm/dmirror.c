@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "command.h"
+#include "sys/process.h"
 
 static const char dmirror_help[] =
 	"usage: uhmm dmirror [--] PROGRAM [ARG...]\n"
@@ -61,6 +62,11 @@ static int become(char **argv)
 	int ret = find_library("../../drivers/dmirror/libuhmm-dmirror.so",
 			       UHMM_DMIRROR_FROM_BINDIR, library, sizeof(library));
 
+	if (!ret && !sys_preload_names(library)) {
+		fprintf(stderr, "uhmm dmirror: %s cannot be preloaded: LD_PRELOAD takes no path with a "
+			"blank, a colon or a $; move uhmm to a folder without\n", library);
+		return EXIT_UHMM_FAILED;
+	}
 	if (ret || add_preload(library)) {
 		fprintf(stderr, "uhmm dmirror: libuhmm-dmirror.so: %s\n",
 			ret ? strerror(-ret) : "out of memory");
