@@ -619,6 +619,7 @@ static uint32_t gone_home(struct hmm_mm *mm, struct isolation *iso, uint32_t i, 
 	}
 	chunk_set(iso->chunk, i, n, false);
 	iso->chunk->has_table = true;
+	sys_uffd_wake(mm->uffd, iso->where[i], n * mm->page);	/* the move woke those it counted */
 	*error = 0;
 	return n;
 }
