@@ -96,10 +96,10 @@ const char *hmm_version(void);
  * so a program that does none of these from several threads at once needs no
  * STRICT. What not even STRICT hears of is IORING_OP_MADVISE: of pages that are away it
  * discards nothing. A thread with descriptors of its own (unshare(CLONE_FILES)) may not map
- * a file over something: the process's file of that number would be. The price of STRICT: some 7 us for each such call, no_new_privs for a
- * process without CAP_SYS_ADMIN, a filter that can never be removed (a small
- * keeper process outlives this one and answers for children that inherited it),
- * and no second listener in the tree.
+ * a file over something: it would be the process's file of that number. The price of
+ * STRICT: some 7 us for each such call, no_new_privs for a process without CAP_SYS_ADMIN,
+ * a filter that can never be removed (a small keeper process outlives this one and answers
+ * for children that inherited it), and no second listener in the tree.
  */
 #define HMM_MM_STRICT		(1ULL << 0)
 
