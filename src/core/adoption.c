@@ -7,6 +7,8 @@
 #include "core/devmem.h"
 
 #define STATE_STEP	512u		/* pages looked at once */
+#define FILL_TRIES	1000
+#define FILL_REST_US	1000u
 
 /* ---------------------------------------------------------------- windows */
 
@@ -174,36 +176,61 @@ bool adopt_fill(struct hmm_mm *mm, uintptr_t addr, uint32_t tid)
 	return true;
 }
 
-/* What of [addr, addr + nr pages) is a hole that nobody has elsewhere. */
-static void fill_part(struct hmm_mm *mm, int uffd, const struct adoption *a, uintptr_t addr,
+/* The page at @addr. Memory is waited for: without the page there would be zeros. */
+static int fill_one(struct hmm_mm *mm, int uffd, const struct adoption *a, uintptr_t addr)
+{
+	int ret = -ENOMEM;
+	size_t done = 0;
+
+	for (int i = 0; i < FILL_TRIES && ret == -ENOMEM; i++) {
+		if (i)
+			sys_rest(FILL_REST_US);
+		ret = sys_uffd_copy(uffd, addr, (void *)(a->file + (addr - a->start)), mm->page,
+				    0, &done);
+	}
+	return ret;
+}
+
+/*
+ * What of [addr, addr + nr pages) is a hole that nobody has elsewhere. False: a change
+ * was under way, its event has been read, and what is adopted may be something else.
+ */
+static bool fill_part(struct hmm_mm *mm, int uffd, const struct adoption *a, uintptr_t addr,
 		      size_t nr)
 {
 	uint8_t states[STATE_STEP];
-	size_t done;
 
 	if (sys_page_states(mm->pagemap_fd, addr, nr, states))
-		return;
-	for (size_t i = 0; i < nr; i++, addr += mm->page)
-		if (!states[i] && entry_state(directory_get(&mm->dir, addr)) == PAGE_SYSTEM)
-			(void)sys_uffd_copy(uffd, addr, (void *)(a->file + (addr - a->start)),
-					    mm->page, 0, &done);
+		return true;
+	for (size_t i = 0; i < nr; i++, addr += mm->page) {
+		if (states[i] || entry_state(directory_get(&mm->dir, addr)) != PAGE_SYSTEM)
+			continue;
+		if (fill_one(mm, uffd, a, addr) == -EAGAIN && uffd == mm->uffd) {
+			mm_drain(mm);
+			return false;
+		}
+	}
+	return true;
+}
+
+static bool fill_adoption(struct hmm_mm *mm, int uffd, const struct adoption *a)
+{
+	size_t nr;
+
+	for (uintptr_t addr = a->start; addr < a->end; addr += nr * mm->page) {
+		nr = (a->end - addr) / mm->page;
+		nr = nr < STATE_STEP ? nr : STATE_STEP;
+		if (!fill_part(mm, uffd, a, addr, nr))
+			return false;
+	}
+	return true;
 }
 
 void adopt_fill_all(struct hmm_mm *mm, int uffd)
 {
-	const struct adoptions *all = mm->adoptions;
+	uint32_t i = 0;
 
 	lock_assert_held(&mm->lock);
-	for (uint32_t i = 0; all && i < all->nr; i++) {
-		const struct adoption *a = &all->adoption[i];
-		uintptr_t addr = a->start;
-
-		while (addr < a->end) {
-			size_t nr = (a->end - addr) / mm->page;
-
-			nr = nr < STATE_STEP ? nr : STATE_STEP;
-			fill_part(mm, uffd, a, addr, nr);
-			addr += nr * mm->page;
-		}
-	}
+	while (mm->adoptions && i < mm->adoptions->nr)
+		i = fill_adoption(mm, uffd, &mm->adoptions->adoption[i]) ? i + 1 : 0;
 }

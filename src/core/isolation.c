@@ -683,6 +683,7 @@ static void give_refused(struct hmm_mm *mm, struct isolation *iso, uint32_t i, i
 {
 	struct sys_vma vma;
 	uintptr_t addr = iso->where[i];
+	int ret;
 
 	if (error == -EAGAIN) {
 		mm_drain(mm);		/* may change where[] */
@@ -697,11 +698,16 @@ static void give_refused(struct hmm_mm *mm, struct isolation *iso, uint32_t i, i
 	}
 	/*
 	 * Beyond one mapping; or none, or one that our userfaultfd does not hold, which
-	 * is a later one at the address: the page's is gone.
+	 * is a later one at the address: the page's is gone. Where mappings cannot be looked
+	 * up (of a child that nobody has attached yet) it is one page at a time that tells.
 	 */
-	if (!mm_vma(mm, addr, &vma) && vma.start <= addr &&
-	    *limit > (vma.end - addr) / mm->page) {
+	ret = mm_vma(mm, addr, &vma);
+	if (!ret && vma.start <= addr && *limit > (vma.end - addr) / mm->page) {
 		*limit = (uint32_t)((vma.end - addr) / mm->page);
+		return;
+	}
+	if (ret && *limit > 1) {
+		*limit = 1;
 		return;
 	}
 	directory_set(&mm->dir, addr, PAGE_SYSTEM);

@@ -345,6 +345,61 @@ static void bad_input(void **state)
 	assert_int_equal(hmm_adopt(w->mm, page, 2 * page), 0);
 }
 
+struct discarder {
+	unsigned char *p;
+	_Atomic bool stop;
+};
+
+static void *discard_run(void *arg)
+{
+	struct discarder *d = arg;
+
+	while (!atomic_load(&d->stop))
+		madvise(d->p, NR * page, MADV_DONTNEED);
+	return NULL;
+}
+
+static unsigned char *adopted(struct hmm_mm *mm, int fd)
+{
+	unsigned char *p = mmap(NULL, NR * page, RW, MAP_PRIVATE, fd, 0);
+
+	if (p == MAP_FAILED)
+		return NULL;
+	fill(p, NR, 2);
+	return hmm_adopt(mm, (uintptr_t)p, (uintptr_t)p + NR * page) == NR ? p : NULL;
+}
+
+/* Are holes the file's once the mm is gone, whose discards wait for an event all the time? */
+static int destroy_beside_discards(void *arg)
+{
+	struct discarder d = { .stop = false };
+	int fd = make_file(NR, 1);
+	struct hmm_mm *mm;
+	pthread_t thread;
+	unsigned char *p;
+
+	(void)arg;
+	if (hmm_mm_create(NULL, &mm))
+		return 2;
+	p = adopted(mm, fd);
+	d.p = adopted(mm, fd);
+	if (!p || !d.p || madvise(p, NR / 2 * page, MADV_DONTNEED) ||
+	    pthread_create(&thread, NULL, discard_run, &d))
+		return 3;
+	if (hmm_mm_destroy(mm))
+		return 4;
+	atomic_store(&d.stop, true);
+	pthread_join(thread, NULL);
+	return holds(p, NR / 2, 1, 0) && holds(p + NR / 2 * page, NR / 2, 2, NR / 2) ? 0 : 1;
+}
+
+static void holes_stay_the_files(void **state)
+{
+	(void)state;
+	for (uint32_t i = rounds(50); i > 0; i--)
+		assert_int_equal(in_child(destroy_beside_discards, NULL), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -362,9 +417,18 @@ int main(void)
 		world_test(no_store_is_lost),
 		world_test(bad_input),
 	};
+	/* A strict process has no child with an mm of its own. */
+	const struct CMUnitTest with_child[] = {
+		world_test(holes_stay_the_files),
+	};
+	int failed;
 
 	need_mm();
 	if (masked("uffd-events") || masked("dontunmap"))
 		skip_program("SKIP: hmm_adopt() needs uffd-events and dontunmap");
-	return cmocka_run_group_tests(tests, world_begin, world_end);
+	failed = cmocka_run_group_tests_name("adopt", tests, world_begin, world_end);
+	if (!strict())
+		failed += cmocka_run_group_tests_name("adopt, beside a child's", with_child,
+						      world_begin, world_end);
+	return failed;
 }

@@ -465,6 +465,24 @@ static void without_the_event_all_is_home_before(void **state)
 	assert_int_equal(prog_end(child), 0);
 }
 
+/* Before anybody can look up its mappings: pages of two that come home at one go. */
+static void a_run_over_two_mappings_comes_home(void **state)
+{
+	uintptr_t a = prog_map(prog, 16, 77);
+	struct prog *child;
+
+	(void)state;
+	assert_int_equal(prog_change(prog, SYS_mprotect, a + 8 * page, 8 * page, PROT_READ, 0, 0), 0);
+	prog_to_dev(prog, dev, a, 16);
+	child = prog_fork(prog, false);
+	if (child->mm) {
+		assert_int_equal(hmm_evict(child->mm, a, a + 16 * page), 16);
+		assert_prog_holds(child, a, 16, 77, 0);
+	}
+	prog_end(child);
+	assert_prog_holds(prog, a, 16, 77, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest lazily[] = {
@@ -481,6 +499,7 @@ int main(void)
 		fork_test(a_memory_is_in_use),
 		fork_test(a_fork_that_fails_changes_nothing),
 		fork_test(who_forks_again_has_ended_its_first),
+		fork_test(a_run_over_two_mappings_comes_home),
 		fork_test(forks_while_pages_fly),
 		fork_test(a_line_of_forks),
 		fork_test(death_around_a_fork),
@@ -490,6 +509,7 @@ int main(void)
 		fork_test(without_the_event_all_is_home_before),
 		fork_test(a_fork_that_fails_changes_nothing),
 		fork_test(who_forks_again_has_ended_its_first),
+		fork_test(a_run_over_two_mappings_comes_home),
 	};
 
 	need_mm();
