@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -604,6 +605,9 @@ static void hugetlb_stays(void **state)
 	FILE *f = fopen("/proc/sys/vm/nr_hugepages", "r+e");
 	long before = 0;
 
+	/* One at a time: what is put back is what there was. */
+	if (f)
+		flock(fileno(f), LOCK_EX);
 	if (f && fscanf(f, "%ld", &before) == 1 && before < 2) {
 		rewind(f);
 		fprintf(f, "2");
