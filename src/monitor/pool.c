@@ -34,6 +34,7 @@ static struct space *space_new(struct pool *pool, struct hmm_mm *mm)
 	space->pool = pool;
 	space->mm = mm;
 	space->maps_fd = -1;
+	atomic_fetch_add_explicit(&pool->nr_spaces, 1, memory_order_relaxed);
 	pthread_mutex_lock(&pool->lock);
 	space->id = ++pool->last_id;
 	space->next = pool->spaces;
@@ -90,6 +91,7 @@ static void space_free(struct space *space)
 	link_put(space->link);
 	sys_close(space->maps_fd);
 	free(space);
+	atomic_fetch_sub_explicit(&pool->nr_spaces, 1, memory_order_relaxed);
 }
 
 void space_put(struct space *space)

@@ -51,6 +51,7 @@ struct space {
 
 struct pool {
 	bool manages;			/* immutable: false, spaces have no mm */
+	_Atomic unsigned int nr_spaces;	/* whose descriptors are not all closed */
 	const char *device_options;	/* immutable; NULL: the driver's own defaults */
 	const struct hmm_plugin *plugin;
 	struct trace *trace;		/* immutable; NULL: nobody wants one */

@@ -16,7 +16,12 @@
 #define EXEC_PATIENCE_NS	(2 * 1000000000ULL)
 #define LEFT_AT_ONCE	32u
 
-/* What a process takes, and more: nobody who only looks into /proc may fail for it. */
+/*
+ * What a process comes to take: of one that has just been forked most is opened later. And
+ * what is free besides: nobody who only looks into /proc may fail for want of one.
+ */
+#define SPACE_FDS	12u
+#define OTHER_FDS	32u
 #define ROOM_FDS	24u
 
 /* Who has memory that its process has left, or its agent, is looked for that often. */
@@ -44,7 +49,11 @@ static struct process **bucket(struct tree *tree, pid_t pid)
 
 bool tree_has_room(struct tree *tree)
 {
-	if (sys_descriptors_left(tree->epoll, ROOM_FDS))
+	const unsigned int spaces = atomic_load_explicit(&tree->pool->nr_spaces,
+							 memory_order_relaxed);
+
+	if (OTHER_FDS + (spaces + 1) * SPACE_FDS <= sys_descriptors_limit() &&
+	    sys_descriptors_left(tree->epoll, ROOM_FDS))
 		return true;
 	if (!atomic_exchange(&tree->full, true))
 		say(SAY_WARNING, "the monitor has no descriptors left to serve more processes: forks "

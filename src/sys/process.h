@@ -118,6 +118,9 @@ void sys_close_others(int *keep, unsigned int nr);
 /* As many descriptors as this process may have. */
 void sys_raise_descriptors(void);
 
+/* How many that is, or is by now. */
+unsigned int sys_descriptors_limit(void);
+
 /* Could it have @nr more now? At most 32 are tried, as copies of @fd. */
 bool sys_descriptors_left(int fd, unsigned int nr);
 
