@@ -5,6 +5,8 @@
  *
  *	adopter					another thread
  *	-------					--------------
+ *	populate: what can be written is
+ *	  a private copy from now on
  *	vmsplice(private copies): a pipe holds
  *	  the very pages, not their bytes	store: to the page that the pipe holds
  *	mremap(empty memory, trapped by a
@@ -14,7 +16,9 @@
  *	the mm's userfaultfd takes over
  *
  * Before mremap has returned a store is seen by the read, after it the thread waits: the
- * old pages can be reached by nobody. Memory keeps its trap over mremap only with
+ * old pages can be reached by nobody. A store that made a copy in between, of the file's
+ * page or of one that a fork left shared, would not be seen: hence the populate, without
+ * the lock, and a look under it. Memory keeps its trap over mremap only with
  * EVENT_REMAP, which a strict mm's userfaultfd does not have, and somebody has to read
  * that event while we are in the call: hence the userfaultfd of our own, and a thread.
  * What the pipe holds need not hold still: a page that DMA goes to (io_uring, O_DIRECT)
@@ -34,6 +38,7 @@
 
 #define BUFFER_BYTES	((size_t)64 << 10)
 #define STATE_STEP	512u		/* pages of a piece, at most */
+#define LOOKS_MAX	64		/* at one that copies go away from */
 
 /* ---------------------------------------------------------------- the exchange */
 
@@ -51,6 +56,16 @@ struct adopter {
 	uintptr_t spare;		/* a chunk, for the memory that takes the place */
 	char *buffer;			/* BUFFER_BYTES */
 	int64_t pages;			/* private copies carried over */
+};
+
+/* What is exchanged at once. */
+struct piece {
+	uintptr_t start, end;
+	uintptr_t file;			/* where the window shows start */
+	size_t nr;			/* pages */
+	uint8_t before[STATE_STEP];	/* their states as the program had them */
+	uint8_t states[STATE_STEP];	/* as they are taken */
+	bool beyond[STATE_STEP];	/* the file has no such page, so nobody can store there */
 };
 
 /* Faults that it reads wait on, as they must; the event's sender goes on. */
@@ -78,18 +93,49 @@ static bool is_copy(uint8_t state)
 	return (state & (SYS_PAGE_PRESENT | SYS_PAGE_SWAPPED)) && !(state & SYS_PAGE_FILE);
 }
 
-/* Have the pipe hold the private copies of [start, start + nr pages). */
-static int hold_copies(struct adopter *ad, uintptr_t start, size_t nr, const uint8_t *states)
+/*
+ * Where stores go to a page, it is to be a private copy, of this process alone. That it
+ * stays one is for the caller to look at. No lock held.
+ */
+static int make_copies(struct adopter *ad, struct piece *p)
+{
+	const size_t page = ad->mm->page;
+	int ret;
+
+	if (!(ad->vma.flags & SYS_VMA_WRITE))
+		return 0;
+	ret = sys_populate(p->start, p->end - p->start, true);
+	for (size_t i = 0; i < p->nr; i++) {
+		const size_t at = i * page;
+
+		/* Whatever kept it from being written: the window says whether it is there. */
+		p->beyond[i] = ret && ret != -ENOMEM && sys_populate(p->start + at, page, true) &&
+			       sys_populate(p->file + at, page, false) == -EFAULT;
+	}
+	return ret == -ENOMEM ? ret : 0;
+}
+
+/* Can a store still make a copy that we would not see? */
+static bool copies_lack(const struct adopter *ad, const struct piece *p)
+{
+	for (size_t i = 0; (ad->vma.flags & SYS_VMA_WRITE) && i < p->nr; i++)
+		if (!is_copy(p->states[i]) && !p->beyond[i])
+			return true;
+	return false;
+}
+
+/* Have the pipe hold the private copies. */
+static int hold_copies(struct adopter *ad, const struct piece *p)
 {
 	size_t page = ad->mm->page, n;
 
-	for (size_t i = 0; i < nr; i += n) {
+	for (size_t i = 0; i < p->nr; i += n) {
 		n = 1;
-		if (!is_copy(states[i]))
+		if (!is_copy(p->states[i]))
 			continue;
-		while (i + n < nr && is_copy(states[i + n]))
+		while (i + n < p->nr && is_copy(p->states[i + n]))
 			n++;
-		if (sys_vmsplice(ad->pipe[1], start + i * page, n * page) != (ssize_t)(n * page))
+		if (sys_vmsplice(ad->pipe[1], p->start + i * page, n * page) != (ssize_t)(n * page))
 			return -EFAULT;
 	}
 	return 0;
@@ -127,22 +173,23 @@ static void fill_from_pipe(struct adopter *ad, uintptr_t addr, size_t len)
 }
 
 /* All pages: copies from the pipe, the file's from the window. */
-static void fill_piece(struct adopter *ad, uintptr_t start, size_t nr, const uint8_t *states,
-		       const char *file)
+static void fill_piece(struct adopter *ad, const struct piece *p)
 {
 	size_t page = ad->mm->page, n;
 
-	for (size_t i = 0; i < nr; i += n) {
-		bool copy = is_copy(states[i]);
+	for (size_t i = 0; i < p->nr; i += n) {
+		bool copy = is_copy(p->states[i]);
 
-		for (n = 1; copy && i + n < nr && is_copy(states[i + n]); n++)
+		for (n = 1; copy && i + n < p->nr && is_copy(p->states[i + n]); n++)
 			;
 		if (copy)
-			fill_from_pipe(ad, start + i * page, n * page);
+			fill_from_pipe(ad, p->start + i * page, n * page);
 		else
-			fill_new(ad, start + i * page, file + i * page, page);
-		ad->pages += copy ? (int64_t)n : 0;
+			fill_new(ad, p->start + i * page, (const char *)p->file + i * page, page);
 	}
+	/* Those that are copies for our sake were the file's. */
+	for (size_t i = 0; i < p->nr; i++)
+		ad->pages += is_copy(p->before[i]) && is_copy(p->states[i]);
 }
 
 /* Nobody reads what an attempt that failed has left in the pipe. */
@@ -180,42 +227,73 @@ static bool unchanged(struct adopter *ad, uintptr_t start, uintptr_t end)
 	       now.offset + (start - now.start) == ad->vma.offset + (start - ad->vma.start);
 }
 
-/* Lock held. 0, or why not: then it is as it was. */
-static int adopt_piece(struct adopter *ad, uintptr_t start, uintptr_t end)
+/* Lock held. */
+static int look(struct adopter *ad, const struct piece *p, uint8_t *states)
+{
+	if (!unchanged(ad, p->start, p->end) || ad->mm->fork_gate)
+		return -EBUSY;
+	return sys_page_states_of_files(ad->mm->pagemap_fd, p->start, p->nr, states);
+}
+
+/* Lock held. 0, or why not: then it is as it was; -EAGAIN: copies are to be made again. */
+static int take_piece(struct adopter *ad, struct piece *p)
 {
 	struct adoptions *all = ad->mm->adoptions;
-	size_t len = end - start, nr = len / ad->mm->page;
-	const struct adoption new = {
-		start, end, all->window[ad->window].addr + (start - ad->vma.start), ad->window,
-	};
-	uint8_t states[STATE_STEP];
-	int ret;
+	const size_t len = p->end - p->start;
+	const struct adoption new = { p->start, p->end, p->file, ad->window };
+	int ret = look(ad, p, p->states);
 
-	if (!unchanged(ad, start, end) || ad->mm->fork_gate)
-		return -EBUSY;
-	ret = sys_page_states_of_files(ad->mm->pagemap_fd, start, nr, states);
+	if (!ret && copies_lack(ad, p))
+		ret = -EAGAIN;
+	if (ret)
+		return ret;
+	ret = spare_open(ad, len);
 	if (!ret)
-		ret = spare_open(ad, len);
-	if (!ret)
-		ret = hold_copies(ad, start, nr, states);
+		ret = hold_copies(ad, p);
 	if (!ret && !adoption_add(all, &new))
 		ret = -ENOMEM;
 	if (ret)
 		goto out;
-	mm_invalidate(ad->mm, HMM_EVENT_MIGRATE, start, end, NULL);
-	ret = sys_mremap_dontunmap(ad->spare, len, start);
+	mm_invalidate(ad->mm, HMM_EVENT_MIGRATE, p->start, p->end, NULL);
+	ret = sys_mremap_dontunmap(ad->spare, len, p->start);
 	if (ret) {
-		adopt_forget(ad->mm, start, end);
+		adopt_forget(ad->mm, p->start, p->end);
 		goto out;
 	}
-	fill_piece(ad, start, nr, states, (const char *)new.file);
-	(void)sys_uffd_unregister(ad->uffd, start, len);
-	(void)sys_uffd_register(ad->mm->uffd, start, len, SYS_UFFD_MISSING);
+	fill_piece(ad, p);
+	(void)sys_uffd_unregister(ad->uffd, p->start, len);
+	(void)sys_uffd_register(ad->mm->uffd, p->start, len, SYS_UFFD_MISSING);
 out:
 	if (ret)
 		empty_pipe(ad);
 	spare_close(ad, len);
 	return ret;
+}
+
+/* No lock held. */
+static int adopt_piece(struct adopter *ad, uintptr_t start, uintptr_t end)
+{
+	struct hmm_mm *mm = ad->mm;
+	struct piece p = { .start = start, .end = end, .nr = (end - start) / mm->page };
+	int ret;
+
+	lock_acquire(&mm->lock);
+	p.file = mm->adoptions->window[ad->window].addr + (start - ad->vma.start);
+	ret = look(ad, &p, p.before);
+	lock_release(&mm->lock);
+	if (ret)
+		return ret;
+	for (int i = 0; i < LOOKS_MAX; i++) {
+		ret = make_copies(ad, &p);
+		if (ret)
+			return ret;
+		lock_acquire(&mm->lock);
+		ret = take_piece(ad, &p);
+		lock_release(&mm->lock);
+		if (ret != -EAGAIN)
+			return ret;
+	}
+	return -EBUSY;
 }
 
 /* From the first piece on; what was done when one fails stays done. */
@@ -225,9 +303,7 @@ static int adopt_pieces(struct adopter *ad)
 
 	for (uintptr_t a = ad->vma.start, stop; a < ad->vma.end && !ret; a = stop) {
 		stop = ad->vma.end - a < ad->piece ? ad->vma.end : a + ad->piece;
-		lock_acquire(&ad->mm->lock);
 		ret = adopt_piece(ad, a, stop);
-		lock_release(&ad->mm->lock);
 	}
 	return ret;
 }

@@ -237,6 +237,22 @@ static void cut_file_is_sigbus(void **state)
 	close(fd);
 }
 
+/* So is what was beyond it before, where nobody can have stored anything. */
+static void short_file_is_sigbus(void **state)
+{
+	struct world *w = *state;
+	int fd = make_file(NR / 2, 1);
+	unsigned char *p = map_private(fd, NR, RW);
+
+	fill(p, 8, 2);
+	assert_int_equal(adopt(w, p, NR), 8);
+	assert_holds(p, 8, 2, 0);
+	assert_holds(p + 8 * page, NR / 2 - 8, 1, 8);
+	assert_int_equal(touch_read(p + NR / 2 * page), SIGBUS);
+	munmap(p, NR * page);
+	close(fd);
+}
+
 /* A file with a name and no descriptor is found by its name; a read-only mapping too. */
 static void file_found_by_name(void **state)
 {
@@ -412,6 +428,7 @@ int main(void)
 		world_test(forgotten_when_unmapped),
 		world_test(fork_copies_it),
 		world_test(cut_file_is_sigbus),
+		world_test(short_file_is_sigbus),
 		world_test(file_found_by_name),
 		world_test(left_alone),
 		world_test(no_store_is_lost),
