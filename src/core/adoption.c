@@ -2,13 +2,15 @@
 #include "core/adoption.h"
 
 #include <signal.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include "core/devmem.h"
+#include "core/trace.h"
 
 #define STATE_STEP	512u		/* pages looked at once */
-#define FILL_TRIES	1000
-#define FILL_REST_US	1000u
+#define CHILD_WAITS	500u		/* of 2 ms for memory, with the lock */
+#define FILL_SPINS	100u		/* while whoever was told to go on does */
 
 /* ---------------------------------------------------------------- windows */
 
@@ -27,6 +29,53 @@ void window_put(struct adoptions *all, uint32_t i)
 		return;
 	window_unmap(&all->window[i]);
 	all->window[i].chunks = 0;
+}
+
+/* ---------------------------------------------------------------- holes */
+
+/* @states of [addr, addr + nr pages): 0 where there is a hole that nobody has elsewhere. */
+static void find_holes(struct hmm_mm *mm, uintptr_t addr, size_t nr, uint8_t *states)
+{
+	/* Where they cannot be told: what is there is not copied over. */
+	if (sys_page_states(mm->pagemap_fd, addr, nr, states))
+		memset(states, 0, nr);
+	for (size_t i = 0; i < nr; i++)
+		if (entry_state(directory_get(&mm->dir, addr + i * mm->page)) != PAGE_SYSTEM)
+			states[i] = SYS_PAGE_PRESENT;
+}
+
+/* The first of @nr holes, and as many of the others as can be at one go. *done: pages. */
+static int fill_run(struct hmm_mm *mm, int uffd, const struct adoption *a, uintptr_t addr,
+		    size_t nr, size_t *done)
+{
+	size_t bytes = 0;
+	int ret = sys_uffd_copy(uffd, addr, (void *)(a->file + (addr - a->start)), nr * mm->page,
+				0, &bytes);
+
+	*done = mm_pages(mm, bytes);
+	return *done ? 0 : ret;
+}
+
+/* Amid a change, whose caller has the list in hand: as far as it goes at once. */
+static void fill_listed(struct hmm_mm *mm)
+{
+	const struct adoptions *all = mm->adoptions;
+	uint8_t states[STATE_STEP];
+	size_t nr, done;
+
+	for (uint32_t i = 0; i < all->nr; i++) {
+		const struct adoption *a = &all->adoption[i];
+
+		for (uintptr_t addr = a->start; addr < a->end; addr += nr * mm->page) {
+			nr = mm_pages(mm, a->end - addr);
+			nr = nr < STATE_STEP ? nr : STATE_STEP;
+			find_holes(mm, addr, nr, states);
+			for (size_t j = 0; j < nr; j++)
+				if (!states[j])
+					(void)fill_run(mm, mm->uffd, a, addr + j * mm->page, 1,
+						       &done);
+		}
+	}
 }
 
 /* ---------------------------------------------------------------- the list */
@@ -101,7 +150,7 @@ void adopt_forget(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 			if (a->end != start)
 				*a = rest;		/* only its tail is left */
 			else if (!adoption_add(all, &rest))
-				adopt_fill_all(mm, mm->uffd);	/* plain memory from now on */
+				fill_listed(mm);	/* plain memory from now on */
 		}
 		if (a->start >= start && a->end <= end)
 			adoption_remove(all, i);
@@ -128,8 +177,9 @@ void adopt_follow(struct hmm_mm *mm, uintptr_t from, uintptr_t to, size_t len, b
 		}
 		new.end = to + (end - from);
 		new.start = to + (new.start - from);
+		all->moves++;
 		if (!adoption_add(all, &new))
-			adopt_fill_all(mm, mm->uffd);
+			fill_listed(mm);
 	}
 	if (!kept)
 		adopt_forget(mm, from, from + len);
@@ -176,61 +226,126 @@ bool adopt_fill(struct hmm_mm *mm, uintptr_t addr, uint32_t tid)
 	return true;
 }
 
-/* The page at @addr. Memory is waited for: without the page there would be zeros. */
-static int fill_one(struct hmm_mm *mm, int uffd, const struct adoption *a, uintptr_t addr)
-{
-	int ret = -ENOMEM;
-	size_t done = 0;
+/* One call of adopt_fill_all(). */
+struct filling {
+	struct hmm_mm *mm;
+	int uffd;
+	uint32_t waits;			/* for memory, since there last was some */
+};
 
-	for (int i = 0; i < FILL_TRIES && ret == -ENOMEM; i++) {
-		if (i)
-			sys_rest(FILL_REST_US);
-		ret = sys_uffd_copy(uffd, addr, (void *)(a->file + (addr - a->start)), mm->page,
-				    0, &done);
+/* Before it is tried again. false: that has been done often enough. */
+static bool filling_wait(struct filling *f, int ret)
+{
+	struct hmm_mm *mm = f->mm;
+
+	if (f->uffd != mm->uffd) {	/* the lock keeps what the child is to get */
+		if (f->waits == CHILD_WAITS)
+			return false;
+		f->waits++;
+		sys_rest(2000);
+		return true;
 	}
-	return ret;
+	if (ret != -EAGAIN)
+		return isolation_wait_memory(mm, &f->waits);
+	if (sys_uffd_changing(mm->uffd))
+		sys_rest(20);
+	mm_drain(mm);
+	return true;
 }
 
 /*
- * What of [addr, addr + nr pages) is a hole that nobody has elsewhere. False: a change
- * was under way, its event has been read, and what is adopted may be something else.
+ * As fill_run(). Nothing is filled while a change is under way, and whoever makes one after
+ * the other leaves microseconds in between, right after the drain: those are waited for.
  */
-static bool fill_part(struct hmm_mm *mm, int uffd, const struct adoption *a, uintptr_t addr,
-		      size_t nr)
+static int fill_between(struct filling *f, const struct adoption *a, uintptr_t addr, size_t nr,
+			size_t *done)
 {
-	uint8_t states[STATE_STEP];
+	int ret = -EAGAIN;
 
-	if (sys_page_states(mm->pagemap_fd, addr, nr, states))
-		return true;
-	for (size_t i = 0; i < nr; i++, addr += mm->page) {
-		if (states[i] || entry_state(directory_get(&mm->dir, addr)) != PAGE_SYSTEM)
+	for (uint32_t i = 0; i < FILL_SPINS && ret == -EAGAIN; i++)
+		ret = fill_run(f->mm, f->uffd, a, addr, nr, done);
+	return ret;
+}
+
+/* SIGBUS rather than zeros. -EAGAIN: not yet. */
+static int lose_page(struct filling *f, uintptr_t addr)
+{
+	struct hmm_mm *mm = f->mm;
+	int ret = mm->can_poison ? sys_uffd_poison(f->uffd, addr, mm->page) : -EOPNOTSUPP;
+
+	if (ret == -EAGAIN && f->uffd == mm->uffd)
+		return ret;
+	if (ret == -EEXIST || ret == -ENOENT)	/* filled meanwhile, or unmapped */
+		return 0;
+	mm->stats.lost_pages++;
+	mm->stats.poisoned_pages += !ret;
+	trace_moment(mm, HMM_TRACE_LOST, 0, addr, addr + mm->page, 1);
+	return 0;
+}
+
+/*
+ * From @addr on, inside @a. Returns how far it came: short of the end once it has waited,
+ * for what is adopted may be something else by then.
+ */
+static uintptr_t fill_part(struct filling *f, const struct adoption *a, uintptr_t addr)
+{
+	struct hmm_mm *mm = f->mm;
+	size_t nr = mm_pages(mm, a->end - addr), n, done;
+	uint8_t states[STATE_STEP];
+	int ret;
+
+	nr = nr < STATE_STEP ? nr : STATE_STEP;
+	find_holes(mm, addr, nr, states);
+	for (size_t i = 0; i < nr; i += n, addr += n * mm->page) {
+		for (n = 1; !states[i] && i + n < nr && !states[i + n]; n++)
+			;
+		if (states[i])
 			continue;
-		if (fill_one(mm, uffd, a, addr) == -EAGAIN && uffd == mm->uffd) {
-			mm_drain(mm);
-			return false;
+		ret = fill_between(f, a, addr, n, &done);
+		n = done ? done : 1;
+		if (!ret)
+			f->waits = 0;
+		if (ret != -EAGAIN && ret != -ENOMEM)
+			continue;	/* done; there already; or beyond the end of the file */
+		if (filling_wait(f, ret))
+			return addr;
+		if (lose_page(f, addr) == -EAGAIN) {
+			filling_wait(f, -EAGAIN);
+			return addr;
 		}
 	}
-	return true;
+	return addr;
 }
 
-static bool fill_adoption(struct hmm_mm *mm, int uffd, const struct adoption *a)
+/* The lowest that ends beyond @addr; NULL: none. */
+static const struct adoption *adoption_from(const struct hmm_mm *mm, uintptr_t addr)
 {
-	size_t nr;
+	const struct adoptions *all = mm->adoptions;
+	const struct adoption *low = NULL;
 
-	for (uintptr_t addr = a->start; addr < a->end; addr += nr * mm->page) {
-		nr = (a->end - addr) / mm->page;
-		nr = nr < STATE_STEP ? nr : STATE_STEP;
-		if (!fill_part(mm, uffd, a, addr, nr))
-			return false;
-	}
-	return true;
+	for (uint32_t i = 0; all && i < all->nr; i++)
+		if (all->adoption[i].end > addr && (!low || all->adoption[i].start < low->start))
+			low = &all->adoption[i];
+	return low;
 }
 
+/*
+ * By address: a thread that discards over and over cannot keep it from coming to an end,
+ * and what it discards behind us it might as well a moment later. Only what moves there
+ * has to be looked at again.
+ */
 void adopt_fill_all(struct hmm_mm *mm, int uffd)
 {
-	uint32_t i = 0;
+	struct filling f = { mm, uffd, 0 };
+	const struct adoption *a;
+	uintptr_t addr = 0;
+	uint32_t moves;
 
 	lock_assert_held(&mm->lock);
-	while (mm->adoptions && i < mm->adoptions->nr)
-		i = fill_adoption(mm, uffd, &mm->adoptions->adoption[i]) ? i + 1 : 0;
+	while ((a = adoption_from(mm, addr))) {
+		moves = mm->adoptions->moves;
+		addr = fill_part(&f, a, addr > a->start ? addr : a->start);
+		if (mm->adoptions->moves != moves)
+			addr = 0;
+	}
 }

@@ -39,6 +39,7 @@ struct window {
 
 struct adoptions {
 	uint32_t nr;
+	uint32_t moves;			/* told by adopt_follow(), wraps */
 	struct adoption adoption[ADOPTIONS];	/* in no order */
 	struct window window[WINDOWS];
 };
@@ -56,7 +57,8 @@ bool adopt_fill(struct hmm_mm *mm, uintptr_t addr, uint32_t tid);
 
 /*
  * Fill all holes, through @uffd: the mm's, or that of a child made by fork, in which
- * the same pages are holes.
+ * the same pages are holes. What there is no memory for in the end is lost, and counted.
+ * The mm's: events are read, and the lock is dropped while memory is waited for.
  */
 void adopt_fill_all(struct hmm_mm *mm, int uffd);
 

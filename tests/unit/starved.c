@@ -2,6 +2,7 @@
 /*
  * The CPU touches a page that is exclusive, and the kernel has no memory to give it back:
  * that is waited for, and what it does not come for is lost with a signal, never zeros.
+ * So it is with a hole of an adopted mapping, at a fork and when the mm ends.
  *
  * The linker puts the kernel's refusals there (--wrap, see meson.build).
  */
@@ -16,11 +17,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include <uhmm/driver.h>
+
+#include "sys/sys.h"
 
 #define EXIT_SKIP	77
 #define TEST_SECONDS	30
@@ -42,13 +46,19 @@ static sigjmp_buf out;
 int __wrap_sys_uffd_copy(int uffd, uintptr_t dst, const void *src, size_t len,
 			 unsigned int flags, size_t *done)
 {
-	if (p && dst == (uintptr_t)p + STARVED * page && atomic_load(&refusals)) {
+	const uintptr_t starved = (uintptr_t)p + STARVED * page;
+	int ret;
+
+	if (!p || !atomic_load(&refusals) || dst > starved || starved - dst >= len)
+		return __real_sys_uffd_copy(uffd, dst, src, len, flags, done);
+	if (dst == starved) {
 		atomic_fetch_sub(&refusals, 1);
 		atomic_fetch_add(&refused, 1);
 		*done = 0;
 		return -ENOMEM;
 	}
-	return __real_sys_uffd_copy(uffd, dst, src, len, flags, done);
+	ret = __real_sys_uffd_copy(uffd, dst, src, starved - dst, flags, done);
+	return ret ? ret : -EAGAIN;	/* a short fill */
 }
 
 static struct hmm_stats stats(void)
@@ -149,12 +159,80 @@ static void what_there_is_never_memory_for_is_lost(void **state)
 	end(NR - 1);
 }
 
+/* An adopted mapping that is all holes, where the file has the numbers of its pages. */
+static void adopt_holes(void)
+{
+	char path[] = "/tmp/uhmm-starved-XXXXXX";
+	int fd = mkstemp(path);
+
+	assert_true(fd >= 0);
+	unlink(path);
+	for (size_t i = 0; i < NR; i++)
+		assert_int_equal(pwrite(fd, &(char){ (char)(i + 1) }, 1, (off_t)(i * page)), 1);
+	assert_int_equal(ftruncate(fd, (off_t)(NR * page)), 0);
+	p = mmap(NULL, NR * page, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+	assert_ptr_not_equal(p, MAP_FAILED);
+	p[0] = WRITTEN;
+	assert_int_equal(hmm_adopt(mm, (uintptr_t)p, (uintptr_t)p + NR * page), 1);
+	assert_int_equal(madvise(p, NR * page, MADV_DONTNEED), 0);
+	close(fd);
+	atomic_store(&refused, 0);
+}
+
+static void a_fork_waits_for_memory(void **state)
+{
+	int status, wrong = 0;
+	pid_t child;
+
+	(void)state;
+	adopt_holes();
+	atomic_store(&refusals, 2);
+	child = fork();
+	if (!child) {
+		for (size_t i = 0; i < NR; i++)
+			wrong += p[i * page] != i + 1;
+		_exit(wrong);
+	}
+	assert_true(child > 0);
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_int_equal(status, 0);
+	assert_int_equal(atomic_load(&refused), 2);
+	assert_int_equal(munmap(p, NR * page), 0);
+}
+
+/* The last: the mm is gone. */
+static void an_end_loses_what_there_is_never_memory_for(void **state)
+{
+	const struct sigaction act = { .sa_handler = bus_error };
+	volatile int signals = 0;
+
+	(void)state;
+	adopt_holes();
+	atomic_store(&refusals, ~0u);
+	assert_int_equal(hmm_mm_destroy(mm), -EIO);
+	mm = NULL;
+	atomic_store(&refusals, 0);
+	assert_int_equal(sigaction(SIGBUS, &act, NULL), 0);
+	for (volatile size_t i = 0; i < NR; i++) {
+		if (sigsetjmp(out, 1)) {
+			signals++;
+			continue;
+		}
+		assert_int_equal(*(volatile unsigned char *)(p + i * page),
+				 i == STARVED ? 0 : i + 1);
+	}
+	/* Without a marker of the kernel's nobody is left to raise it: the -EIO tells. */
+	assert_int_equal(signals, sys_cap(CAP_POISON));
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_touch_waits_for_memory),
 		cmocka_unit_test(the_end_waits_for_memory),
 		cmocka_unit_test(what_there_is_never_memory_for_is_lost),
+		cmocka_unit_test(a_fork_waits_for_memory),
+		cmocka_unit_test(an_end_loses_what_there_is_never_memory_for),
 	};
 	int ret;
 
