@@ -111,6 +111,8 @@ static int reserve(void)
 	arena.small_end = arena.base + round_up(bytes / 16, chunk);
 	arena.chunk_base = arena.small_end;
 	arena.nr_chunks = (uint32_t)((arena.end - arena.chunk_base) / chunk);
+	/* Kernels without huge pages do not know this one. */
+	(void)sys_madvise(p, arena.small_end - arena.base, MADV_NOHUGEPAGE);
 	ret = sys_madvise(p, arena.small_end - arena.base, MADV_WIPEONFORK);
 	if (!ret)
 		ret = sys_madvise((void *)arena.chunk_base, arena.end - arena.chunk_base,
@@ -312,6 +314,15 @@ void *hmm_safe_alloc(size_t bytes)
 	if (bytes <= SAFE_MAX)
 		return arena_alloc(bytes);
 	return mapping_make(bytes);
+}
+
+void *arena_table_alloc(size_t bytes)
+{
+	void *p = hmm_safe_alloc(bytes);
+
+	if (p && bytes > SAFE_MAX)
+		(void)sys_madvise(p, round_up(bytes, sys_page_size()), MADV_NOHUGEPAGE);
+	return p;
 }
 
 void hmm_safe_free(void *p, size_t bytes)

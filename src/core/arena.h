@@ -62,6 +62,12 @@ void *arena_alloc(size_t bytes);
 void arena_free(void *p, size_t bytes);
 
 /*
+ * As hmm_safe_alloc(), and freed like it, for tables with an entry for each of many: memory
+ * of it is used by pages, never by huge ones, which would be for entries that nobody has.
+ */
+void *arena_table_alloc(size_t bytes);
+
+/*
  * Consecutive chunks, inaccessible until they are made RW; -ENOMEM. Given
  * back chunks keep their protection and contents: the caller cleans up.
  */

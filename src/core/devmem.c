@@ -76,7 +76,7 @@ void devmem_rebind(struct hmm_devmem *d, uint64_t index, struct hmm_mm *mm, uint
 static int refs_open(struct hmm_devmem *d)
 {
 	if (!d->refs)
-		d->refs = hmm_safe_alloc(d->nr_pages * sizeof(*d->refs));
+		d->refs = arena_table_alloc(d->nr_pages * sizeof(*d->refs));
 	return d->refs ? 0 : -ENOMEM;
 }
 
@@ -403,7 +403,7 @@ int hmm_devmem_add(struct hmm_mm *mm, const struct hmm_devmem_opts *opts, struct
 	d = arena_alloc(sizeof(*d));
 	if (!d)
 		return -ENOMEM;
-	d->place = hmm_safe_alloc(opts->nr_pages * sizeof(*d->place));
+	d->place = arena_table_alloc(opts->nr_pages * sizeof(*d->place));
 	ret = -ENOMEM;
 	if (!d->place)
 		goto err_free;

@@ -62,6 +62,8 @@ static int chunks_open(size_t bytes, void **out)
 		arena_chunks_put(p, chunks_for(bytes));
 		return ret;
 	}
+	/* A huge page would be for entries of pages that are not tracked. */
+	(void)sys_madvise(p, chunks_for(bytes) * arena_chunk_bytes(), MADV_NOHUGEPAGE);
 	*out = p;
 	return 0;
 }
