@@ -857,7 +857,7 @@ static void process_madvise_discards_while_migrating(void **state)
 		return;
 	}
 	assert_int_equal(pthread_create(&thread, NULL, take_run, args), 0);
-	for (uint32_t nr = rounds(200); nr > 0; nr--) {
+	for (uint32_t nr = rounds(40); nr > 0; nr--) {
 		fill(p, NR, 36);
 		assert_int_equal(syscall(SYS_process_madvise, self, &range, 1, MADV_DONTNEED, 0),
 				 NR * page);

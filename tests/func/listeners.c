@@ -67,6 +67,14 @@ static void a_listener_is_there_before_calls_are_announced(void **state)
 
 static _Atomic uint32_t go, release_lock, in_callback;
 
+/* So many that took turns instead would keep a slow machine's processor to themselves. */
+static void nap(void)
+{
+	const struct timespec tick = { .tv_nsec = 1000000 };
+
+	nanosleep(&tick, NULL);
+}
+
 static void on_invalidate(struct hmm_notifier *notifier, const struct hmm_event *event,
 			  uint64_t seq, void *ctx)
 {
@@ -77,7 +85,7 @@ static void on_invalidate(struct hmm_notifier *notifier, const struct hmm_event 
 	/* A driver whose device is slow to stop; the mm lock is held. */
 	atomic_store(&in_callback, 1);
 	while (!atomic_load(&release_lock))
-		syscall(SYS_sched_yield);
+		nap();
 }
 
 struct caller {
@@ -93,7 +101,7 @@ static void *caller_run(void *arg)
 
 	atomic_store(&c->tid, (int32_t)syscall(SYS_gettid));
 	while (!atomic_load(c->go))
-		syscall(SYS_sched_yield);
+		nap();
 	return (void *)(intptr_t)munmap(c->p, page);
 }
 

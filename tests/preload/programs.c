@@ -91,14 +91,6 @@ static int remove_directory(void **state)
 	return spawn_remove_directory(&directory);
 }
 
-static bool wanted(const char *claim, int argc, char **argv)
-{
-	for (int i = 1; i < argc; i++)
-		if (strcmp(argv[i], claim) == 0)
-			return true;
-	return argc < 2;
-}
-
 int main(int argc, char **argv)
 {
 	static const struct {
@@ -114,7 +106,7 @@ int main(int argc, char **argv)
 	spawn_seed();
 	for (size_t i = 0; i < NR * 2; i++) {
 		snprintf(names[i], sizeof(names[i]), policies[i % 2].format, programs[i / 2].name);
-		if (!wanted(names[i], argc, argv))
+		if (!spawn_wanted(names[i], argc, argv))
 			continue;
 		tests[nr++] = (struct CMUnitTest){ .name = names[i], .test_func = policies[i % 2].run,
 						.initial_state = (void *)&programs[i / 2] };

@@ -56,6 +56,14 @@ const char *spawn_path(const char *which)
 	return path;
 }
 
+bool spawn_wanted(const char *claim, int argc, char **argv)
+{
+	for (int i = 1; i < argc; i++)
+		if (strcmp(argv[i], claim) == 0)
+			return true;
+	return argc < 2;
+}
+
 static void make_pipe(int ends[2])
 {
 	assert_int_equal(pipe2(ends, O_CLOEXEC), 0);

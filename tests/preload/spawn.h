@@ -24,6 +24,9 @@ struct spawned {
 /* What meson tells: "UHMM", "GUEST", "GUEST_STATIC". */
 const char *spawn_path(const char *which);
 
+/* Is the claim among those that the command line names? It may name none: then any is. */
+bool spawn_wanted(const char *claim, int argc, char **argv);
+
 /* Start a command, NULL-terminated. Standard input is empty. */
 void spawn_start(struct spawned *s, const char *const argv[]);
 

@@ -640,8 +640,10 @@ static void every_tcb_is_told(void **state)
 	sem_init(&started, 0, 0);
 	sem_init(&leave, 0, 0);
 	sys_tell_tcb();
-	before = sys_threads_mark(fd, &nr);
-	assert_int_equal(nr, 1);
+	/* One that has been joined may have an entry for a moment. */
+	do {
+		before = sys_threads_mark(fd, &nr);
+	} while (nr != 1);
 	for (int i = 0; i < 3; i++)
 		pthread_create(&threads[i], NULL, idle, &tids[i]);
 	for (int i = 0; i < 3; i++)
