@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -14,19 +13,31 @@ static const struct policy_ops *const policies[] = { &policy_stress, &policy_tie
 
 /* ---------------------------------------------------------------- options */
 
+/* Decimal digits, behind which @end is; false: none, or more than fit. */
+static bool take_number(const char *text, const char **end, uint64_t *out)
+{
+	uint64_t n = 0;
+
+	for (*end = text; **end >= '0' && **end <= '9'; ++*end)
+		if (__builtin_mul_overflow(n, 10, &n) ||
+		    __builtin_add_overflow(n, (unsigned int)(**end - '0'), &n))
+			return false;
+	*out = n;
+	return *end != text;
+}
+
 int policy_option(const char **options, const char *const *keys, uint64_t *value)
 {
 	const char *at = *options;
 	size_t len = strcspn(at, "=,");
-	char *end;
+	const char *end;
 
 	if (at[len] != '=')
 		return -EINVAL;
 	for (int i = 0; keys[i]; i++) {
 		if (strlen(keys[i]) != len || strncmp(keys[i], at, len) != 0)
 			continue;
-		*value = strtoull(at + len + 1, &end, 0);
-		if (end == at + len + 1 || (*end && *end != ','))
+		if (!take_number(at + len + 1, &end, value) || (*end && *end != ','))
 			return -EINVAL;
 		*options = *end ? end + 1 : end;
 		return i;
@@ -65,6 +76,16 @@ void policy_close(struct policy *policy)
 
 /* ---------------------------------------------------------------- its thread */
 
+bool policy_stops(struct policy *policy)
+{
+	bool stop;
+
+	pthread_mutex_lock(&policy->lock);
+	stop = policy->stop;
+	pthread_mutex_unlock(&policy->lock);
+	return stop;
+}
+
 /* False: it is to stop. */
 static bool rest(struct policy *policy, uint64_t ns)
 {
@@ -90,7 +111,7 @@ static void *policy_main(void *arg)
 	/* The program has as many threads as it likes, and this one has to keep up. */
 	sys_prefer(0);
 	do {
-		ns = policy->ops->turn(policy->ctx, policy->pool);
+		ns = policy->ops->turn(policy->ctx, policy);
 	} while (rest(policy, ns));
 	return NULL;
 }

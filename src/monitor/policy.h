@@ -15,6 +15,8 @@
 
 #define POLICY_WHY	128
 
+struct policy;
+
 struct policy_ops {
 	const char *name;
 	/*
@@ -27,8 +29,11 @@ struct policy_ops {
 	 * what programs map, who then announce that; NULL: this one does not.
 	 */
 	void (*begin)(void *ctx, struct hmm_mm *mm);
-	/* Do some of what there is to do; when to do more, in ns. On a thread of its own. */
-	uint64_t (*turn)(void *ctx, struct pool *pool);
+	/*
+	 * Do some of what there is to do in the policy's pool; when to do more, in ns. On a
+	 * thread of its own. One that can take long asks policy_stops().
+	 */
+	uint64_t (*turn)(void *ctx, struct policy *policy);
 	void (*close)(void *ctx);
 };
 
@@ -53,7 +58,13 @@ int policy_start(struct policy *policy, struct pool *pool);
 void policy_stop(struct policy *policy);	/* no turn runs any more */
 void policy_close(struct policy *policy);
 
-/* The next "key=value" of options, by which number it is in @keys (NULL at its end). */
+/* Somebody waits in policy_stop(). */
+bool policy_stops(struct policy *policy);
+
+/*
+ * The next "key=value" of options, a decimal number, by which number it is in @keys (NULL
+ * at its end). -EINVAL: no such.
+ */
 int policy_option(const char **options, const char *const *keys, uint64_t *value);
 
 /*

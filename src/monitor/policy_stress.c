@@ -14,11 +14,13 @@
 #include "sys/sys.h"
 
 #define RATE_PAGES	50000u		/* per second */
+#define RATE_MAX	10000000u	/* more than memory gives */
 #define CHUNK_PAGES	16u		/* at a time, at most */
 #define CHUNK_MAX	4096u
 #define SPACES		64u
 #define MAPPINGS	256u
 #define TURN_NS		1000000u
+#define SECOND_NS	1000000000u
 
 struct stress {
 	uint64_t seed, state;
@@ -65,9 +67,10 @@ static int stress_open(const char *options, uint64_t dram_bytes, void **ctx, cha
 			stress->chunk = 0;
 		}
 	}
-	if (!stress->chunk || stress->chunk > CHUNK_MAX || !stress->rate) {
-		snprintf(why, POLICY_WHY, "stress takes seed=N, rate=PAGES (per second) and chunk=PAGES "
-			 "(at most %u)", CHUNK_MAX);
+	if (!stress->chunk || stress->chunk > CHUNK_MAX || !stress->rate ||
+	    stress->rate > RATE_MAX) {
+		snprintf(why, POLICY_WHY, "stress takes seed=N, rate=PAGES (per second, at most %u) and "
+			 "chunk=PAGES (at most %u)", RATE_MAX, CHUNK_MAX);
 		free(stress);
 		return -EINVAL;
 	}
@@ -113,22 +116,28 @@ static uint64_t move_some(struct stress *stress, struct pool *pool, struct space
 	return nr;
 }
 
-static uint64_t stress_turn(void *ctx, struct pool *pool)
+/* Pages, for what has passed. What could not be done in time is not made up for. */
+static uint64_t budget_of(const struct stress *stress, uint64_t now)
+{
+	const uint64_t most = stress->rate < 100 ? 1 : stress->rate / 100;
+	uint64_t ns = stress->last_ns ? now - stress->last_ns : 0;
+	uint64_t pages = (ns < SECOND_NS ? ns : SECOND_NS) * stress->rate / SECOND_NS;
+
+	return pages < most ? pages : most;
+}
+
+static uint64_t stress_turn(void *ctx, struct policy *policy)
 {
 	struct stress *stress = ctx;
 	struct space *spaces[SPACES];
-	uint64_t now = sys_now_ns(), budget, done = 0;
+	uint64_t now = sys_now_ns(), budget = budget_of(stress, now), done = 0;
 	unsigned int nr;
 
-	nr = pool_spaces(pool, spaces, SPACES);
-	/* What could not be done in time is not made up for. */
-	budget = stress->last_ns ? (now - stress->last_ns) * stress->rate / 1000000000u : 0;
-	if (budget > stress->rate / 100)
-		budget = stress->rate / 100;
+	nr = pool_spaces(policy->pool, spaces, SPACES);
 	if (!nr || !stress->last_ns || budget)
 		stress->last_ns = now;
-	while (nr && done < budget)
-		done += move_some(stress, pool, spaces[draw(stress, nr)]);
+	while (nr && done < budget && !policy_stops(policy))
+		done += move_some(stress, policy->pool, spaces[draw(stress, nr)]);
 	for (unsigned int i = 0; i < nr; i++)
 		space_put(spaces[i]);
 	return TURN_NS;

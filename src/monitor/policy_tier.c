@@ -462,11 +462,11 @@ static uint64_t turn(struct tier *tier, struct pool *pool, struct space **spaces
 	return REST_MIN_NS;
 }
 
-static uint64_t tier_turn(void *ctx, struct pool *pool)
+static uint64_t tier_turn(void *ctx, struct policy *policy)
 {
 	static struct space *spaces[SPACES];
-	unsigned int nr = pool_spaces(pool, spaces, SPACES);
-	uint64_t ns = turn(ctx, pool, spaces, nr);
+	unsigned int nr = pool_spaces(policy->pool, spaces, SPACES);
+	uint64_t ns = turn(ctx, policy->pool, spaces, nr);
 
 	for (unsigned int i = 0; i < nr; i++)
 		space_put(spaces[i]);

@@ -217,10 +217,40 @@ static void exit_status_is_the_programs(void **state)
 	assert_int_equal(run.status, 127);
 	spawn_run(&run, uhmm, "run", "/etc/passwd", NULL);
 	assert_int_equal(run.status, 126);
+}
+
+/* What cannot be meant is refused before the program is started, in words that name it. */
+static void wrong_usage_starts_nothing(void **state)
+{
+	static const struct {
+		const char *option, *value, *says;
+	} cases[] = {
+		{ "--policy", "none-such", "no such policy" },
+		{ "--policy", "stress:rate=-1", "rate=PAGES" },
+		{ "--policy", "stress:rate=+1", "rate=PAGES" },
+		{ "--policy", "stress:rate= 1", "rate=PAGES" },
+		{ "--policy", "stress:rate=", "rate=PAGES" },
+		{ "--policy", "stress:rate=1x", "rate=PAGES" },
+		{ "--policy", "stress:rate=0", "rate=PAGES" },
+		{ "--policy", "stress:rate=10000001", "at most 10000000" },
+		{ "--policy", "stress:rate=18446744073709551615", "at most 10000000" },
+		{ "--policy", "stress:seed=18446744073709551616", "seed=N" },
+		{ "--policy", "stress:chunk=4097", "at most 4096" },
+	};
+	struct spawned run;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		spawn_run(&run, uhmm, "run", cases[i].option, cases[i].value, "echo", "started", NULL);
+		assert_string_equal(run.said, "");
+		assert_non_null(strstr(run.complained, cases[i].says));
+		assert_int_equal(run.status, 2);
+	}
 	spawn_run(&run, uhmm, "run", NULL);
 	assert_int_equal(run.status, 2);
-	spawn_run(&run, uhmm, "run", "--policy", "none-such", "true", NULL);
-	assert_int_equal(run.status, 2);
+	spawn_run(&run, uhmm, "run", "--policy", "stress:seed=18446744073709551615,rate=10000000", "true",
+		  NULL);
+	assert_int_equal(run.status, 0);
 }
 
 /* Standard error is silent unless asked, and the report counts. */
@@ -333,6 +363,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(debugged_runs_plain),
 		cmocka_unit_test(directory_with_a_blank_is_passed_by),
 		cmocka_unit_test(exit_status_is_the_programs),
+		cmocka_unit_test(wrong_usage_starts_nothing),
 		cmocka_unit_test(report_counts),
 		cmocka_unit_test(nested_runs_plain),
 		cmocka_unit_test(no_userfaultfd_runs_plain),

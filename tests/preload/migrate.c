@@ -62,6 +62,18 @@ static void static_torture_under_stress(void **state)
 	tortured(torture_static, longer() ? 20 : 1, "4");
 }
 
+/* A rate of less than a page in each turn adds up. */
+static void slow_stress_moves_something(void **state)
+{
+	struct spawned run;
+
+	(void)state;
+	spawn_run(&run, uhmm, "run", "--policy", "stress:rate=99", "--report", "-", "sh", "-c",
+		  "x=$(seq 100000); sleep 1", NULL);
+	assert_int_equal(run.status, 0);
+	assert_true(spawn_number(&run, "pages_to_device") > 0);
+}
+
 /* *@run: with its report. */
 static void run_beside_plain(struct spawned *run, const char *program, const char *option,
 			     const char *value, const char *word)
@@ -330,6 +342,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(torture_under_stress),
 		cmocka_unit_test(static_torture_under_stress),
+		cmocka_unit_test(slow_stress_moves_something),
 		cmocka_unit_test(lives_under_stress),
 		cmocka_unit_test(static_programs_live_under_stress),
 		cmocka_unit_test(numbers_are_the_programs),
