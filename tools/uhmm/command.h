@@ -45,7 +45,10 @@ int report_options(int argc, char **argv, const char *help, bool *json);
  */
 int find_library(const char *built, const char *installed, char *path, size_t size);
 
-/* A JSON string with its quotes, escaped; null for NULL. */
+/*
+ * A JSON string with its quotes, escaped; null for NULL. A byte that is no UTF-8 is written
+ * as \u00XX, and only so are those of 0x80 and more.
+ */
 void json_string(FILE *to, const char *text);
 
 /* What a trial of the library on this machine came to. */

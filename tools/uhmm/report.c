@@ -81,7 +81,7 @@ void report_json(FILE *to, char *const *program, int status, const char *trace,
 	json_devices(to, stats);
 }
 
-/* What json_string() wrote, as it was. */
+/* What json_string() wrote, as it was: each \u stands for a byte. */
 static void unquote(const char *text, char out[PATH_MAX])
 {
 	size_t nr = 0;
