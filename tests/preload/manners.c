@@ -236,6 +236,7 @@ static void wrong_usage_starts_nothing(void **state)
 		{ "--policy", "stress:rate=18446744073709551615", "at most 10000000" },
 		{ "--policy", "stress:seed=18446744073709551616", "seed=N" },
 		{ "--policy", "stress:chunk=4097", "at most 4096" },
+		{ "--device=soft", "--device=soft", "one --device" },
 	};
 	struct spawned run;
 

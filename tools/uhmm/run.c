@@ -24,7 +24,7 @@ static const char run_help[] =
 	"Runs PROGRAM, and all that it starts, with an agent in each process and every change\n"
 	"of their mappings announced. Ends when the last of them has ended.\n"
 	"\n"
-	"  --device NAME[:key=value,...]  where pages go; see uhmm devices (default soft:mem=4G)\n"
+	"  --device NAME[:key=value,...]  where pages go, once; see uhmm devices (default soft:mem=4G)\n"
 	"  --policy NAME[:key=value,...]  what migrates and when (default none)\n"
 	"      none        nothing; no device is opened\n"
 	"      tier        keep the program's memory in RAM under --dram, the coldest away\n"
@@ -104,7 +104,6 @@ static int parse(int argc, char **argv, struct run_options *out)
 
 	memset(out, 0, sizeof(*out));
 	out->level = SAY_WARNING;
-	out->device = "soft:mem=4G";
 	opterr = 0;
 	optind = 0;	/* glibc: begin anew, main() has read its own options */
 	while ((c = getopt_long(argc, argv, "+hvq", options, NULL)) != -1) {
@@ -117,6 +116,8 @@ static int parse(int argc, char **argv, struct run_options *out)
 				return usage("--dram takes a size, not", optarg);
 			break;
 		case 'd':
+			if (out->device)
+				return usage("there can be one --device, no second", optarg);
 			out->device = optarg;
 			break;
 		case 'r':
@@ -146,6 +147,8 @@ static int parse(int argc, char **argv, struct run_options *out)
 	}
 	if (!out->policy)
 		out->policy = out->dram_bytes ? "tier" : "none";
+	if (!out->device)
+		out->device = "soft:mem=4G";
 	return optind < argc ? 0 : usage("what is the", "PROGRAM?");
 }
 
