@@ -184,6 +184,22 @@ int hmm_device_open(struct hmm_mm *mm, const struct hmm_plugin *plugin, const ch
 		    struct hmm_device *device) HMM_MUST_CHECK;
 
 /**
+ * hmm_device_check() - could these options open a device?
+ * @options: as hmm_device_open()'s
+ * @why:     NULL, or @why_bytes for one line on a failure
+ *
+ * By the plug-in's table alone, for hosts that have something to do before there is an
+ * mm. What only the plug-in can tell is not known: whether the device is there, whether
+ * a text means something to it, whether two options go together.
+ *
+ * Context: any thread, not from a callback.
+ *
+ * Return: 0, or -EINVAL: a NULL plug-in, or options that cannot be.
+ */
+int hmm_device_check(const struct hmm_plugin *plugin, const char *options, char *why,
+		     size_t why_bytes) HMM_MUST_CHECK;
+
+/**
  * hmm_device_close() - close it; a device that is not open is fine
  *
  * Return: 0; -EIO: pages were lost, each was reported, the device is gone; -EAGAIN:

@@ -432,8 +432,10 @@ int monitor_run(const struct monitor_opts *opts, struct monitor_result *result)
 	m = (struct monitor){ .opts = opts, .result = result };
 	memset(result, 0, sizeof(*result));
 	ret = pool_open(&m.pool, opts->policy->ops ? opts->device : NULL);
-	if (ret)
+	if (ret) {
+		result->bad_device = ret == -EINVAL;
 		return -ECANCELED;
+	}
 	instruct(&m);
 	ret = opts->trace_fd < 0 ? 0 : trace_open(opts->trace_fd, &m.pool.trace);
 	if (!ret)

@@ -48,6 +48,7 @@ struct monitor_opts {
 };
 
 struct monitor_result {
+	bool bad_device;		/* monitor_run() failed: no machine has that opts->device */
 	int exec_error;			/* negative: the program could not be started */
 	int status;			/* else its wait status */
 	struct monitor_stats stats;

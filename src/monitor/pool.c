@@ -2,6 +2,7 @@
 #include "monitor/pool.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <linux/sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +16,6 @@
 #include "sys/process.h"
 #include "sys/sys.h"
 
-#define NAME_MAX_BYTES	64
 #define PENDING_AT_ONCE	64u
 #define FIND_AT_ONCE	64u
 
@@ -724,7 +724,7 @@ uint64_t pool_room(struct pool *pool)
 
 int pool_open(struct pool *pool, const char *device)
 {
-	char name[NAME_MAX_BYTES], why[HMM_DEVICE_SAID] = "";
+	char name[PATH_MAX], why[HMM_DEVICE_SAID] = "";
 	const char *colon;
 	size_t len;
 	int ret;
@@ -736,12 +736,16 @@ int pool_open(struct pool *pool, const char *device)
 		return 0;
 	colon = strchr(device, ':');
 	len = colon ? (size_t)(colon - device) : strlen(device);
-	if (len >= sizeof(name))
+	if (len >= sizeof(name)) {
+		say(SAY_ERROR, "the device's name is too long");
 		return -EINVAL;
+	}
 	memcpy(name, device, len);
 	name[len] = '\0';
 	pool->device_options = colon ? colon + 1 : NULL;
 	ret = hmm_plugin_load(name, &pool->plugin, why, sizeof(why));
+	if (!ret)
+		ret = hmm_device_check(pool->plugin, pool->device_options, why, sizeof(why));
 	if (ret) {
 		say(SAY_ERROR, "device %s: %s", name, why[0] ? why : strerror(-ret));
 		return ret;

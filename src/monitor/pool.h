@@ -78,7 +78,7 @@ struct pool {
 
 /*
  * @device: "NAME" or "NAME:key=value,..."; NULL: manage nothing. 0, or a negative errno
- * that has been said.
+ * that has been said; -EINVAL: it can be no device, on any machine.
  */
 int pool_open(struct pool *pool, const char *device);
 

@@ -224,22 +224,38 @@ int hmm_plugin_each(int (*fn)(const char *name, void *ctx), void *ctx)
 
 /* ---------------------------------------------------------------- devices */
 
+/* @text, of OPTIONS_BYTES, is where the values point. */
+static int take_options(const struct hmm_plugin *plugin, const char *options, char *text,
+			struct hmm_plugin_value *values, char *why, size_t why_bytes)
+{
+	if (options && strlen(options) >= OPTIONS_BYTES)
+		return say(why, why_bytes, -EINVAL, plugin->name, "the options are too long");
+	strcpy(text, options ? options : "");
+	return options_parse(plugin, text, values, why, why_bytes);
+}
+
+int hmm_device_check(const struct hmm_plugin *plugin, const char *options, char *why,
+		     size_t why_bytes)
+{
+	struct hmm_plugin_value values[HMM_PLUGIN_OPTIONS];
+	char text[OPTIONS_BYTES];
+
+	if (!plugin)
+		return -EINVAL;
+	return take_options(plugin, options, text, values, why, why ? why_bytes : 0);
+}
+
 int hmm_device_open(struct hmm_mm *mm, const struct hmm_plugin *plugin, const char *options,
 		    struct hmm_device *device)
 {
 	struct hmm_plugin_value values[HMM_PLUGIN_OPTIONS];
-	char text[OPTIONS_BYTES] = "";
+	char text[OPTIONS_BYTES];
 	int ret;
 
 	if (!mm || !plugin || !device)
 		return -EINVAL;
 	*device = (struct hmm_device){ .plugin = plugin, .mm = mm };
-	if (options && strlen(options) >= sizeof(text))
-		return say(device->said, sizeof(device->said), -EINVAL, plugin->name,
-			   "the options are too long");
-	if (options)
-		strcpy(text, options);
-	ret = options_parse(plugin, text, values, device->said, sizeof(device->said));
+	ret = take_options(plugin, options, text, values, device->said, sizeof(device->said));
 	if (!ret)
 		ret = plugin->open(device, values);
 	if (ret)

@@ -237,6 +237,12 @@ static void wrong_usage_starts_nothing(void **state)
 		{ "--policy", "stress:seed=18446744073709551616", "seed=N" },
 		{ "--policy", "stress:chunk=4097", "at most 4096" },
 		{ "--device=soft", "--device=soft", "one --device" },
+		{ "--policy=stress", "--device=soft:mem=banana", "mem wants a size such as 64M, not: banana" },
+		{ "--policy=stress", "--device=soft:mem=1", "mem must be: 4096 to " },
+		{ "--policy=stress", "--device=soft:colour=red", "no option colour" },
+		{ "--policy=stress", "--device=soft:mem", "options are key=value, not mem" },
+		{ "--policy=stress", "--device=so.ft", "not the name of a device" },
+		{ "--policy=stress", "--device=", "not the name of a device" },
 	};
 	struct spawned run;
 

@@ -331,10 +331,6 @@ static void no_device_no_run(void **state)
 	spawn_run(&run, uhmm, "run", "--policy", "stress", "--device", "none-such", "echo", "x", NULL);
 	assert_int_equal(run.status, 125);
 	assert_string_equal(run.said, "");
-	spawn_run(&run, uhmm, "run", "--policy", "stress", "--device", "soft:colour=red", "echo", "x",
-		  NULL);
-	assert_int_equal(run.status, 125);
-	assert_string_equal(run.said, "");
 }
 
 int main(void)

@@ -100,6 +100,24 @@ static void refusals_say_why(void **state)
 	}
 }
 
+/* A host that has no mm yet hears the same of options, and of nothing else. */
+static void check_says_what_open_would(void **state)
+{
+	char many[OPTIONS_BYTES + 1];
+
+	(void)state;
+	assert_int_equal(hmm_device_check(&plugin, NULL, why, sizeof(why)), 0);
+	assert_int_equal(hmm_device_check(&plugin, "mem=64M,mode=nth", why, sizeof(why)), 0);
+	assert_int_equal(hmm_device_check(&plugin, "lanes=65", why, sizeof(why)), -EINVAL);
+	assert_string_equal(why, "test: lanes must be: 0 to 64");
+	assert_int_equal(hmm_device_check(&plugin, "lanes=65", NULL, sizeof(why)), -EINVAL);
+	memset(many, ',', sizeof(many));
+	many[sizeof(many) - 1] = '\0';
+	assert_int_equal(hmm_device_check(&plugin, many, why, sizeof(why)), -EINVAL);
+	assert_string_equal(why, "test: the options are too long");
+	assert_int_equal(hmm_device_check(NULL, NULL, why, sizeof(why)), -EINVAL);
+}
+
 /* No byte string makes the parser read or write where it may not (run under ASan too). */
 static void any_bytes_are_answered(void **state)
 {
@@ -191,6 +209,7 @@ int main(void)
 		cmocka_unit_test(presets_hold),
 		cmocka_unit_test(values_of_every_kind),
 		cmocka_unit_test(refusals_say_why),
+		cmocka_unit_test(check_says_what_open_would),
 		cmocka_unit_test(any_bytes_are_answered),
 		cmocka_unit_test(load_tells_what_it_is),
 		cmocka_unit_test(each_lists_names_once),

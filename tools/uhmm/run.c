@@ -212,7 +212,7 @@ static int run(const struct run_options *options, struct policy *policy, char **
 	if (ret) {
 		if (ret != -ECANCELED)
 			fprintf(stderr, "uhmm run: %s\n", strerror(-ret));
-		return EXIT_UHMM_FAILED;
+		return result.bad_device ? EXIT_USAGE : EXIT_UHMM_FAILED;
 	}
 	if (result.exec_error)
 		fprintf(stderr, "uhmm run: %s: %s\n", argv[0], strerror(-result.exec_error));
