@@ -773,6 +773,31 @@ static void on_term(int sig)
 	_exit(31);
 }
 
+/* Waits until one of its pages is not there any more. */
+static int until_taken(void)
+{
+	enum { NR = 1024 };
+	const size_t size = (size_t)sysconf(_SC_PAGESIZE);
+	unsigned char *p = mmap(NULL, NR * size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+				-1, 0);
+	int fd = open("/proc/self/pagemap", O_RDONLY);
+	static uint64_t entries[NR];
+
+	if (p == MAP_FAILED || fd < 0)
+		return 1;
+	memset(p, 1, NR * size);
+	alarm(60);
+	for (;;) {
+		if (pread(fd, entries, sizeof(entries), (off_t)((uintptr_t)p / size * 8)) !=
+		    (ssize_t)sizeof(entries))
+			return 1;
+		for (size_t i = 0; i < NR; i++)
+			if (!(entries[i] >> 62))
+				return 0;
+		sched_yield();
+	}
+}
+
 /* The test waits for the line. */
 static void announce(void)
 {
@@ -1009,7 +1034,7 @@ int main(int argc, char **argv)
 	} acts[] = {
 		{ "manners", manners }, { "life", life }, { "daemonise", daemonise },
 		{ "sandbox", sandbox }, { "low-limits", low_limits }, { "reopen", reopen },
-		{ "linger", linger }, { "crowd", crowd }, { "crowd-as-allowed", crowd_as_allowed },
+		{ "linger", linger }, { "until-taken", until_taken }, { "crowd", crowd }, { "crowd-as-allowed", crowd_as_allowed },
 		{ "busy", busy }, { "busy-with-execs", busy_with_execs },
 		{ "again", again }, { "share", share }, { "share-to-read", share_to_read },
 		{ "headless", headless }, { "hang-up", hang_up }, { "hoard", hoard },

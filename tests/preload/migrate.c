@@ -68,8 +68,8 @@ static void slow_stress_moves_something(void **state)
 	struct spawned run;
 
 	(void)state;
-	spawn_run(&run, uhmm, "run", "--policy", "stress:rate=99", "--report", "-", "sh", "-c",
-		  "x=$(seq 100000); sleep 1", NULL);
+	spawn_run(&run, uhmm, "run", "--policy", "stress:rate=99", "--report", "-", guest,
+		  "until-taken", NULL);
 	assert_int_equal(run.status, 0);
 	assert_true(spawn_number(&run, "pages_to_device") > 0);
 }
