@@ -203,7 +203,7 @@ static bool introduce(int sock, const struct agent_config *config,
 {
 	struct agent_ready ready = { .version = AGENT_VERSION };
 	struct agent *agent = NULL;
-	int uffd = fds[1];
+	int uffd = fds[2];
 
 	if (uffd < 0)
 		uffd = open_uffd(config, &ready);
@@ -216,6 +216,8 @@ static bool introduce(int sock, const struct agent_config *config,
 	if (agent) {
 		agent->sock = sock;
 		agent->uffd = uffd;
+		agent->warden_pidfd = fds[1];
+		agent->warden = (int)config->warden;
 		agent->shm = (struct agent_shm *)ready.shm_addr;
 		ready.agent_uffd = uffd;
 		ready.follows_forks = !entry;
@@ -245,7 +247,7 @@ int join(const char *path, const struct agent_entry *entry)
 		return 0;
 	sock = move_high(sock);
 	if (message_recv(sock, &config, sizeof(config), fds) == (int)sizeof(config) &&
-	    config.version == AGENT_VERSION && fds[0] >= 0) {
+	    config.version == AGENT_VERSION && fds[0] >= 0 && fds[1] >= 0) {
 		joined = config.serve_forks ? JOIN_FORKS : 0;
 		/* When it is known there: from main() on all is managed. */
 		if (introduce(sock, &config, entry, fds)) {
@@ -254,6 +256,7 @@ int join(const char *path, const struct agent_entry *entry)
 		}
 	}
 	close_fd(fds[0]);
+	close_fd(fds[1]);
 	close_fd(sock);
 	return joined;
 }

@@ -7,7 +7,7 @@
 
 #include <stddef.h>
 
-#define MESSAGE_FDS	2u
+#define MESSAGE_FDS	3u
 
 /* Connect to the monitor. A descriptor (close-on-exec), or a negative errno. */
 int message_connect(const char *path);

@@ -155,10 +155,11 @@ static void guest_ready(struct watch *watch)
 static int guest_greet(struct guest *guest)
 {
 	struct door *door = guest->door;
-	struct sys_message msg = { .data = &door->config, .len = sizeof(door->config), .nr_fds = 1 };
+	struct sys_message msg = { .data = &door->config, .len = sizeof(door->config), .nr_fds = 2 };
 	void *shm;
 	int ret;
 
+	msg.fds[1] = door->warden_pidfd;
 	msg.fds[0] = sys_shared_memory("uhmm-agent", door->config.shm_bytes, &shm);
 	if (msg.fds[0] < 0)
 		return msg.fds[0];
@@ -251,7 +252,7 @@ int door_name(struct door *door)
 {
 	int ret = sys_private_dir_name(door->dir, sizeof(door->dir));
 
-	door->watch.fd = door->spare = -1;
+	door->watch.fd = door->warden_pidfd = door->spare = -1;
 	if (ret)
 		return ret;
 	snprintf(door->path, sizeof(door->path), "%s/monitor", door->dir);
@@ -285,6 +286,10 @@ int door_serve(struct door *door, struct tree *tree, struct pool *pool, pid_t wa
 	door->tree = tree;
 	door->pool = pool;
 	door->warden = warden;
+	door->config.warden = warden;
+	door->warden_pidfd = sys_pidfd_open(warden);
+	if (door->warden_pidfd < 0)
+		return door->warden_pidfd;
 	door->spare = sys_eventfd();
 	return sys_epoll_add(tree->epoll, door->watch.fd, (uintptr_t)&door->watch);
 }
@@ -294,6 +299,7 @@ void door_close(struct door *door)
 	while (door->guests)
 		guest_leave(door->guests);
 	sys_close(door->spare);
+	sys_close(door->warden_pidfd);
 	sys_close(door->watch.fd);
 	sys_unlink(door->path);
 	sys_unlink(door->preload);

@@ -22,6 +22,7 @@ struct door {
 	struct tree *tree;
 	struct pool *pool;
 	pid_t warden;			/* 0: not yet known, nobody comes in */
+	int warden_pidfd;
 	struct agent_config config;	/* what agents are told */
 	bool answered;			/* one has come, or said why there is none */
 	int error;			/* negative: an agent came, and could not be served */

@@ -32,16 +32,17 @@
 #define AGENT_SOCKET_ENV	"UHMM_MONITOR"
 #define AGENT_NAME		"uhmm-agent"	/* of its task */
 
-#define AGENT_VERSION		3u
+#define AGENT_VERSION		4u
 
 struct agent_config {
 	uint32_t version;
 	uint32_t serve_forks;	/* a child made by fork connects too, at once */
-	uint64_t shm_bytes;	/* of the first descriptor */
-	uint64_t uffd_features;	/* to ask for, where no second descriptor is the userfaultfd */
+	uint64_t shm_bytes;	/* of the first descriptor; the second is a pidfd of the warden */
+	uint64_t uffd_features;	/* to ask for, where no third descriptor is the userfaultfd */
 	uint64_t uffd_optional;	/* of these, those that may need a privilege */
 	uint64_t limbo_bytes;	/* to reserve, in blocks of 512 pages; 0: none */
 	uint64_t limbo_block;	/* what a block has, and is aligned to */
+	int64_t warden;		/* its pid, which in another namespace may be another's */
 };
 
 struct agent_ready {

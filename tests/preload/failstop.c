@@ -317,6 +317,30 @@ static void anyone_killed_while_starting(void **state)
 	}
 }
 
+/*
+ * Both are killed at once, so that neither can end what is left, and the kernel tells the
+ * agent nothing, since it was adopted by a program that goes on: it ends its own all the same.
+ */
+static void both_killed_where_a_program_adopts(void **state)
+{
+	struct tree tree;
+	pid_t warden, managed[2];
+
+	(void)state;
+	grow(&tree, "linger-adopting");
+	managed[0] = tree.program;
+	managed[1] = spawn_named(tree.pids, tree.nr, "uhmm-agent");
+	warden = spawn_named(tree.pids, tree.nr, "uhmm-warden");
+	kill(warden, SIGSTOP);
+	kill(tree.run.pid, SIGSTOP);
+	kill(warden, SIGKILL);
+	kill(tree.run.pid, SIGKILL);
+	assert_true(spawn_all_gone(managed, 2, SOON_MS));
+	kill_guests(&tree);
+	spawn_finish(&tree.run);
+	spawn_remove_leftovers();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -331,6 +355,7 @@ int main(void)
 		cmocka_unit_test(anyone_killed),
 		cmocka_unit_test(agent_killed_beside_an_exec),
 		cmocka_unit_test(anyone_killed_while_starting),
+		cmocka_unit_test(both_killed_where_a_program_adopts),
 	};
 
 	uhmm = spawn_path("UHMM");

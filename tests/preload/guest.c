@@ -818,6 +818,119 @@ static int linger(void)
 	return 0;
 }
 
+/* Says that it is there, sees its adopter's end, and goes on. */
+static int adopted(char **argv)
+{
+	const struct timespec nap = { .tv_nsec = 100 * 1000000 };
+	const pid_t adopter = getppid();
+
+	if (write(atoi(argv[0]), "", 1) != 1)
+		return 1;
+	while (getppid() == adopter)
+		sched_yield();
+	/* Who is to be ended for it is ended now. */
+	nanosleep(&nap, NULL);
+	churn((void *)6);
+	printf("goes on\n");
+	return 0;
+}
+
+/* Whoever is an orphan below it becomes its child; it ends before what it has started. */
+static int adopter(void)
+{
+	char number[16], there;
+	int ends[2];
+
+	if (prctl(PR_SET_CHILD_SUBREAPER, 1L, 0L, 0L, 0L) || pipe(ends))
+		return 1;
+	snprintf(number, sizeof(number), "%d", ends[1]);
+	if (fork() == 0) {
+		execl(self, self, "adopted", number, NULL);
+		_exit(1);
+	}
+	return read(ends[0], &there, 1) == 1 ? 35 : 1;
+}
+
+static void on_alarm(int sig)
+{
+	(void)sig;
+	_exit(36);
+}
+
+/* Has it children? Does not wait for them for ever, as the first of a namespace either. */
+static int childless(void)
+{
+	int subreaper = 0;
+	pid_t pid;
+
+	signal(SIGALRM, on_alarm);
+	alarm(20);
+	errno = 0;
+	pid = wait(NULL);
+	prctl(PR_GET_CHILD_SUBREAPER, &subreaper, 0L, 0L, 0L);
+	printf("wait %d %s, subreaper %d, first %d\n", (int)pid, strerror(errno), subreaper,
+	       getpid() == 1);
+	return 0;
+}
+
+static int adopt_exec(void)
+{
+	prctl(PR_SET_CHILD_SUBREAPER, 1L, 0L, 0L, 0L);
+	execl(self, self, "childless", NULL);
+	return 1;
+}
+
+/* The first process of a namespace; the namespace's other orphans become its children. */
+static int adopt_first(void)
+{
+	pid_t pid;
+
+	if (unshare(CLONE_NEWUSER | CLONE_NEWPID)) {
+		printf("no namespaces here\n");
+		return 0;
+	}
+	pid = fork();
+	if (pid == 0) {
+		execl(self, self, "childless", NULL);
+		_exit(1);
+	}
+	return status_of(pid);
+}
+
+static int linger_alone(void)
+{
+	announce();
+	while (pause())
+		;
+	return 0;
+}
+
+/* In a cleared environment, so without an agent; its child, which has it again, has one. */
+static int linger_plainly(char **environment)
+{
+	if (fork() == 0) {
+		execle(self, self, "linger-alone", NULL, environment);
+		_exit(1);
+	}
+	while (pause())
+		;
+	return 0;
+}
+
+/* Whoever is an orphan below it becomes its child: its child's agent. */
+static int linger_adopting(void)
+{
+	char preload[4096], monitor[4096], *const none[] = { NULL };
+
+	if (!getenv("LD_PRELOAD") || !getenv("UHMM_MONITOR") ||
+	    prctl(PR_SET_CHILD_SUBREAPER, 1L, 0L, 0L, 0L))
+		return 1;
+	snprintf(preload, sizeof(preload), "LD_PRELOAD=%s", getenv("LD_PRELOAD"));
+	snprintf(monitor, sizeof(monitor), "UHMM_MONITOR=%s", getenv("UHMM_MONITOR"));
+	execle(self, self, "linger-plainly", preload, monitor, NULL, none);
+	return 1;
+}
+
 /* Children that are all there at once: @nr, or as many as forks are allowed. */
 static int crowd_of(int nr, bool all)
 {
@@ -1034,7 +1147,8 @@ int main(int argc, char **argv)
 	} acts[] = {
 		{ "manners", manners }, { "life", life }, { "daemonise", daemonise },
 		{ "sandbox", sandbox }, { "low-limits", low_limits }, { "reopen", reopen },
-		{ "linger", linger }, { "until-taken", until_taken }, { "crowd", crowd }, { "crowd-as-allowed", crowd_as_allowed },
+		{ "linger", linger }, { "until-taken", until_taken },
+		{ "crowd", crowd }, { "crowd-as-allowed", crowd_as_allowed },
 		{ "busy", busy }, { "busy-with-execs", busy_with_execs },
 		{ "again", again }, { "share", share }, { "share-to-read", share_to_read },
 		{ "headless", headless }, { "hang-up", hang_up }, { "hoard", hoard },
@@ -1044,6 +1158,9 @@ int main(int argc, char **argv)
 		{ "outlived-child", outlived_child },
 		{ "nested", nested }, { "nested-alone", nested_alone },
 		{ "nested-in-child", nested_in_child }, { "undumpable", undumpable },
+		{ "adopter", adopter }, { "adopt-exec", adopt_exec }, { "adopt-first", adopt_first },
+		{ "childless", childless }, { "linger-adopting", linger_adopting },
+		{ "linger-alone", linger_alone },
 	};
 
 	self = argv[0];
@@ -1053,6 +1170,10 @@ int main(int argc, char **argv)
 		return debug(argv + 2);
 	if (argc > 3 && strcmp(argv[1], "exec-from-thread") == 0)
 		return exec_from_thread(argv + 2);
+	if (argc == 4 && strcmp(argv[1], "linger-plainly") == 0)
+		return linger_plainly(argv + 2);
+	if (argc == 3 && strcmp(argv[1], "adopted") == 0)
+		return adopted(argv + 2);
 	if (argc == 5 && strcmp(argv[1], "allocate") == 0)
 		return allocate(argv + 2);
 	for (size_t i = 0; argc > 1 && i < sizeof(acts) / sizeof(acts[0]); i++)

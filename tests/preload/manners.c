@@ -43,6 +43,24 @@ static void program_lives_as_ever(void **state)
 	same_as_plain(guest, "life");
 }
 
+/* What is left behind by a process that adopts orphans goes on after its end. */
+static void orphans_outlive_who_adopts(void **state)
+{
+	(void)state;
+	same_as_plain(guest, "adopter");
+	same_as_plain(guest_static, "adopter");
+}
+
+/* Who adopts orphans, from before it became this program on, has no child of ours. */
+static void who_adopts_has_no_other_child(void **state)
+{
+	(void)state;
+	same_as_plain(guest, "adopt-exec");
+	same_as_plain(guest_static, "adopt-exec");
+	same_as_plain(guest, "adopt-first");
+	same_as_plain(guest_static, "adopt-first");
+}
+
 /* A program that closes all descriptors and leaves its session goes on. */
 static void daemon_goes_on(void **state)
 {
@@ -359,6 +377,8 @@ int main(int argc, char **argv)
 	struct CMUnitTest tests[] = {
 		cmocka_unit_test(program_sees_nothing),
 		cmocka_unit_test(program_lives_as_ever),
+		cmocka_unit_test(orphans_outlive_who_adopts),
+		cmocka_unit_test(who_adopts_has_no_other_child),
 		cmocka_unit_test(daemon_goes_on),
 		cmocka_unit_test(closed_descriptors_stay_closed),
 		cmocka_unit_test(sandbox_holds),

@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -267,6 +268,18 @@ size_t spawn_leftovers(void)
 		nr += entry->d_name[0] != '.';
 	closedir(d);
 	return nr;
+}
+
+static int remove_below(const char *path, const struct stat *st, int type, struct FTW *at)
+{
+	(void)st;
+	(void)type;
+	return at->level ? remove(path) : 0;
+}
+
+void spawn_remove_leftovers(void)
+{
+	assert_int_equal(nftw(getenv("XDG_RUNTIME_DIR"), remove_below, 8, FTW_DEPTH | FTW_PHYS), 0);
 }
 
 static unsigned int seed;

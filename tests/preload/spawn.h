@@ -71,4 +71,7 @@ int spawn_remove_directory(void **state);
 /* Directories that a monitor has left behind. */
 size_t spawn_leftovers(void);
 
+/* ... where the monitor cannot have removed it. */
+void spawn_remove_leftovers(void);
+
 #endif
