@@ -9,7 +9,6 @@
 #include "core/trace.h"
 
 #define STATE_STEP	512u		/* pages looked at once */
-#define CHILD_WAITS	500u		/* of 2 ms for memory, with the lock */
 #define FILL_SPINS	100u		/* while whoever was told to go on does */
 
 /* ---------------------------------------------------------------- windows */
@@ -45,25 +44,25 @@ static void find_holes(struct hmm_mm *mm, uintptr_t addr, size_t nr, uint8_t *st
 }
 
 /* The first of @nr holes, and as many of the others as can be at one go. *done: pages. */
-static int fill_run(struct hmm_mm *mm, int uffd, const struct adoption *a, uintptr_t addr,
-		    size_t nr, size_t *done)
+static int fill_run(struct hmm_mm *mm, const struct adoption *a, uintptr_t addr, size_t nr,
+		    size_t *done)
 {
 	size_t bytes = 0;
-	int ret = sys_uffd_copy(uffd, addr, (void *)(a->file + (addr - a->start)), nr * mm->page,
-				0, &bytes);
+	int ret = sys_uffd_copy(mm->uffd, addr, (void *)(a->file + (addr - a->start)),
+				nr * mm->page, 0, &bytes);
 
 	*done = mm_pages(mm, bytes);
 	return *done ? 0 : ret;
 }
 
-/* Amid a change, whose caller has the list in hand: as far as it goes at once. */
-static void fill_listed(struct hmm_mm *mm)
+void adopt_each_hole(struct hmm_mm *mm, void (*fn)(uintptr_t addr, const void *bytes, void *ctx),
+		     void *ctx)
 {
 	const struct adoptions *all = mm->adoptions;
 	uint8_t states[STATE_STEP];
-	size_t nr, done;
+	size_t nr;
 
-	for (uint32_t i = 0; i < all->nr; i++) {
+	for (uint32_t i = 0; all && i < all->nr; i++) {
 		const struct adoption *a = &all->adoption[i];
 
 		for (uintptr_t addr = a->start; addr < a->end; addr += nr * mm->page) {
@@ -72,10 +71,24 @@ static void fill_listed(struct hmm_mm *mm)
 			find_holes(mm, addr, nr, states);
 			for (size_t j = 0; j < nr; j++)
 				if (!states[j])
-					(void)fill_run(mm, mm->uffd, a, addr + j * mm->page, 1,
-						       &done);
+					fn(addr + j * mm->page,
+					   (void *)(a->file + (addr - a->start) + j * mm->page), ctx);
 		}
 	}
+}
+
+static void fill_at_once(uintptr_t addr, const void *bytes, void *ctx)
+{
+	struct hmm_mm *mm = ctx;
+	size_t done;
+
+	(void)sys_uffd_copy(mm->uffd, addr, bytes, mm->page, 0, &done);
+}
+
+/* Amid a change, whose caller has the list in hand: as far as it goes at once. */
+static void fill_listed(struct hmm_mm *mm)
+{
+	adopt_each_hole(mm, fill_at_once, mm);
 }
 
 /* ---------------------------------------------------------------- the list */
@@ -229,7 +242,6 @@ bool adopt_fill(struct hmm_mm *mm, uintptr_t addr, uint32_t tid)
 /* One call of adopt_fill_all(). */
 struct filling {
 	struct hmm_mm *mm;
-	int uffd;
 	uint32_t waits;			/* for memory, since there last was some */
 };
 
@@ -238,13 +250,6 @@ static bool filling_wait(struct filling *f, int ret)
 {
 	struct hmm_mm *mm = f->mm;
 
-	if (f->uffd != mm->uffd) {	/* the lock keeps what the child is to get */
-		if (f->waits == CHILD_WAITS)
-			return false;
-		f->waits++;
-		sys_rest(2000);
-		return true;
-	}
 	if (ret != -EAGAIN)
 		return isolation_wait_memory(mm, &f->waits);
 	if (sys_uffd_changing(mm->uffd))
@@ -263,7 +268,7 @@ static int fill_between(struct filling *f, const struct adoption *a, uintptr_t a
 	int ret = -EAGAIN;
 
 	for (uint32_t i = 0; i < FILL_SPINS && ret == -EAGAIN; i++)
-		ret = fill_run(f->mm, f->uffd, a, addr, nr, done);
+		ret = fill_run(f->mm, a, addr, nr, done);
 	return ret;
 }
 
@@ -271,9 +276,9 @@ static int fill_between(struct filling *f, const struct adoption *a, uintptr_t a
 static int lose_page(struct filling *f, uintptr_t addr)
 {
 	struct hmm_mm *mm = f->mm;
-	int ret = mm->can_poison ? sys_uffd_poison(f->uffd, addr, mm->page) : -EOPNOTSUPP;
+	int ret = mm->can_poison ? sys_uffd_poison(mm->uffd, addr, mm->page) : -EOPNOTSUPP;
 
-	if (ret == -EAGAIN && f->uffd == mm->uffd)
+	if (ret == -EAGAIN)
 		return ret;
 	if (ret == -EEXIST || ret == -ENOENT)	/* filled meanwhile, or unmapped */
 		return 0;
@@ -334,9 +339,9 @@ static const struct adoption *adoption_from(const struct hmm_mm *mm, uintptr_t a
  * and what it discards behind us it might as well a moment later. Only what moves there
  * has to be looked at again.
  */
-void adopt_fill_all(struct hmm_mm *mm, int uffd)
+void adopt_fill_all(struct hmm_mm *mm)
 {
-	struct filling f = { mm, uffd, 0 };
+	struct filling f = { mm, 0 };
 	const struct adoption *a;
 	uintptr_t addr = 0;
 	uint32_t moves;

@@ -56,11 +56,14 @@ static inline bool adopt_has(const struct hmm_mm *mm, uintptr_t addr)
 bool adopt_fill(struct hmm_mm *mm, uintptr_t addr, uint32_t tid);
 
 /*
- * Fill all holes, through @uffd: the mm's, or that of a child made by fork, in which
- * the same pages are holes. What there is no memory for in the end is lost, and counted.
- * The mm's: events are read, and the lock is dropped while memory is waited for.
+ * Fill all holes. What there is no memory for in the end is lost, and counted. Events are
+ * read, and the lock is dropped while memory is waited for.
  */
-void adopt_fill_all(struct hmm_mm *mm, int uffd);
+void adopt_fill_all(struct hmm_mm *mm);
+
+/* Calls @fn with each hole, and what is to be in it: one page, of a file that may be shorter. */
+void adopt_each_hole(struct hmm_mm *mm, void (*fn)(uintptr_t addr, const void *bytes, void *ctx),
+		     void *ctx);
 
 /* Of changes of mappings: it is gone; it moved, and if @kept it is where it was as well. */
 void adopt_forget(struct hmm_mm *mm, uintptr_t start, uintptr_t end);

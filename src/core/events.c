@@ -95,7 +95,7 @@ static void handle(struct hmm_mm *mm, const struct uffd_msg *msg, uint64_t read_
 		break;
 	case UFFD_EVENT_FORK:
 		if (!mm->remote || remote_inherit(mm, (int)msg->arg.fork.ufd))
-			fork_serve(mm, (int)msg->arg.fork.ufd);
+			child_serve(mm, (int)msg->arg.fork.ufd);
 		break;
 	case UFFD_EVENT_REMAP:
 		on_remap(mm, msg->arg.remap.from, msg->arg.remap.to, msg->arg.remap.len);

@@ -6,10 +6,9 @@
  * would take the child's pages with it, as zeros. So everything comes home before the
  * process forks, and nothing leaves until it has: libc's fork by pthread_atfork(), a
  * raw clone in a strict mm by its notification (strict.c). What is left is a raw
- * clone in an mm that is not strict: the kernel hands us the child's userfaultfd
- * (where we may have EVENT_FORK), and we fill the child while the mm lock keeps every
- * page as it was at the fork; the kernel has kept MOVE and COPY from changing one
- * since (see events.c).
+ * clone in an mm that is not strict: where we may have EVENT_FORK, child.c fills the
+ * child with every page as it was at the fork; the kernel has kept MOVE and COPY from
+ * changing one since (see events.c).
  */
 #include <pthread.h>
 #include <string.h>
@@ -48,7 +47,7 @@ void fork_gate_close(struct hmm_mm *mm)
 		lock_release(&mm->lock);
 	} while (!home);
 	lock_acquire(&mm->lock);
-	adopt_fill_all(mm, mm->uffd);	/* the child's memory is plain */
+	adopt_fill_all(mm);	/* the child's memory is plain */
 	mm_release_all(mm, false);	/* or the kernel would tell us of this fork too */
 	mm_invalidate(mm, HMM_EVENT_FORK, 0, sys_task_size(), NULL);
 	mm->stats.forks++;
@@ -153,57 +152,4 @@ int fork_watch(void)
 {
 	pthread_once(&watch_once, watch);
 	return watch_error;
-}
-
-/* ---------------------------------------------------------------- raw clone, not strict */
-
-/* The page's bytes as they were at the fork. NULL: a hole, or lost. Lock held. */
-static const void *bytes_of(struct hmm_mm *mm, uint64_t e, void *buffer)
-{
-	struct hmm_copy_run run = { buffer, 0, 1 };
-
-	if (entry_state(e) == PAGE_EXCLUSIVE)
-		return exclusive_bytes(mm, entry_exclusive_slot(e));
-	if (entry_state(e) == PAGE_ISOLATED) {
-		struct isolation *iso = mm->isolations[entry_isolation(e)];
-		uint32_t slot = entry_slot(e);
-
-		if (iso->kind[slot] == SLOT_HOLE || iso->kind[slot] == SLOT_NONE)
-			return NULL;
-		if (iso->kind[slot] != SLOT_DEVICE)
-			return isolation_bytes(iso, slot);
-		e = iso->origin[slot];
-	} else if (entry_state(e) != PAGE_DEVICE) {
-		return NULL;
-	}
-	run.index = entry_index(e);
-	return devmem_copy_from(devmem_find(mm, entry_devmem(e)), &run, 1) ? NULL : buffer;
-}
-
-void fork_serve(struct hmm_mm *mm, int child_uffd)
-{
-	const uintptr_t end = sys_task_size();
-	void *buffer = arena_alloc(mm->page);
-
-	lock_assert_held(&mm->lock);
-	mm_invalidate(mm, HMM_EVENT_FORK, 0, end, NULL);
-	for (uintptr_t a = directory_next(&mm->dir, 0, end); buffer && a < end;
-	     a = directory_next(&mm->dir, a + mm->page, end)) {
-		uint64_t e = directory_get(&mm->dir, a);
-		const void *bytes = bytes_of(mm, e, buffer);
-		size_t done;
-
-		if (bytes)
-			sys_uffd_copy(child_uffd, a, bytes, mm->page, 0, &done);
-		else if ((entry_state(e) == PAGE_DEVICE || entry_state(e) == PAGE_LOST) &&
-			 mm->can_poison)
-			sys_uffd_poison(child_uffd, a, mm->page);
-	}
-	adopt_fill_all(mm, child_uffd);
-	if (!mm->fork_gate) {	/* else it has been counted */
-		mm->stats.forks++;
-		trace_moment(mm, HMM_TRACE_FORK, 0, 0, 0, 0);
-	}
-	arena_free(buffer, mm->page);
-	sys_close(child_uffd);
 }

@@ -357,7 +357,7 @@ int hmm_mm_destroy(struct hmm_mm *mm)
 	strict_stop(mm);
 	/* A handler that ends may unmap memory of its own: nobody would read of that. */
 	lock_acquire(&mm->lock);
-	adopt_fill_all(mm, mm->uffd);
+	adopt_fill_all(mm);
 	mm_release_all(mm, true);
 	adopt_close(mm);
 	lock_release(&mm->lock);

@@ -278,11 +278,13 @@ void strict_stop(struct hmm_mm *mm);
 /* fork.c */
 struct hmm_mm *mm_use(void);			/* the process's, kept from going away */
 void mm_unuse(struct hmm_mm *mm);
-void fork_serve(struct hmm_mm *mm, int child_uffd);	/* lock held */
 int fork_watch(void);
 void fork_gate_close(struct hmm_mm *mm);		/* everything home, and stays */
 void fork_gate_open(struct hmm_mm *mm);
 bool fork_announced(struct hmm_mm *mm, uint32_t tid);	/* is it in libc's fork? */
+
+/* child.c: fill the child of a raw clone, and close its userfaultfd. Lock held. */
+void child_serve(struct hmm_mm *mm, int uffd);
 
 /*
  * evict.c: bring device pages of [start, end) home; only those of @devmem unless

@@ -602,6 +602,99 @@ static void raw_clone_is_a_fork(void **state)
 	cleanup();
 }
 
+/* More than is filled before a child has begun to run. */
+#define MANY	2048u
+
+/* What a child that a library knows nothing of does at once, and what it should find then. */
+struct raw_child {
+	void (*changes)(unsigned char *p);
+	bool (*is_right)(unsigned char *p);
+};
+
+static void discard_some(unsigned char *p)
+{
+	madvise(p, page, MADV_DONTNEED);
+	munmap(p + page, page);
+	madvise(p + (MANY - 1) * page, page, MADV_DONTNEED);
+}
+
+static bool others_hold(unsigned char *p)
+{
+	return all_zero(p, page) && holds(p + 2 * page, MANY - 3, 1, 2) &&
+	       all_zero(p + (MANY - 1) * page, page);
+}
+
+/* The second half goes onto the first quarter, and the last page of it back again. */
+static void carry_some(unsigned char *p)
+{
+	unsigned char *half = p + MANY / 2 * page;
+
+	mremap(half, MANY / 4 * page, MANY / 4 * page, MREMAP_MAYMOVE | MREMAP_FIXED, p);
+	mremap(p, page, page, MREMAP_MAYMOVE | MREMAP_FIXED, half);
+}
+
+static bool are_where_they_went(unsigned char *p)
+{
+	return holds(p + page, MANY / 4 - 1, 1, MANY / 2 + 1) &&
+	       holds(p + MANY / 4 * page, MANY / 4, 1, MANY / 4) &&
+	       holds(p + MANY / 2 * page, 1, 1, MANY / 2) &&
+	       holds(p + MANY / 4 * 3 * page, MANY / 4, 1, MANY / 4 * 3);
+}
+
+static void change_over_and_over(unsigned char *p)
+{
+	for (int i = 0; i < 200; i++)
+		madvise(p, page, MADV_DONTNEED);
+}
+
+static bool all_but_one_hold(unsigned char *p)
+{
+	return all_zero(p, page) && holds(p + page, MANY - 1, 1, 1);
+}
+
+static void discard_and_fork(unsigned char *p)
+{
+	pid_t pid;
+	int status;
+
+	madvise(p, page, MADV_DONTNEED);
+	pid = (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+	if (pid > 0) {
+		while (waitpid(pid, &status, 0) < 0)
+			;
+		syscall(SYS_exit_group, status != 0 || !all_but_one_hold(p));
+	}
+}
+
+/* What it changes while it is filled costs no byte of the rest, in it or in its child. */
+static void raw_clone_changes_at_once(void **state)
+{
+	static const struct raw_child children[] = {
+		{ discard_some, others_hold }, { carry_some, are_where_they_went },
+		{ change_over_and_over, all_but_one_hold }, { discard_and_fork, all_but_one_hold },
+	};
+	struct world *w = *state;
+	long pid;
+
+	if (masked("fork-event") && !strict())
+		return;
+	fflush(NULL);
+	for (size_t i = 0; i < ARRAY_LEN(children); i++) {
+		unsigned char *p = map_filled(MANY, 1);
+
+		to_device(w, w->dev, p, MANY);
+		pid = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+		assert_true(pid >= 0);
+		if (!pid) {
+			children[i].changes(p);
+			syscall(SYS_exit_group, !children[i].is_right(p));
+		}
+		assert_int_equal(wait_child((pid_t)pid), 0);
+		assert_holds(p, MANY, 1, 0);
+		munmap(p, MANY * page);
+	}
+}
+
 /* vfork shares the memory: the child's faults are the parent's, and no page is copied. */
 static void vfork_shares_the_memory(void **state)
 {
@@ -840,6 +933,7 @@ int main(void)
 		world_test(dontfork_range),
 		world_test(wipeonfork_range),
 		world_test(raw_clone_is_a_fork),
+		world_test(raw_clone_changes_at_once),
 		world_test(vfork_shares_the_memory),
 		world_test(spawn_with_arguments_away),
 		world_test(system_while_pages_are_away),

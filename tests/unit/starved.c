@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -179,15 +180,15 @@ static void adopt_holes(void)
 	atomic_store(&refused, 0);
 }
 
-static void a_fork_waits_for_memory(void **state)
+/* A child finds all that its parent's file has. */
+static void assert_forked(pid_t (*forks)(void))
 {
 	int status, wrong = 0;
 	pid_t child;
 
-	(void)state;
 	adopt_holes();
 	atomic_store(&refusals, 2);
-	child = fork();
+	child = forks();
 	if (!child) {
 		for (size_t i = 0; i < NR; i++)
 			wrong += p[i * page] != i + 1;
@@ -198,6 +199,28 @@ static void a_fork_waits_for_memory(void **state)
 	assert_int_equal(status, 0);
 	assert_int_equal(atomic_load(&refused), 2);
 	assert_int_equal(munmap(p, NR * page), 0);
+}
+
+static void a_fork_waits_for_memory(void **state)
+{
+	(void)state;
+	assert_forked(fork);
+}
+
+static pid_t raw_clone(void)
+{
+	return (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+}
+
+/* So does one that no library hook sees. */
+static void a_raw_clone_waits_for_memory(void **state)
+{
+	(void)state;
+	if (!sys_cap(CAP_FORK_EVENT)) {
+		print_message("          not here: the kernel tells of no forks\n");
+		skip();
+	}
+	assert_forked(raw_clone);
 }
 
 /* The last: the mm is gone. */
@@ -232,6 +255,7 @@ int main(void)
 		cmocka_unit_test(the_end_waits_for_memory),
 		cmocka_unit_test(what_there_is_never_memory_for_is_lost),
 		cmocka_unit_test(a_fork_waits_for_memory),
+		cmocka_unit_test(a_raw_clone_waits_for_memory),
 		cmocka_unit_test(an_end_loses_what_there_is_never_memory_for),
 	};
 	int ret;
