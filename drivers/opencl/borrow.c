@@ -110,8 +110,11 @@ static int fetch(struct hmm_opencl *ocl, const struct hmm_range *range, uintptr_
 			ret = va == page ? -EAGAIN : 0;
 			continue;
 		}
+		/* What was kept of a copy before this one is no measure for it. */
 		if (va == page && write)
 			ret = keep(ocl, va, to);
+		else
+			ocl_borrow_forget(&ocl->borrow, va);
 		request->runs[request->nr_runs] = (struct ocl_run){
 			.index = base + ocl_page_in_block(ocl, va), .at = request->nr_runs, .nr = 1,
 		};

@@ -40,7 +40,7 @@ int ocl_borrow_page(struct hmm_opencl *ocl, uintptr_t va, bool write);
 /* A slice has ended: give the program what it stored. 0, -EIO. */
 int ocl_borrow_write_back(struct hmm_opencl *ocl);
 
-/* The page is moving to the device now. */
+/* The page is moving to the device now, or its next copy is not to be written. */
 void ocl_borrow_forget(struct ocl_borrow *borrow, uintptr_t page);
 
 /* The slot is wanted for another block. */

@@ -331,6 +331,48 @@ static void neighbours_in_shared_memory(void **state)
 	munmap((void *)p, page);
 }
 
+#define SHARED	16	/* pages; what is copied with one that was asked for */
+
+/* Counts in the last word of each page; a STRICT mm's devices hear of each mprotect. */
+static void *counter_run(void *arg)
+{
+	_Atomic uint64_t *p = arg;
+	uint64_t n = 0;
+
+	for (; atomic_load(&adding); n++) {
+		for (int i = 0; i < SHARED; i++)
+			atomic_fetch_add(&p[(i + 1) * WORDS - 1], 1);
+		IGNORE(mprotect(arg, SHARED * page, RW));
+	}
+	return (void *)(uintptr_t)n;
+}
+
+/* ... also where the device loses its copy and gets a new one with that of a neighbour. */
+static void neighbours_of_copies_made_anew(void **state)
+{
+	enum { TURNS = 3 * SHARED };
+	HMM_OPTS(hmm_opencl_opts, opts, .mem_bytes = 32 << 20, .slice_us = 1);
+	unsigned char *area = map_pages(2 * SHARED, RW, MAP_SHARED);
+	uint64_t *p = (void *)((at(area) + SHARED * page - 1) & ~(SHARED * page - 1));
+	pthread_t thread;
+	void *mine;
+
+	ocl = opencl_open(*state, &opts);
+	atomic_store(&adding, 1);
+	assert_int_equal(pthread_create(&thread, NULL, counter_run, p), 0);
+	run("page_by_page", TURNS * 4096, at(p), SHARED);
+	atomic_store(&adding, 0);
+	pthread_join(thread, &mine);
+	for (uint64_t i = 0; i < SHARED; i++) {
+		assert_int_equal(p[i * WORDS], TURNS - SHARED + 1 + i);
+		assert_int_equal(p[i * WORDS + WORDS / 2 - 1], TURNS - SHARED + 1 + i);
+		assert_int_equal(p[(i + 1) * WORDS - 1], (uintptr_t)mine);
+	}
+	assert_true(!strict() || opencl_stats(ocl).invalidations > 0);
+	ocl_end();
+	munmap(area, 2 * SHARED * page);
+}
+
 /* Pages that were put elsewhere on the device move inside of it for a kernel, by its own copies. */
 static void pages_placed_elsewhere_are_used(void **state)
 {
@@ -639,6 +681,7 @@ int main(void)
 		world_test(atomics_against_the_cpu),
 		world_test(memory_that_cannot_move),
 		world_test(neighbours_in_shared_memory),
+		world_test(neighbours_of_copies_made_anew),
 		world_test(pages_placed_elsewhere_are_used),
 		world_test(more_than_the_device_has),
 		world_test(a_long_range_moves_block_by_block),

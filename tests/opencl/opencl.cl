@@ -159,6 +159,16 @@ __kernel void add_one_word(HMM_ARGS, ulong a, ulong b)
 	HMM_END(hmm);
 }
 
+/* Item i: stores turn + 1 in the first half of page turn % @b. A turn is of 4096 items. */
+__kernel void page_by_page(HMM_ARGS, ulong a, ulong b)
+{
+	HMM_BEGIN(hmm);
+	ulong turn = hmm_item(hmm) / 4096, word = hmm_item(hmm) % (PAGE_WORDS / 2);
+
+	hmm_store_ulong(hmm, a + (turn % b * PAGE_WORDS + word) * 8, turn + 1);
+	HMM_END(hmm);
+}
+
 __kernel void touch_blocks(HMM_ARGS, ulong a, ulong b)
 {
 	HMM_BEGIN(hmm);
