@@ -9,6 +9,7 @@
 
 #define AROUND_BYTES	(64UL << 10)	/* copied with the page that was asked for */
 #define TIMEOUT_MS	1000
+#define UNMAPPED	UINTPTR_MAX	/* in written[]: the page is gone since */
 
 int ocl_borrow_init(struct ocl_borrow *borrow, uint64_t page_size)
 {
@@ -64,14 +65,29 @@ static bool page_get(struct hmm_opencl *ocl, uintptr_t va)
 	return ours;
 }
 
+/* Where written[] has @page, or would: OCL_BORROW_WRITTEN if it is full. Table lock held. */
+static uint32_t place_of(const struct ocl_borrow *borrow, uintptr_t page)
+{
+	uint32_t place = borrow->nr_written;
+
+	for (uint32_t i = 0; i < borrow->nr_written; i++) {
+		if (borrow->written[i] == page)
+			return i;
+		if (borrow->written[i] == UNMAPPED)
+			place = i;
+	}
+	return place;
+}
+
 /* Keep the bytes that the page has now, for the comparison to come. */
 static int keep(struct hmm_opencl *ocl, uintptr_t page, const char *bytes)
 {
 	struct ocl_borrow *borrow = &ocl->borrow;
 	uint32_t i;
 
-	for (i = 0; i < borrow->nr_written && borrow->written[i] != page; i++)
-		;
+	ocl_table_lock(&ocl->table);
+	i = place_of(borrow, page);
+	ocl_table_unlock(&ocl->table);
 	if (i == OCL_BORROW_WRITTEN)
 		return -ENOMEM;
 	if (!borrow->bytes[i])
@@ -79,10 +95,19 @@ static int keep(struct hmm_opencl *ocl, uintptr_t page, const char *bytes)
 	if (!borrow->bytes[i])
 		return -ENOMEM;
 	memcpy(borrow->bytes[i], bytes, ocl->page_size);
+	ocl_table_lock(&ocl->table);
 	borrow->written[i] = page;
 	if (i == borrow->nr_written)
 		borrow->nr_written++;
+	ocl_table_unlock(&ocl->table);
 	return 0;
+}
+
+static void forget(struct hmm_opencl *ocl, uintptr_t page)
+{
+	ocl_table_lock(&ocl->table);
+	ocl_borrow_forget(&ocl->borrow, page);
+	ocl_table_unlock(&ocl->table);
 }
 
 /* Pages of [start, end) that are to be copied, in `take`; counts in the request. */
@@ -114,7 +139,7 @@ static int fetch(struct hmm_opencl *ocl, const struct hmm_range *range, uintptr_
 		if (va == page && write)
 			ret = keep(ocl, va, to);
 		else
-			ocl_borrow_forget(&ocl->borrow, va);
+			forget(ocl, va);
 		request->runs[request->nr_runs] = (struct ocl_run){
 			.index = base + ocl_page_in_block(ocl, va), .at = request->nr_runs, .nr = 1,
 		};
@@ -198,9 +223,26 @@ int ocl_borrow_page(struct hmm_opencl *ocl, uintptr_t va, bool write)
 	return ret ? ret : install(ocl, &range, page, write, take);
 }
 
-/* Runs of bytes that differ go to the program. */
-static void give_back(struct hmm_opencl *ocl, uintptr_t page, char *had, const char *has)
+/* The page of an entry, or UNMAPPED. */
+static uintptr_t written(struct hmm_opencl *ocl, uint32_t i)
 {
+	uintptr_t page;
+
+	ocl_table_lock(&ocl->table);
+	page = ocl->borrow.written[i];
+	ocl_table_unlock(&ocl->table);
+	return page;
+}
+
+/*
+ * Runs of bytes that differ go to the program. Were the table locked for a store, it could
+ * wait for a fault that waits for an invalidation: so one that has begun when the page is
+ * unmapped may come after it, and no more than that one.
+ */
+static void give_back(struct hmm_opencl *ocl, uint32_t i, uintptr_t page)
+{
+	char *had = ocl->borrow.bytes[i];
+	const char *has = ocl->borrow.page;
 	size_t at = 0, end;
 
 	while (at < ocl->page_size) {
@@ -211,41 +253,58 @@ static void give_back(struct hmm_opencl *ocl, uintptr_t page, char *had, const c
 		for (end = at; end < ocl->page_size && had[end] != has[end]; end++)
 			;
 		/* What is unmapped or read-only by now is as if it had been so before. */
-		if (hmm_copy_to_user(ocl->mm, page + at, has + at, end - at) < 0)
+		if (written(ocl, i) != page ||
+		    hmm_copy_to_user(ocl->mm, page + at, has + at, end - at) < 0)
 			return;
 		at = end;
 	}
 	memcpy(had, has, ocl->page_size);
 }
 
+/* What the device has of @page, in borrow.page. */
+static int copy_out(struct hmm_opencl *ocl, uintptr_t page)
+{
+	unsigned int slot = ocl_channel_get(&ocl->channel);
+	struct ocl_request *request = ocl_request(&ocl->channel, slot);
+	uint32_t from;
+	int ret;
+
+	ocl_table_lock(&ocl->table);
+	from = ocl_table_slot(&ocl->table, page);
+	ocl_table_unlock(&ocl->table);
+	request->runs[0] = (struct ocl_run){
+		.index = ocl_slot_page(&ocl->memory, from) + ocl_page_in_block(ocl, page),
+		.nr = 1,
+	};
+	request->nr_runs = 1;
+	ret = ocl_dma_ask(ocl, slot, OCL_COPY_OUT);
+	if (!ret)
+		memcpy(ocl->borrow.page, ocl_channel_staging(&ocl->channel, slot), ocl->page_size);
+	ocl_channel_put(&ocl->channel, slot);
+	return ret;
+}
+
 int ocl_borrow_write_back(struct hmm_opencl *ocl)
 {
-	struct ocl_borrow *borrow = &ocl->borrow;
 	int ret = 0;
 
-	for (uint32_t i = 0; i < borrow->nr_written && !ret; i++) {
-		unsigned int slot = ocl_channel_get(&ocl->channel);
-		struct ocl_request *request = ocl_request(&ocl->channel, slot);
-		uintptr_t page = borrow->written[i];
-		uint32_t from;
+	for (uint32_t i = 0; i < ocl->borrow.nr_written && !ret; i++) {
+		uintptr_t page = written(ocl, i);
 
-		ocl_table_lock(&ocl->table);
-		from = ocl_table_slot(&ocl->table, page);
-		ocl_table_unlock(&ocl->table);
-		request->runs[0] = (struct ocl_run){
-			.index = ocl_slot_page(&ocl->memory, from) + ocl_page_in_block(ocl, page),
-			.nr = 1,
-		};
-		request->nr_runs = 1;
-		ret = ocl_dma_ask(ocl, slot, OCL_COPY_OUT);
+		if (page == UNMAPPED)
+			continue;
+		ret = copy_out(ocl, page);
 		if (!ret)
-			memcpy(borrow->page, ocl_channel_staging(&ocl->channel, slot),
-			       ocl->page_size);
-		ocl_channel_put(&ocl->channel, slot);
-		if (!ret)
-			give_back(ocl, page, borrow->bytes[i], borrow->page);
+			give_back(ocl, i, page);
 	}
 	return ret;
+}
+
+void ocl_borrow_unmapped(struct ocl_borrow *borrow, uintptr_t start, uintptr_t end)
+{
+	for (uint32_t i = 0; i < borrow->nr_written; i++)
+		if (borrow->written[i] >= start && borrow->written[i] < end)
+			borrow->written[i] = UNMAPPED;
 }
 
 void ocl_borrow_forget(struct ocl_borrow *borrow, uintptr_t page)
@@ -294,5 +353,7 @@ void ocl_borrow_return(struct hmm_opencl *ocl)
 			drop_copies(ocl, slot);
 		ocl->memory.slots[slot].moves = 0;
 	}
+	/* Those left are UNMAPPED. */
+	ocl->borrow.nr_written = 0;
 	ocl_table_unlock(&ocl->table);
 }

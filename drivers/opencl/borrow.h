@@ -7,7 +7,9 @@
  * beside it stays.
  *
  * On the worker. An invalidation takes a copy from the device as any other page; the
- * page of the slot stays borrowed until the run ends.
+ * page of the slot stays borrowed until the run ends. What the slice before it stored still
+ * goes to the program, but not to a page that is unmapped: its address may be another's by
+ * then.
  */
 #ifndef OPENCL_BORROW_H
 #define OPENCL_BORROW_H
@@ -21,8 +23,10 @@ struct hmm_opencl;
 
 struct ocl_borrow {
 	uint64_t *pfns;
+	/* under the table lock; entries come, go and change places on the worker alone */
 	uint32_t nr_written;
 	uintptr_t *written;		/* addresses of pages */
+	/* the worker's */
 	char **bytes;			/* what each had */
 	char *page;			/* one page */
 };
@@ -40,8 +44,14 @@ int ocl_borrow_page(struct hmm_opencl *ocl, uintptr_t va, bool write);
 /* A slice has ended: give the program what it stored. 0, -EIO. */
 int ocl_borrow_write_back(struct hmm_opencl *ocl);
 
-/* The page is moving to the device now, or its next copy is not to be written. */
+/* The page is moving to the device, or its next copy is not to be written. Table lock held. */
 void ocl_borrow_forget(struct ocl_borrow *borrow, uintptr_t page);
+
+/*
+ * [start, end) is going away: what is stored there from now on is somebody else's. From
+ * any thread, table lock held.
+ */
+void ocl_borrow_unmapped(struct ocl_borrow *borrow, uintptr_t start, uintptr_t end);
 
 /* The slot is wanted for another block. */
 void ocl_borrow_drop(struct hmm_opencl *ocl, uint32_t slot);

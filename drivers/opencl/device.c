@@ -14,7 +14,8 @@
 
 /*
  * All events alike, but that copies of what cannot move stay through our own migrations:
- * two pages of one block would take each other away for ever.
+ * two pages of one block would take each other away for ever. And what a slice stored to
+ * copies is not lost by any but an unmap.
  */
 static void invalidate(struct hmm_notifier *notifier, const struct hmm_event *event, uint64_t seq,
 		       void *ctx)
@@ -27,6 +28,8 @@ static void invalidate(struct hmm_notifier *notifier, const struct hmm_event *ev
 	(void)seq;
 	ocl_table_lock(&ocl->table);
 	erased = ocl_table_erase(&ocl->table, event->start, event->end, !own);
+	if (event->type == HMM_EVENT_UNMAP)
+		ocl_borrow_unmapped(&ocl->borrow, event->start, event->end);
 	ocl_table_unlock(&ocl->table);
 	if (erased)
 		ocl_count(&ocl->count.invalidations, 1);

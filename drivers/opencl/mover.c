@@ -139,8 +139,8 @@ static bool adopt(struct hmm_opencl *ocl, uint32_t slot, uintptr_t va)
 		return false;
 	ocl_table_lock(&ocl->table);
 	ocl_table_set(&ocl->table, va, (struct ocl_pte){ 0 });
-	ocl_table_unlock(&ocl->table);
 	ocl_borrow_forget(&ocl->borrow, va);
+	ocl_table_unlock(&ocl->table);
 	return true;
 }
 

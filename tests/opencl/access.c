@@ -373,6 +373,48 @@ static void neighbours_of_copies_made_anew(void **state)
 	munmap(area, 2 * SHARED * page);
 }
 
+#define DEALT	512	/* pages */
+
+/* Once the second of two slices runs, which misses nothing, other memory takes the place. */
+static void *replace_run(void *arg)
+{
+	uint64_t launches;
+
+	/* A launch that has left items is counted as a round when it has ended. */
+	do
+		launches = opencl_stats(ocl).launches;
+	while (launches < opencl_stats(ocl).rounds + 2);
+	if (munmap(arg, DEALT * page))
+		return NULL;
+	return mmap(arg, DEALT * page, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+}
+
+/* What a kernel stored to shared memory does not go to what is mapped there after it. */
+static void unmapped_shared_memory(void **state)
+{
+	unsigned char *p = map_pages(DEALT, RW, MAP_SHARED);
+	pthread_t thread;
+	void *there;
+	int stored = 0;
+
+	if (!strict()) {
+		print_message("          not here: only a strict mm tells of it before\n");
+		munmap(p, DEALT * page);
+		return;
+	}
+	ocl_begin(*state, 32 << 20);
+	assert_int_equal(pthread_create(&thread, NULL, replace_run, p), 0);
+	run("deal_out", 2 * 4096, at(p), DEALT);
+	pthread_join(thread, &there);
+	assert_ptr_equal(there, p);
+	for (size_t i = 0; i < DEALT; i++)
+		stored += !all_zero(p + i * page, page);
+	/* A store that is under way when the page goes is not waited for. */
+	assert_in_range(stored, 0, 1);
+	ocl_end();
+	munmap(p, DEALT * page);
+}
+
 /* Pages that were put elsewhere on the device move inside of it for a kernel, by its own copies. */
 static void pages_placed_elsewhere_are_used(void **state)
 {
@@ -682,6 +724,7 @@ int main(void)
 		world_test(memory_that_cannot_move),
 		world_test(neighbours_in_shared_memory),
 		world_test(neighbours_of_copies_made_anew),
+		world_test(unmapped_shared_memory),
 		world_test(pages_placed_elsewhere_are_used),
 		world_test(more_than_the_device_has),
 		world_test(a_long_range_moves_block_by_block),

@@ -169,6 +169,15 @@ __kernel void page_by_page(HMM_ARGS, ulong a, ulong b)
 	HMM_END(hmm);
 }
 
+/* Item i: stores i + 1 in a word of its own, one after the other in each of @b pages. */
+__kernel void deal_out(HMM_ARGS, ulong a, ulong b)
+{
+	HMM_BEGIN(hmm);
+	hmm_store_ulong(hmm, a + (hmm_item(hmm) % b * PAGE_WORDS + hmm_item(hmm) / b) * 8,
+			hmm_item(hmm) + 1);
+	HMM_END(hmm);
+}
+
 __kernel void touch_blocks(HMM_ARGS, ulong a, ulong b)
 {
 	HMM_BEGIN(hmm);
