@@ -90,7 +90,7 @@ void ocl_channel_post(struct ocl_channel *channel, unsigned int slot, enum ocl_o
 	atomic_store_explicit(&wire->slot[slot].done, 0, memory_order_relaxed);
 	pthread_mutex_lock(&channel->lock);
 	posted = atomic_load_explicit(&wire->posted, memory_order_relaxed);
-	wire->queue[posted % OCL_SLOTS] = slot;
+	wire->queue[posted % OCL_QUEUE] = slot;
 	/* release: pairs with the engine's; publishes the request and its staging */
 	atomic_store_explicit(&wire->posted, posted + 1, memory_order_release);
 	pthread_mutex_unlock(&channel->lock);

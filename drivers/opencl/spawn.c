@@ -142,6 +142,7 @@ static int map_wire(struct ocl_process *process, struct launch *launch)
 		process->wire = NULL;
 		return -ENOMEM;
 	}
+	atomic_store_explicit(&process->wire->posted, OCL_POSTED_FIRST, memory_order_relaxed);
 	/* A forked child has no engine; its driver handle reads zeros and says so. */
 	(void)madvise(process->wire, OCL_SHARED_BYTES, MADV_DONTFORK);
 	return 0;

@@ -10,7 +10,7 @@
  *	driver					engine
  *	------					------
  *	fills slot i and its staging
- *	queue[posted % OCL_SLOTS] = i
+ *	queue[posted % OCL_QUEUE] = i
  *	posted++, wakes it			handles requests in the order of the queue
  *	waits for slot[i].done			slot[i].result, answers in the staging
  *						slot[i].done = 1, wakes
@@ -32,6 +32,8 @@
 #include <uhmm/device.clh>
 
 #define OCL_SLOTS		5	/* the worker's, those of a long copy, and one */
+#define OCL_QUEUE		8	/* entries of the queue, whose counters wrap at 32 bits */
+#define OCL_POSTED_FIRST	(UINT32_MAX - 31)	/* ... early, so that every test sees it */
 #define OCL_RUNS		512
 #define OCL_STAGING		(2UL << 20)
 #define OCL_POOLS		8
@@ -99,9 +101,12 @@ struct ocl_request {
 
 struct ocl_wire {
 	_Atomic uint32_t posted;	/* futex */
-	uint32_t queue[OCL_SLOTS];
+	uint32_t queue[OCL_QUEUE];
 	struct ocl_request slot[OCL_SLOTS];
 };
+
+_Static_assert(OCL_QUEUE >= OCL_SLOTS && !(OCL_QUEUE & (OCL_QUEUE - 1)),
+	       "each slot has an entry, also where the counters wrap");
 
 #define OCL_WIRE_BYTES	((sizeof(struct ocl_wire) + 65535) & ~65535UL)
 #define OCL_SHARED_BYTES	(OCL_WIRE_BYTES + OCL_SLOTS * OCL_STAGING)

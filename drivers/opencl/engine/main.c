@@ -179,7 +179,7 @@ static int work(struct engine *e, struct ocl_request *request, char *staging)
 static void serve(struct engine *e)
 {
 	struct ocl_wire *wire = e->wire;
-	uint32_t taken = 0;
+	uint32_t taken = OCL_POSTED_FIRST;
 
 	for (;;) {
 		/* acquire: pairs with the driver's post; the request is there */
@@ -195,7 +195,7 @@ static void serve(struct engine *e)
 				futex_wait(&wire->posted, posted);
 			continue;
 		}
-		i = wire->queue[taken++ % OCL_SLOTS] % OCL_SLOTS;
+		i = wire->queue[taken++ % OCL_QUEUE] % OCL_SLOTS;
 		request = &wire->slot[i];
 		staging = ocl_staging(wire, i);
 		request->text[0] = '\0';
