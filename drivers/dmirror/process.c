@@ -67,11 +67,14 @@ err_free:
 /* The last device is gone: the program's memory is its own again. */
 static void process_end(void)
 {
+	int ret;
+
 	for (unsigned int i = 0; i < DMIRROR_UNITS; i++)
 		if (process->opens[i])
 			return;
-	/* Every page is home already; what was lost on its way there has been logged. */
-	if (hmm_mm_destroy(process->mm))
+	/* EIO: pages were lost on their way home, but the mm is gone. */
+	ret = hmm_mm_destroy(process->mm);
+	if (ret && ret != -EIO)
 		return;
 	bounce_destroy(&process->bounce);
 	hmm_safe_free(process, sizeof(*process));
