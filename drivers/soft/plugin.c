@@ -51,8 +51,10 @@ static const char peers;
 
 static int plugin_open(struct hmm_device *device, const struct hmm_plugin_value *values)
 {
+	uint64_t page = hmm_page_size();
+	/* mem= may be less than a page, which rounded down would be 0, the default. */
 	HMM_OPTS(hmm_soft_opts, opts,
-		 .mem_bytes = values[MEM].number & ~(hmm_page_size() - 1),
+		 .mem_bytes = (values[MEM].number + page - 1) & ~(page - 1),
 		 .lanes = (uint32_t)values[LANES].number,
 		 .dma_queues = (uint32_t)values[QUEUES].number,
 		 .migrate = (enum hmm_soft_migrate)values[MIGRATE].number,

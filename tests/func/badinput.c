@@ -374,6 +374,19 @@ static void device_open_refuses(void **state)
 	assert_int_equal(hmm_device_close(NULL), -EINVAL);
 }
 
+/* Less than a page of memory is one, however large they are, and not the default. */
+static void device_memory_is_whole_pages(void **state)
+{
+	HMM_OPTS(hmm_soft_stats, stats);
+	struct world *w = *state;
+	struct hmm_device device;
+
+	assert_int_equal(hmm_device_open(w->mm, hmm_soft_plugin(), "mem=4097,lanes=1", &device), 0);
+	assert_int_equal(hmm_soft_stats(device.ctx, &stats), 0);
+	assert_int_equal(stats.mem_bytes, (4097 + page - 1) & ~(page - 1));
+	assert_int_equal(hmm_device_close(&device), 0);
+}
+
 /* Ranges that are well formed but have nothing mapped in them are no error. */
 static void unmapped_ranges_are_empty(void **state)
 {
@@ -412,6 +425,7 @@ int main(void)
 		good_test(exclusive_refuses),
 		good_test(devmem_calls_refuse_null),
 		good_test(device_open_refuses),
+		good_test(device_memory_is_whole_pages),
 		good_test(unmapped_ranges_are_empty),
 	};
 
