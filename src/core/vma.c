@@ -21,11 +21,11 @@ static void tcb_add(uintptr_t addr, bool main, void *ctx)
 {
 	struct tcb_list *list = ctx;
 
-	if (list->nr < TCBS_MAX)
-		list->tcb[list->nr++] = (struct tcb){ addr, main };
-	else
-		list->overflow = true;
+	list->tcb[list->nr++] = (struct tcb){ addr, main };
 }
+
+/* How often all threads are asked for, while some end. */
+#define TCB_LOOKS	16
 
 /* Within it the ids of new threads cannot have gone round and be those of old ones. */
 #define TCBS_KEPT_NS	1000000000ULL
@@ -49,6 +49,7 @@ static const struct tcb_list *tcbs(struct hmm_mm *mm)
 	struct tcb_list *list = &mm->tcbs;
 	uint64_t mark = 0, now;
 	uint32_t nr = 0;
+	int ret = -EAGAIN;
 
 	if (list->valid)
 		return list;
@@ -59,8 +60,11 @@ static const struct tcb_list *tcbs(struct hmm_mm *mm)
 	if (mark && mark == list->mark && now - list->looked_ns < TCBS_KEPT_NS)
 		return list;
 	mm_vma_forget(mm);
-	list->nr = 0;
-	list->overflow = mm->ops->for_each_tcb(mm, tcb_add, list) != 0;
+	for (int i = 0; i < TCB_LOOKS && ret == -EAGAIN; i++) {
+		list->nr = 0;
+		ret = mm->ops->for_each_tcb(mm, tcb_add, list);
+	}
+	list->overflow = ret != 0;
 	list->mark = list->nr == nr && !list->overflow ? mark : 0;
 	list->looked_ns = now;
 	return list;

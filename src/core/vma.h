@@ -15,7 +15,6 @@
 #include "sys/sys.h"
 
 #define VMA_CACHE	32u		/* more than mapping_run() looks at */
-#define TCBS_MAX	1024u
 #define STATICS_MAX	512u
 
 struct hmm_mm;
@@ -31,7 +30,7 @@ struct tcb_list {
 	struct tcb {
 		uintptr_t addr;
 		bool main;
-	} tcb[TCBS_MAX];
+	} tcb[SYS_TCBS_MAX];
 	uint32_t nr;
 	bool valid, overflow;
 	uint64_t mark, looked_ns;	/* the threads' when all were found, and when; 0: not all */

@@ -291,9 +291,11 @@ int sys_tasks_open(void);		/* /proc/self/task */
 
 /*
  * Calls @fn with an address inside each thread's control block (get_robust_list), and
- * whether it is the main thread's.
+ * whether it is the main thread's. -EAGAIN: a thread has ended meanwhile, and another may
+ * have been left out; -E2BIG: there are more than SYS_TCBS_MAX.
  * Reads the folder with raw system calls: not on two threads at once.
  */
+#define SYS_TCBS_MAX	1024u
 int sys_for_each_tcb(int tasks_fd, void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx);
 
 /*

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 
 #include "sys/internal.h"
 #include "sys/sys.h"
@@ -324,45 +325,73 @@ static int tell_tcb(long tid, long pid, void (*fn)(uintptr_t addr, bool main, vo
 	return ret == -EPERM ? ret : 0;
 }
 
-/* Until @fn returns other than 0. */
-static int for_each_tid(int tasks_fd, int (*fn)(long tid, void *ctx), void *ctx)
+struct tids {
+	uint32_t nr;
+	int32_t tid[SYS_TCBS_MAX];
+};
+
+/* The folder's entries, as the kernel goes through them. */
+static int read_tids(int tasks_fd, struct tids *tids)
 {
 	_Alignas(struct dirent_raw) char buf[2048];
 	const struct dirent_raw *entry;
 	long got = sys_ret(syscall(SYS_lseek, tasks_fd, 0L, SEEK_SET)), tid;
-	int ret = 0;
 
 	if (got < 0)
 		return (int)got;
+	tids->nr = 0;
 	while ((got = sys_ret(syscall(SYS_getdents64, tasks_fd, buf, sizeof(buf)))) > 0) {
 		for (long at = 0; at < got; at += entry->reclen) {
 			entry = (const struct dirent_raw *)(buf + at);
 			tid = parse_tid(entry->name);
-			if (tid && !ret)
-				ret = fn(tid, ctx);
+			if (tid && tids->nr == SYS_TCBS_MAX)
+				return -E2BIG;
+			if (tid)
+				tids->tid[tids->nr++] = (int32_t)tid;
 		}
 	}
-	return got < 0 ? (int)got : ret;
+	return (int)got;
 }
 
-struct tcb_teller {
-	long pid;
-	void (*fn)(uintptr_t addr, bool main, void *ctx);
-	void *ctx;
-};
-
-static int tell_tid(long tid, void *ctx)
+/* Is the one, in its order, a part of the other? */
+static bool are_among(const struct tids *some, const struct tids *all)
 {
-	const struct tcb_teller *teller = ctx;
+	uint32_t i = 0;
 
-	return tell_tcb(tid, teller->pid, teller->fn, teller->ctx);
+	for (uint32_t j = 0; j < all->nr && i < some->nr; j++)
+		i += some->tid[i] == all->tid[j];
+	return i == some->nr;
+}
+
+/*
+ * All threads that there were at some time, or -EAGAIN. The kernel goes on in the folder
+ * by number where a thread that it was at has just ended, and so passes over another, in
+ * silence. But those that are found both before and after the folder's links are counted
+ * were there then, and if they are as many they were all.
+ */
+static int list_tids(int tasks_fd, struct tids *tids)
+{
+	struct tids again;
+	struct stat folder;
+	int ret = read_tids(tasks_fd, tids);
+
+	if (!ret)
+		ret = (int)sys_ret(fstat(tasks_fd, &folder));
+	if (!ret)
+		ret = read_tids(tasks_fd, &again);
+	if (!ret && (folder.st_nlink != 2 + tids->nr || !are_among(tids, &again)))
+		ret = -EAGAIN;
+	return ret;
 }
 
 int sys_tcbs_of(int tasks_fd, int pid, void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx)
 {
-	struct tcb_teller teller = { pid, fn, ctx };
+	struct tids tids;
+	int ret = list_tids(tasks_fd, &tids);
 
-	return for_each_tid(tasks_fd, tell_tid, &teller);
+	for (uint32_t i = 0; !ret && i < tids.nr; i++)
+		ret = tell_tcb(tids.tid[i], pid, fn, ctx);
+	return ret;
 }
 
 int sys_tasks_open(void)
@@ -375,27 +404,18 @@ int sys_for_each_tcb(int tasks_fd, void (*fn)(uintptr_t addr, bool main, void *c
 	return sys_tcbs_of(tasks_fd, getpid(), fn, ctx);
 }
 
-struct tid_mark {
-	uint64_t value;
-	uint32_t nr;
-};
-
-static int mark_tid(long tid, void *ctx)
-{
-	struct tid_mark *mark = ctx;
-
-	mark->value = (mark->value ^ (uint64_t)tid) * 0x100000001b3ULL;
-	mark->nr++;
-	return 0;
-}
-
 uint64_t sys_threads_mark(int tasks_fd, uint32_t *nr)
 {
-	struct tid_mark mark = { 0xcbf29ce484222325ULL, 0 };
-	int ret = for_each_tid(tasks_fd, mark_tid, &mark);
+	uint64_t mark = 0xcbf29ce484222325ULL;
+	struct tids tids;
 
-	*nr = mark.nr;
-	return ret ? 0 : mark.value;
+	*nr = 0;
+	if (list_tids(tasks_fd, &tids))
+		return 0;
+	*nr = tids.nr;
+	for (uint32_t i = 0; i < tids.nr; i++)
+		mark = (mark ^ (uint64_t)tids.tid[i]) * 0x100000001b3ULL;
+	return mark;
 }
 
 int sys_eventfd(void)

@@ -752,6 +752,48 @@ static void pthread_stacks_stay(void **state)
 	assert_int_equal(probe.reasons[HMM_REASON_RESERVED], 1);
 }
 
+static pthread_mutex_t at_rest = PTHREAD_MUTEX_INITIALIZER;
+
+static void *rest_run(void *arg)
+{
+	pthread_mutex_lock(&at_rest);
+	pthread_mutex_unlock(&at_rest);
+	return arg;
+}
+
+/* So do those of more threads than the library keeps a list of. */
+static void stacks_of_many_threads_stay(void **state)
+{
+	enum { MANY = 1200 };
+	static pthread_t threads[MANY];
+	static struct stack_probe probe;
+	pthread_attr_t attr;
+	pthread_t thread;
+	size_t nr = 0;
+
+	memset(&probe, 0, sizeof(probe));
+	probe.w = *state;
+	pthread_attr_init(&attr);
+	assert_int_equal(pthread_attr_setstacksize(&attr, 256 << 10), 0);
+	pthread_mutex_lock(&at_rest);
+	while (nr < MANY && !pthread_create(&threads[nr], &attr, rest_run, NULL))
+		nr++;
+	if (nr == MANY) {
+		assert_int_equal(pthread_create(&thread, NULL, stack_probe_run, &probe), 0);
+		pthread_join(thread, NULL);
+	}
+	pthread_mutex_unlock(&at_rest);
+	for (size_t i = 0; i < nr; i++)
+		pthread_join(threads[i], NULL);
+	pthread_attr_destroy(&attr);
+	if (nr < MANY) {
+		print_message("          not here: no more than %zu threads\n", nr);
+		skip();
+	}
+	assert_true(probe.got <= 0);
+	assert_int_equal(probe.reasons[HMM_REASON_RESERVED], 1);
+}
+
 /* Memory that has moved before, and then is given to a thread as its stack, stays. */
 static void memory_that_becomes_a_stack_stays(void **state)
 {
@@ -986,6 +1028,7 @@ int main(void)
 		world_test(foreign_userfaultfd_is_left_alone),
 		world_test(thread_stacks_stay),
 		world_test(pthread_stacks_stay),
+		world_test(stacks_of_many_threads_stay),
 		world_test(memory_that_becomes_a_stack_stays),
 		world_test(memory_beside_a_control_block_moves),
 		world_test(static_data_stays),

@@ -668,6 +668,111 @@ static void every_tcb_is_told(void **state)
 	assert_false(sys_thread_is_ours(1));
 }
 
+#define LIVING	150
+
+struct tcb_walk {
+	_Atomic bool stop;
+	_Atomic uint32_t begun;		/* of those that live */
+	_Atomic uint32_t may_end;	/* of the others */
+	uintptr_t own[LIVING];		/* what is told of the former */
+	uintptr_t told[2 * LIVING + 3];
+	size_t nr, whole;
+};
+
+static void *living_run(void *arg)
+{
+	struct tcb_walk *walk = arg;
+	uintptr_t head = 0;
+	size_t size;
+
+	sys_tell_tcb();
+	syscall(SYS_get_robust_list, 0, &head, &size);
+	walk->own[walk->begun] = head;
+	walk->begun++;
+	while (sem_wait(&leave))
+		;
+	return NULL;
+}
+
+/* It is made before one that lives, and ends while both may be being told. */
+static void *ending_run(void *arg)
+{
+	struct tcb_walk *walk = arg;
+	const uint32_t nr = walk->begun;
+
+	sem_post(&started);
+	while (walk->may_end <= nr)
+		;
+	return NULL;
+}
+
+static void told(uintptr_t addr, bool main, void *ctx)
+{
+	struct tcb_walk *walk = ctx;
+
+	(void)main;
+	walk->told[walk->nr++] = addr;
+}
+
+static bool was_told(const struct tcb_walk *walk, uintptr_t addr)
+{
+	for (size_t i = 0; i < walk->nr; i++)
+		if (walk->told[i] == addr)
+			return true;
+	return false;
+}
+
+static void *walk_run(void *arg)
+{
+	const int fd = sys_tasks_open();
+	struct tcb_walk *walk = arg;
+	uintptr_t missed = 0;
+
+	while (!walk->stop) {
+		const uint32_t nr = walk->begun;
+
+		walk->nr = 0;
+		if (sys_for_each_tcb(fd, told, walk))
+			continue;
+		walk->whole++;
+		for (uint32_t i = 0; i < nr; i++)
+			missed += !was_told(walk, walk->own[i]);
+	}
+	sys_close(fd);
+	return (void *)missed;
+}
+
+/* While threads end, which lets the kernel pass over others, what is said to be all of them is. */
+static void no_tcb_is_passed_over(void **state)
+{
+	static struct tcb_walk walk;
+	static pthread_t living[LIVING];
+	pthread_t ending, walker;
+	void *missed;
+
+	(void)state;
+	sem_init(&started, 0, 0);
+	sem_init(&leave, 0, 0);
+	assert_int_equal(pthread_create(&walker, NULL, walk_run, &walk), 0);
+	for (uint32_t i = 0; i < LIVING; i++) {
+		assert_int_equal(pthread_create(&ending, NULL, ending_run, &walk), 0);
+		sem_wait(&started);
+		assert_int_equal(pthread_create(&living[i], NULL, living_run, &walk), 0);
+		while (walk.begun == i)
+			sched_yield();
+		walk.may_end = i + 1;
+		pthread_join(ending, NULL);
+	}
+	walk.stop = true;
+	pthread_join(walker, &missed);
+	for (uint32_t i = 0; i < LIVING; i++)
+		sem_post(&leave);
+	for (uint32_t i = 0; i < LIVING; i++)
+		pthread_join(living[i], NULL);
+	assert_true(walk.whole > 0);
+	assert_int_equal((uintptr_t)missed, 0);
+}
+
 /* Writes to each page when told to, and says so; ends when nobody tells it any more. */
 static pid_t fork_writer(char *mem, size_t nr, int tell[2], int said[2])
 {
@@ -841,6 +946,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(copies_are_guarded),
 		cmocka_unit_test(move_moves),
 		cmocka_unit_test(every_tcb_is_told),
+		cmocka_unit_test(no_tcb_is_passed_over),
 		cmocka_unit_test(what_is_a_threads_is_told_exactly),
 		cmocka_unit_test(what_is_shared_is_told_in_parts),
 		cmocka_unit_test(kill_thread_carries_address),
