@@ -46,6 +46,15 @@ static int pidfd_of(pid_t pid)
 	return (int)syscall(SYS_pidfd_open, pid, 0);
 }
 
+static bool lives(pid_t pid)
+{
+	int fd = pidfd_of(pid);
+
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0;
+}
+
 static bool link_ended(const struct nbd_channel *ch, int ms)
 {
 	struct pollfd fd = { .fd = ch->link_fd, .events = POLLIN };
@@ -139,7 +148,7 @@ static int link_spawn(struct nbd_channel *ch, int memory_fd, int lane_fd)
 	if (ret)
 		return ret;
 	/* Where the program ignores or reaps its children, it has ended when this fails. */
-	while (waitpid(pid, NULL, 0) < 0 && !ch->mem->pid && pidfd_of(pid) >= 0)
+	while (waitpid(pid, NULL, 0) < 0 && !ch->mem->pid && lives(pid))
 		;
 	ch->link_fd = ch->mem->pid ? pidfd_of(ch->mem->pid) : -1;
 	return ch->link_fd < 0 ? -ECHILD : 0;

@@ -6,12 +6,14 @@
 #define _GNU_SOURCE
 #include "servers.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #define NR	256
@@ -454,6 +456,48 @@ static void the_link_is_nobodys_child(void **state)
 	fclose(f);
 }
 
+/* Descriptors of ours. */
+static int descriptors(void)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	int nr = 0;
+
+	while (readdir(dir))
+		nr++;
+	closedir(dir);
+	return nr;
+}
+
+static void on_tick(int sig)
+{
+	(void)sig;
+}
+
+/* Signals interrupt the wait for the link, again and again: none costs a descriptor. */
+static void signals_while_it_opens(void **state)
+{
+	const struct itimerspec often = { { 0, 500000 }, { 0, 500000 } };
+	struct sigevent event = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1 };
+	struct sigaction tick = { .sa_handler = on_tick }, before;
+	struct nbd_world *n = *state;
+	struct server *s = server_run(n, 0, "memory 16M");
+	timer_t timer;
+	int nr, ret;
+
+	nbd_open(n, "uri=%s", s->uri);
+	assert_int_equal(nbd_close_device(n), 0);
+	nr = descriptors();
+	sigaction(SIGUSR1, &tick, &before);
+	assert_int_equal(timer_create(CLOCK_MONOTONIC, &event, &timer), 0);
+	assert_int_equal(timer_settime(timer, 0, &often, NULL), 0);
+	ret = nbd_try_open(n, "uri=%s", s->uri);
+	timer_delete(timer);
+	sigaction(SIGUSR1, &before, NULL);
+	assert_int_equal(ret, 0);
+	assert_int_equal(nbd_close_device(n), 0);
+	assert_int_equal(descriptors(), nr);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -474,6 +518,7 @@ int main(void)
 		nbd_test(impossible_options),
 		nbd_test(a_forked_child),
 		nbd_test(the_link_is_nobodys_child),
+		nbd_test(signals_while_it_opens),
 	};
 
 	need_nbd();
