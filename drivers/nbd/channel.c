@@ -303,6 +303,9 @@ static void fail_slot(struct nbd_channel *ch, struct link_slot *s)
 {
 	uint32_t posted = LINK_POSTED;
 
+	/* Done before the link ended: its result stands. */
+	if (atomic_load(&s->state) != LINK_POSTED)
+		return;
 	s->error = -EIO;
 	if (!atomic_compare_exchange_strong(&s->state, &posted, LINK_DONE))
 		return;
