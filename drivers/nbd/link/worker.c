@@ -166,6 +166,7 @@ static void conn_drop(struct worker *w, struct conn *conn)
 		struct command *c = conn->flying;
 
 		list_remove(c);
+		c->conn = NULL;		/* another may be in its place before this is served */
 		c->ended = true;
 		c->error = -ENOTCONN;
 		list_push(&w->ended, c);
@@ -306,8 +307,10 @@ static void command_ended(struct worker *w, struct command *c)
 	struct view *view = &w->view[c->server];
 
 	list_remove(c);
-	c->conn->nr_flying--;
-	c->conn->moved_ms = w->now_ms;
+	if (c->conn) {
+		c->conn->nr_flying--;
+		c->conn->moved_ms = w->now_ms;
+	}
 	if (c->error)
 		view_failed(w, c->server);
 	else if (c->kind == LINK_READ)

@@ -57,7 +57,7 @@ struct command {
 	struct worker *worker;
 	struct op *op;			/* or */
 	struct refill *refill;
-	struct conn *conn;
+	struct conn *conn;		/* NULL: it was dropped */
 	struct command *next, **link;	/* of the list that it is in */
 	enum link_op kind;
 	uint32_t server, first, nr;	/* pages within the chunk */
