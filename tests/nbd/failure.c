@@ -9,6 +9,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -143,6 +144,44 @@ static void a_fault_waits_for_its_server(void **state)
 	assert_null(sig);
 	assert_holds(p, NR, 6, 0);
 	munmap(p, NR * page);
+}
+
+/* That a write failed, long ago, does not count as time that its server was away. */
+static void a_failed_write_shortens_no_wait(void **state)
+{
+	struct nbd_world *n = *state;
+	char words[320], full[128];
+	unsigned char *p, *q;
+	struct server *s;
+	pthread_t thread;
+	void *sig;
+
+	snprintf(full, sizeof(full), "%s/full", n->folder);
+	snprintf(words, sizeof(words), "truncate -s 16M %s/disk0", n->folder);
+	assert_int_equal(system(words), 0);
+	snprintf(words, sizeof(words), "--filter=error file %s/disk0 error-pwrite=ENOSPC "
+		 "error-pwrite-rate=100%% error-pwrite-file=%s", n->folder, full);
+	s = server_run(n, 0, words);
+	nbd_open(n, "uri=%s,timeout=4,connections=1", s->uri);
+	p = map_filled(NR, 21);
+	q = map_filled(NR, 22);
+	nbd_move_in(n, p, NR);
+	assert_int_equal(close(creat(full, 0600)), 0);
+	IGNORE(nbd_try_move_in(n, q, NR));
+	assert_at(n->w, q, NR, HMM_PLACE_SYSTEM);
+	assert_int_equal(unlink(full), 0);
+	/* Longer than the timeout: it would have been up before the server is away. */
+	usleep(4500000);
+	server_kill(s);
+	assert_int_equal(pthread_create(&thread, NULL, read_page, p), 0);
+	assert_true(eventually(nbd_said(n, "lost")));
+	server_again(s);
+	pthread_join(thread, &sig);
+	assert_null(sig);
+	assert_holds(p, NR, 21, 0);
+	assert_holds(q, NR, 22, 0);
+	munmap(p, NR * page);
+	munmap(q, NR * page);
 }
 
 /* When it does not come back the wait ends, in SIGBUS and a report; all else goes on. */
@@ -662,6 +701,7 @@ int main(int argc, char **argv)
 		nbd_test(writes_while_one_is_away),
 		nbd_test(a_refill_under_writes),
 		nbd_test(a_fault_waits_for_its_server),
+		nbd_test(a_failed_write_shortens_no_wait),
 		nbd_test(a_lost_server_costs_its_pages),
 		nbd_test(waiting_faults_keep_nobody),
 		nbd_test(an_empty_server_gives_no_zeros),

@@ -237,6 +237,7 @@ static void write_ended(struct worker *w, struct command *c)
 	if (error) {
 		*stale |= mask;
 		refill_server(w, c->server);
+		refill_pause(w, c->server);
 	} else {
 		*stale = (*stale & ~mask) | (op->unsure & mask);
 		op->good += !op->unsure;

@@ -30,9 +30,12 @@ void refill_server(struct worker *w, uint32_t server)
 		return;
 	view->refilling = true;
 	view->quiet = 0;
-	/* A write failed: give the server a moment. */
-	if (view->sick_ms)
-		view->refill_ms = w->now_ms + FAILED_MS;
+}
+
+/* A write failed: give the server a moment. */
+void refill_pause(struct worker *w, uint32_t server)
+{
+	w->view[server].refill_ms = w->now_ms + FAILED_MS;
 }
 
 uint64_t refill_disturb(struct worker *w, uint64_t chunk, uint64_t mask)
@@ -97,7 +100,7 @@ static void refill_end(struct worker *w, struct refill *r, bool good)
 		w->view[r->to].refilled += r->nr;
 	} else {
 		*stale |= r->disturbed & mask;
-		w->view[r->to].refill_ms = w->now_ms + FAILED_MS;
+		refill_pause(w, r->to);
 	}
 	r->busy = false;
 }

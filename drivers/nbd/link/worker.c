@@ -148,16 +148,10 @@ void view_shun(struct worker *w, uint32_t server)
 	view->shun_ms = w->now_ms + view->shun_for;
 }
 
-void view_failed(struct worker *w, uint32_t server)
-{
-	if (!w->view[server].sick_ms)
-		w->view[server].sick_ms = w->now_ms;
-	view_shun(w, server);
-}
-
 static void conn_drop(struct worker *w, struct conn *conn)
 {
 	struct server *server = &w->volume->server[conn->server];
+	struct view *view = &w->view[conn->server];
 	struct nbd_handle *nbd = conn->nbd;
 
 	/* Nothing is stored into a buffer from here on. */
@@ -172,8 +166,11 @@ static void conn_drop(struct worker *w, struct conn *conn)
 		list_push(&w->ended, c);
 	}
 	conn->nbd = NULL;
-	view_failed(w, conn->server);
-	w->view[conn->server].lost |= --w->view[conn->server].nr_conns == 0;
+	view_shun(w, conn->server);
+	if (--view->nr_conns == 0) {
+		view->lost = true;
+		view->sick_ms = w->now_ms;
+	}
 	server_lost(server, w->nr, w->now_ms);
 }
 
@@ -302,19 +299,33 @@ static void ring_serve(struct worker *w)
 			op_start(w, slot);
 }
 
-static void command_ended(struct worker *w, struct command *c)
+/*
+ * What a command's end says of its server. That a write failed says nothing about reads; a
+ * connection that broke has been looked at when it was dropped.
+ */
+static void view_learn(struct worker *w, const struct command *c)
 {
 	struct view *view = &w->view[c->server];
 
+	if (!c->error) {
+		view->sick_ms = 0;
+		if (c->kind == LINK_READ)
+			view->shun_ms = view->shun_for = 0;
+		return;
+	}
+	view_shun(w, c->server);
+	if (c->kind == LINK_READ && c->error != -ENOTCONN && !view->sick_ms)
+		view->sick_ms = w->now_ms;
+}
+
+static void command_ended(struct worker *w, struct command *c)
+{
 	list_remove(c);
 	if (c->conn) {
 		c->conn->nr_flying--;
 		c->conn->moved_ms = w->now_ms;
 	}
-	if (c->error)
-		view_failed(w, c->server);
-	else if (c->kind == LINK_READ)
-		view->sick_ms = view->shun_ms = view->shun_for = 0;
+	view_learn(w, c);
 	if (c->refill)
 		refill_command_ended(w, c);
 	else

@@ -80,7 +80,7 @@ struct conn {
 struct view {
 	uint32_t nr_conns, generation;
 	bool lost;			/* it was away: pages may be stale */
-	uint64_t sick_ms;		/* since when no read of it succeeded; 0: it is well */
+	uint64_t sick_ms;		/* since when it is away or fails reads; 0: it is well */
 	uint64_t shun_ms, shun_for;	/* until when, and how long, to ask others rather */
 	bool refilling;
 	uint64_t refill_ms;		/* not before */
@@ -115,6 +115,7 @@ void op_read_route(struct worker *w, struct command *c);
 
 /* refill.c */
 void refill_server(struct worker *w, uint32_t server);
+void refill_pause(struct worker *w, uint32_t server);
 void refill_step(struct worker *w);
 void refill_command_ended(struct worker *w, struct command *c);
 /* An op writes or trims: pages of @mask that a refill is at now. */
@@ -126,8 +127,7 @@ void command_free(struct worker *w, struct command *c);
 void command_park(struct worker *w, struct command *c, uint32_t ms);
 /* Send it to c->server. false: there is no connection. */
 bool command_send(struct worker *w, struct command *c);
-/* It did not do what it was asked for. */
-void view_failed(struct worker *w, uint32_t server);
+/* It did not do what it was asked for: others rather, for a while. */
 void view_shun(struct worker *w, uint32_t server);
 
 static inline bool view_live(const struct worker *w, uint32_t server)
