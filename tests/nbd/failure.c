@@ -83,6 +83,33 @@ static void writes_while_one_is_away(void **state)
 	munmap(q, NR * page);
 }
 
+/* What a worker wrote before it had its first connection to a server gets there, too. */
+static void writes_before_the_first_connection(void **state)
+{
+	struct nbd_world *n = *state;
+	struct server *s, *other;
+	struct liar *liar;
+	unsigned char *p;
+	cpu_set_t cpus;
+
+	if (sched_getaffinity(0, sizeof(cpus), &cpus) || CPU_COUNT(&cpus) < 2) {
+		print_message("          not here: on one CPU the link has one worker\n");
+		skip();
+	}
+	s = liar_run(n, 0, 16 << 20, &liar);
+	other = server_run(n, 1, "memory 16M");
+	atomic_store(&liar->most, 1);
+	nbd_open(n, "uri=%s,uri2=%s,mirror=2,timeout=20,connections=2,encrypt=on", s->uri,
+		 other->uri);
+	p = map_filled(NR, 23);
+	nbd_move_in(n, p, NR);
+	atomic_store(&liar->most, 0);
+	assert_true(eventually(nbd_said(n, "refilled")));
+	server_kill(other);
+	assert_holds(p, NR, 23, 0);
+	munmap(p, NR * page);
+}
+
 /* The program goes on writing while pages are copied to the server that came back. */
 static void a_refill_under_writes(void **state)
 {
@@ -699,6 +726,7 @@ int main(int argc, char **argv)
 		nbd_test(a_mirror_hides_a_lost_server),
 		nbd_test(a_mirror_is_refilled),
 		nbd_test(writes_while_one_is_away),
+		nbd_test(writes_before_the_first_connection),
 		nbd_test(a_refill_under_writes),
 		nbd_test(a_fault_waits_for_its_server),
 		nbd_test(a_failed_write_shortens_no_wait),

@@ -196,6 +196,7 @@ static void listen_on(const char *path)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
 	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+	uint32_t nr = 0;
 
 	strcpy(addr.sun_path, path);
 	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) || listen(fd, 32))
@@ -203,8 +204,9 @@ static void listen_on(const char *path)
 	signal(SIGCHLD, SIG_IGN);
 	for (;;) {
 		int conn = accept(fd, NULL, NULL);
+		uint32_t most = atomic_load(&control->most);
 
-		if (conn >= 0 && !fork()) {
+		if (conn >= 0 && (!most || nr < most) && ++nr && !fork()) {
 			prctl(PR_SET_PDEATHSIG, SIGKILL);
 			close(fd);
 			serve(conn);

@@ -29,6 +29,7 @@ extern const char *const lie_names[LIES];
 struct liar {
 	_Atomic uint32_t lie, late_ms;
 	_Atomic uint64_t lied;		/* answers that were lies */
+	_Atomic uint32_t most;		/* connections that it takes; 0: all */
 };
 
 /* As number @nr of the world's servers; ended by server_kill(). */

@@ -44,6 +44,26 @@ static void op_forget_write(struct worker *w, struct op *op)
 	*link = op->next;
 }
 
+/*
+ * Who has not taken a write has it copied to it, now or when it is there. A refill that began
+ * earlier may have ended: it looks at present pages alone.
+ */
+static void write_catch_up(struct worker *w, const struct op *op)
+{
+	const struct volume *v = w->volume;
+
+	for (uint32_t r = 0; r < v->cfg.mirror; r++) {
+		uint32_t s = volume_server(v, op->chunk, r);
+
+		if (op->good >> s & 1)
+			continue;
+		if (view_live(w, s))
+			refill_server(w, s);
+		else
+			w->view[s].lost = true;
+	}
+}
+
 static void op_done(struct worker *w, struct op *op)
 {
 	struct volume *v = w->volume;
@@ -53,6 +73,7 @@ static void op_done(struct worker *w, struct op *op)
 		if (op->good) {
 			v->present[op->chunk] |= mask_of(op->first, op->nr);
 			op->error = 0;
+			write_catch_up(w, op);
 		} else if (!op->error) {
 			op->error = -EIO;
 		}
@@ -236,11 +257,10 @@ static void write_ended(struct worker *w, struct command *c)
 
 	if (error) {
 		*stale |= mask;
-		refill_server(w, c->server);
 		refill_pause(w, c->server);
 	} else {
 		*stale = (*stale & ~mask) | (op->unsure & mask);
-		op->good += !op->unsure;
+		op->good |= (uint32_t)!op->unsure << c->server;
 	}
 	command_free(w, c);
 	op_put(w, op, error);

@@ -38,7 +38,7 @@ struct op {
 	uint64_t chunk, index;
 	char *bytes;
 	uint32_t pending;		/* commands */
-	uint32_t good;			/* WRITE: servers that have it */
+	uint32_t good;			/* WRITE: servers (bits) that have it */
 	int error;
 	uint64_t start_ms;
 	uint64_t unsure;		/* WRITE: pages that a refill was at, at the same time */
@@ -79,7 +79,7 @@ struct conn {
 /* A server as this worker sees it. */
 struct view {
 	uint32_t nr_conns, generation;
-	bool lost;			/* it was away: pages may be stale */
+	bool lost;			/* it was or is away: pages may be stale */
 	uint64_t sick_ms;		/* since when it is away or fails reads; 0: it is well */
 	uint64_t shun_ms, shun_for;	/* until when, and how long, to ask others rather */
 	bool refilling;
