@@ -110,6 +110,48 @@ static void writes_before_the_first_connection(void **state)
 	munmap(p, NR * page);
 }
 
+static unsigned char *moving;
+
+static void *move_in(void *arg)
+{
+	IGNORE(nbd_try_move_in(arg, moving, NR));
+	return NULL;
+}
+
+/*
+ * One server has taken a write and comes back without its memory before the other has, which
+ * is lost: then nobody has it.
+ */
+static void a_write_meets_an_empty_server(void **state)
+{
+	struct nbd_world *n = *state;
+	struct server *s = server_run(n, 0, "memory 16M"), *other;
+	struct liar *liar;
+	pthread_t thread;
+	uint64_t held_ms;
+
+	other = liar_run(n, 1, 16 << 20, &liar);
+	nbd_open(n, "uri=%s,uri2=%s,mirror=2," NEVER ",connections=1", s->uri, other->uri);
+	moving = map_filled(NR, 24);
+	atomic_store(&liar->holds, true);
+	assert_int_equal(pthread_create(&thread, NULL, move_in, n), 0);
+	assert_true(eventually(atomic_load(&liar->held)));
+	held_ms = clock_ms();
+	/* The first has answered long ago. If not, this shows less. */
+	usleep(200000);
+	server_kill(s);
+	assert_true(eventually(nbd_said(n, "lost")));
+	server_again(s);
+	assert_true(eventually(nbd_said(n, "is back")));
+	/* After 5 s of silence the link has dropped the other by itself, which may be too early. */
+	n->w->may_lose = clock_ms() - held_ms >= 4000;
+	server_kill(other);
+	pthread_join(thread, NULL);
+	if (!n->w->may_lose)
+		assert_holds(moving, NR, 24, 0);
+	munmap(moving, NR * page);
+}
+
 /* The program goes on writing while pages are copied to the server that came back. */
 static void a_refill_under_writes(void **state)
 {
@@ -727,6 +769,7 @@ int main(int argc, char **argv)
 		nbd_test(a_mirror_is_refilled),
 		nbd_test(writes_while_one_is_away),
 		nbd_test(writes_before_the_first_connection),
+		nbd_test(a_write_meets_an_empty_server),
 		nbd_test(a_refill_under_writes),
 		nbd_test(a_fault_waits_for_its_server),
 		nbd_test(a_failed_write_shortens_no_wait),

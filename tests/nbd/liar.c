@@ -184,6 +184,10 @@ static void serve(int fd)
 		r.cookie = q.cookie;
 		if (be16toh(q.type) == 1)
 			get(fd, disk + at, len);
+		if (be16toh(q.type) == 1 && atomic_load(&control->holds)) {
+			atomic_fetch_add(&control->held, 1);
+			continue;
+		}
 		if (be16toh(q.type) == 0 && len >= 4096 && lie_about(fd, &q, disk + at, len))
 			continue;
 		put(fd, &r, sizeof(r));

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * An NBD server that is honest until it is told to lie. Once the export's first read has
- * been answered (the driver's own), lies concern reads alone; writes are always taken.
+ * been answered (the driver's own), lies concern reads alone; writes are always taken, if not answered.
  */
 #ifndef UHMM_TEST_LIAR_H
 #define UHMM_TEST_LIAR_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "servers.h"
@@ -29,6 +30,8 @@ extern const char *const lie_names[LIES];
 struct liar {
 	_Atomic uint32_t lie, late_ms;
 	_Atomic uint64_t lied;		/* answers that were lies */
+	_Atomic bool holds;		/* writes are not answered */
+	_Atomic uint64_t held;		/* those that were not */
 	_Atomic uint32_t most;		/* connections that it takes; 0: all */
 };
 

@@ -188,6 +188,13 @@ static void view_renew(struct worker *w, uint32_t server, uint32_t generation)
 		v->stale[server][c] |= v->present[c];
 		lost += (uint64_t)__builtin_popcountll(v->present[c]);
 	}
+	/* What it had taken of a write that another has not yet is gone, too. */
+	for (struct op *op = w->writes; op; op = op->next) {
+		if (op->chunk % v->nr_groups != server / v->cfg.mirror)
+			continue;
+		v->stale[server][op->chunk] |= mask_of(op->first, op->nr);
+		op->good &= ~(1u << server);
+	}
 	if (lost && v->cfg.mirror == 1)
 		report("%s: %llu pages that it had are lost", v->cfg.uri[server],
 		       (unsigned long long)lost);
