@@ -330,14 +330,27 @@ static void drop(struct nbd_device *dev, uint32_t server)
 		nbd_faults_answer(dev, (uint32_t)__builtin_ctzll(asked), server, NULL);
 }
 
-/* Broken, or nothing has come for too long. */
+/* Has an answer not come for so long that the link needs what is left? Lock held. */
+static bool is_kept_back(const struct nbd_device *dev, const struct nbd_asking *a, uint64_t now)
+{
+	for (uint64_t asked = a->asked; asked; asked &= asked - 1)
+		if (now - dev->faults.fault[__builtin_ctzll(asked)].asked_ms >=
+		    dev->lanes.timeout_ms / 2)
+			return true;
+	return false;
+}
+
+/* Broken, or nothing has come for too long, or not what somebody waits for. */
 static bool is_over(const struct nbd_device *dev, struct nbd_asking *a)
 {
+	uint64_t now;
 	bool over;
 
 	pthread_mutex_lock(&a->lock);
+	now = nbd_now_ms();	/* later than what is compared with it */
 	over = a->broken ||
-	       (a->fd >= 0 && a->asked && nbd_now_ms() - a->moved_ms >= dev->lanes.stall_ms);
+	       (a->fd >= 0 && a->asked && now - a->moved_ms >= dev->lanes.stall_ms) ||
+	       is_kept_back(dev, a, now);
 	pthread_mutex_unlock(&a->lock);
 	return over;
 }

@@ -504,6 +504,64 @@ static void send_link(int sig)
 	kill(pid, sig);
 }
 
+/* One answer, of each chunk's first at most, is kept back; how many reads ended all the same. */
+static size_t reads_beside_a_silent_one(struct nbd_world *n, struct server *s, struct liar *liar)
+{
+	unsigned char *p = map_filled(NR, 25), *q = map_filled(NR, 26);
+	const uint64_t until = clock_ms() + 40000;
+	pthread_t threads[4];
+	size_t done = 0;
+	void *sig;
+
+	nbd_move_in(n, p, NR);
+	atomic_store(&liar->lied, 0);
+	atomic_store(&liar->lie, SILENCE);
+	for (size_t i = 0; i < ARRAY_LEN(threads); i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, read_page, p + i * NR / 4 * page),
+				 0);
+	assert_true(eventually(atomic_load(&liar->lied)));
+	atomic_store(&liar->lie, HONEST);
+	while (done < ARRAY_LEN(threads) && clock_ms() < until) {
+		nbd_move_in(n, q, NR);
+		assert_holds(q, NR, 26, 0);
+		while (done < ARRAY_LEN(threads) && !pthread_tryjoin_np(threads[done], &sig)) {
+			assert_null(sig);
+			done++;
+		}
+	}
+	/* For the others to end. */
+	if (done < ARRAY_LEN(threads))
+		server_kill(s);
+	for (size_t i = done; i < ARRAY_LEN(threads); i++)
+		pthread_join(threads[i], NULL);
+	if (done == ARRAY_LEN(threads))
+		assert_holds(p, NR, 25, 0);
+	munmap(p, NR * page);
+	munmap(q, NR * page);
+	return done;
+}
+
+/* A read that is never answered has an end, though its connection is busy with others. */
+static void an_answer_that_is_kept_back(void **state)
+{
+	struct nbd_world *n = *state;
+	struct liar *liar;
+	struct server *s = liar_run(n, 0, 16 << 20, &liar);
+	struct server *other = server_run(n, 1, "memory 16M");
+	int before;
+
+	/* Of the link; the mirror has it. */
+	nbd_open(n, "uri=%s,uri2=%s,mirror=2,timeout=8,connections=1,encrypt=on,fault_around=1",
+		 s->uri, other->uri);
+	assert_int_equal(reads_beside_a_silent_one(n, s, liar), 4);
+	assert_int_equal(nbd_close_device(n), 0);
+	/* On a lane; the link asks again. */
+	before = sockets();
+	nbd_open(n, "uri=%s,timeout=8,fault_around=1", s->uri);
+	assert_true(eventually(sockets() == before + 4));
+	assert_int_equal(reads_beside_a_silent_one(n, s, liar), 4);
+}
+
 /* Where it is plain, pages come home without the link; to it falls what goes wrong. */
 static void pages_come_home_by_lanes(void **state)
 {
@@ -780,6 +838,7 @@ int main(int argc, char **argv)
 		nbd_test(a_mirror_beside_a_liar),
 		nbd_test(a_liar_alone),
 		nbd_test(an_encrypted_page_cannot_be_changed),
+		nbd_test(an_answer_that_is_kept_back),
 		nbd_test(pages_come_home_by_lanes),
 		nbd_test(slow_answers_come_by_lanes),
 		nbd_test(lanes_are_made_again),

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * An NBD server that is honest until it is told to lie. Once the export's first read has
- * been answered (the driver's own), lies concern reads alone; writes are always taken, if not answered.
+ * been answered (the driver's own), lies concern reads alone; writes are always taken, if not
+ * answered.
  */
 #ifndef UHMM_TEST_LIAR_H
 #define UHMM_TEST_LIAR_H

@@ -119,6 +119,7 @@ bool command_send(struct worker *w, struct command *c)
 	c->conn = conn;
 	c->ended = false;
 	c->error = 0;
+	c->sent_ms = w->ran_ms;
 	list_push(&conn->flying, c);
 	if (!conn->nr_flying++)
 		conn->moved_ms = w->now_ms;
@@ -245,6 +246,30 @@ static bool conn_stalled(const struct worker *w, const struct conn *conn)
 }
 
 /*
+ * One that is busy but keeps an answer back: each copy has its share of the timeout, so that
+ * there is time to ask the other.
+ */
+static bool conn_withholds(const struct worker *w, const struct conn *conn)
+{
+	uint64_t most = w->volume->timeout_ms / w->volume->cfg.mirror;
+
+	for (const struct command *c = conn->flying; c; c = c->next)
+		if (w->ran_ms - c->sent_ms >= most)
+			return true;
+	return false;
+}
+
+static void drop_withholding(struct worker *w)
+{
+	if (w->ran_ms < w->look_ms)
+		return;
+	w->look_ms = w->ran_ms + w->volume->stall_ms / 4;
+	for (uint32_t i = 0; i < WORKER_CONNS; i++)
+		if (w->conn[i].nbd && conn_withholds(w, &w->conn[i]))
+			conn_drop(w, &w->conn[i]);
+}
+
+/*
  * Where one connection has stalled, the server's others are no better unless they have just
  * shown so: a command that was sent over each in turn would stall as often.
  */
@@ -266,6 +291,7 @@ static void conns_check(struct worker *w)
 		else if (conn->nbd && conn_stalled(w, conn))
 			drop_stalled(w, conn->server);
 	}
+	drop_withholding(w);
 	for (uint32_t s = 0; s < w->volume->nr_servers; s++) {
 		struct connection made;
 
@@ -417,6 +443,15 @@ static void conns_notify(const struct pollfd *fds, struct conn **conns, uint32_t
 	}
 }
 
+/* Once in a turn, which takes no longer than this unless we are stopped. */
+static void look_at_clock(struct worker *w)
+{
+	uint64_t now = now_ms(), turn = now - w->now_ms, most = w->volume->stall_ms / 2;
+
+	w->now_ms = now;
+	w->ran_ms += turn < most ? turn : most;
+}
+
 static void wait_for_work(struct worker *w)
 {
 	struct link_ring *ring = &w->volume->mem->ring[w->nr];
@@ -432,7 +467,7 @@ static void wait_for_work(struct worker *w)
 	if (poll(fds, n, ms) < 0)
 		n = 0;
 	atomic_store_explicit(&ring->sleeping, 0, memory_order_relaxed);
-	w->now_ms = now_ms();
+	look_at_clock(w);
 	if (n && fds[0].revents) {
 		eventfd_t count;
 

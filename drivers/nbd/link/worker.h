@@ -64,6 +64,7 @@ struct command {
 	uint32_t tried;			/* READ: servers that failed it */
 	uint32_t tries;
 	uint64_t retry_ms;
+	uint64_t sent_ms;		/* by ran_ms */
 	bool ended;
 	int error;
 };
@@ -95,6 +96,8 @@ struct worker {
 	int wake_fd;
 	struct seal_thread *seal;
 	uint64_t now_ms;
+	uint64_t ran_ms;		/* the like, without the time in which we were stopped */
+	uint64_t look_ms;		/* by ran_ms: when to look for answers that are kept back */
 	struct view view[LINK_SERVERS];
 	struct conn conn[WORKER_CONNS];
 	struct op op[LINK_SLOTS];
