@@ -252,23 +252,25 @@ static bool filling_wait(struct filling *f, int ret)
 
 	if (ret != -EAGAIN)
 		return isolation_wait_memory(mm, &f->waits);
-	if (sys_uffd_changing(mm->uffd))
-		sys_rest(20);
 	mm_drain(mm);
 	return true;
 }
 
 /*
  * As fill_run(). Nothing is filled while a change is under way, and whoever makes one after
- * the other leaves microseconds in between, right after the drain: those are waited for.
+ * the other leaves microseconds in between, right after the drain: those are waited for. On
+ * one processor we see them if it is taken from him there: so we stay ready to run.
  */
 static int fill_between(struct filling *f, const struct adoption *a, uintptr_t addr, size_t nr,
 			size_t *done)
 {
 	int ret = -EAGAIN;
 
-	for (uint32_t i = 0; i < FILL_SPINS && ret == -EAGAIN; i++)
+	for (uint32_t i = 0; i < FILL_SPINS && ret == -EAGAIN; i++) {
 		ret = fill_run(f->mm, a, addr, nr, done);
+		if (ret == -EAGAIN)
+			sys_yield();
+	}
 	return ret;
 }
 

@@ -215,7 +215,7 @@ static int give(struct child *c, uintptr_t addr, const void *bytes)
 			read_events(c);
 			if (c->lost_track)
 				return -ENOMEM;
-			sys_rest(20);	/* who waited for that is to go on */
+			sys_yield();	/* who waited for that is to go on */
 		} else if (ret == -ENOMEM && c->waits < MEMORY_WAITS) {
 			c->waits++;
 			sys_rest(2000);

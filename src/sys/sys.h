@@ -264,6 +264,7 @@ int sys_page_states_of_files(int pagemap_fd, uintptr_t start, size_t nr_pages, u
 int sys_futex_wait(_Atomic uint32_t *word, uint32_t expected, const struct timespec *timeout);
 int sys_futex_wake(_Atomic uint32_t *word, int nr);
 void sys_rest(uint32_t us);		/* less than a second; a signal ends it early */
+void sys_yield(void);			/* for who is ready to run, on this processor */
 /* On memory that several processes map. */
 int sys_futex_wait_shared(_Atomic uint32_t *word, uint32_t expected, const struct timespec *timeout);
 int sys_futex_wake_shared(_Atomic uint32_t *word, int nr);

@@ -51,6 +51,11 @@ void sys_rest(uint32_t us)
 	sys_futex_wait(&never, 0, &time);
 }
 
+void sys_yield(void)
+{
+	syscall(SYS_sched_yield);
+}
+
 int sys_futex_wait_shared(_Atomic uint32_t *word, uint32_t expected, const struct timespec *timeout)
 {
 	return (int)sys_ret(syscall(SYS_futex, word, FUTEX_WAIT, expected, timeout, NULL, 0));

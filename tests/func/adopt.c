@@ -373,6 +373,8 @@ static void *discard(void *arg)
 	while (!atomic_load(&d->stop)) {
 		IGNORE(madvise(d->p, NR * page, MADV_DONTNEED));
 		atomic_store(&d->running, 1);
+		/* Where there is one processor nobody else sees the moment between two. */
+		sched_yield();
 	}
 	return NULL;
 }
