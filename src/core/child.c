@@ -27,6 +27,8 @@
 
 #define MEMORY_WAITS	500u	/* of 2 ms, in all */
 #define EVENTS_AT_ONCE	16
+#define QUIET_RESTS	20u	/* without an event: a change's last has been read */
+#define QUIET_US	200u
 
 /* What lay in [from, end) lies at @to, or nowhere. */
 struct carried {
@@ -156,17 +158,39 @@ static void child_event(struct child *c, const struct uffd_msg *msg)
 	}
 }
 
-static void read_events(struct child *c)
+/* False: there were none. */
+static bool read_some(struct child *c)
 {
 	struct uffd_msg msgs[EVENTS_AT_ONCE];
+	bool any = false;
 	int nr;
 
 	do {
 		nr = sys_uffd_read(c->uffd, msgs, EVENTS_AT_ONCE);
-		for (int i = 0; i < nr; i++)
+		for (int i = 0; i < nr; i++) {
+			any |= msgs[i].event != UFFD_EVENT_PAGEFAULT;
 			child_event(c, &msgs[i]);
+		}
 		/* A full batch may hide an event: read returns faults first. */
 	} while (nr == EVENTS_AT_ONCE);
+	return any;
+}
+
+/*
+ * Kernels that take a change for over when the first of its events has been read would
+ * let us fill what is elsewhere by then: the others are at most as far away as the child
+ * is from running again.
+ */
+static void read_events(struct child *c)
+{
+	uint32_t quiet = 0;
+
+	if (!read_some(c) || sys_cap(CAP_UFFD_PENDING))
+		return;
+	while (quiet < QUIET_RESTS) {
+		sys_rest(QUIET_US);
+		quiet = read_some(c) ? 0 : quiet + 1;
+	}
 }
 
 /* ---------------------------------------------------------------- filling it */
