@@ -94,7 +94,8 @@ int sys_uffd_wake(int fd, uintptr_t start, size_t len);
 
 /*
  * Fill calls: *done gets the bytes filled, also when an error is returned. 0 means
- * all of it; -EAGAIN with *done > 0 is a short fill.
+ * all of it; -EAGAIN with *done > 0 is a short fill, and without a change of a mapping
+ * whose event is to be read first. -ENOENT: there is no mapping, or not one of @fd's.
  */
 #define SYS_UFFD_DONTWAKE	BIT(0)
 #define SYS_UFFD_HOLES		BIT(1)	/* move: holes of the source count as moved */

@@ -54,16 +54,6 @@ static int open_user_only(void)
 	return fd == -EINVAL ? -EPERM : fd == -ENOSYS ? -EOPNOTSUPP : fd;
 }
 
-/*
- * What a fill call did: @count is the field in which the kernel leaves the bytes done
- * or a negative errno. It stays 0, as we set it, where the kernel gives up early.
- */
-static int fill_result(int ret, int64_t count, size_t *done)
-{
-	*done = count > 0 ? (size_t)count : 0;
-	return ret;
-}
-
 static int shake_hands(int fd, uint64_t features, uint64_t *have)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = features };
@@ -135,6 +125,34 @@ int sys_uffd_wake(int fd, uintptr_t start, size_t len)
 	return sys_ret(ioctl(fd, UFFDIO_WAKE, &range));
 }
 
+/* The kernel asks that of itself before it looks at what is to be filled: here, nothing. */
+bool sys_uffd_changing(int fd)
+{
+	struct uffdio_copy nothing = { .len = 0 };
+
+	return sys_ret(ioctl(fd, UFFDIO_COPY, &nothing)) == -EAGAIN;
+}
+
+/*
+ * From 6.8 on a fill asks whether a change is under way, looks the mapping up, and asks once
+ * more: one that began in between has taken the mapping away, and ENOENT comes before the
+ * second answer. Until its event has been read that mapping may well be elsewhere.
+ */
+static int settled(int fd, int ret)
+{
+	return ret == -ENOENT && sys_uffd_changing(fd) ? -EAGAIN : ret;
+}
+
+/*
+ * What a fill call did: @count is the field in which the kernel leaves the bytes done
+ * or a negative errno. It stays 0, as we set it, where the kernel gives up early.
+ */
+static int fill_result(int fd, int ret, int64_t count, size_t *done)
+{
+	*done = count > 0 ? (size_t)count : 0;
+	return settled(fd, ret);
+}
+
 int sys_uffd_copy(int fd, uintptr_t dst, const void *src, size_t len, unsigned int flags,
 		  size_t *done)
 {
@@ -144,7 +162,7 @@ int sys_uffd_copy(int fd, uintptr_t dst, const void *src, size_t len, unsigned i
 	if (flags & SYS_UFFD_DONTWAKE)
 		copy.mode = UFFDIO_COPY_MODE_DONTWAKE;
 	ret = sys_ret(ioctl(fd, UFFDIO_COPY, &copy));
-	return fill_result(ret, copy.copy, done);
+	return fill_result(fd, ret, copy.copy, done);
 }
 
 int sys_uffd_zeropage(int fd, uintptr_t dst, size_t len, unsigned int flags, size_t *done)
@@ -155,7 +173,7 @@ int sys_uffd_zeropage(int fd, uintptr_t dst, size_t len, unsigned int flags, siz
 	if (flags & SYS_UFFD_DONTWAKE)
 		zero.mode = UFFDIO_ZEROPAGE_MODE_DONTWAKE;
 	ret = sys_ret(ioctl(fd, UFFDIO_ZEROPAGE, &zero));
-	return fill_result(ret, zero.zeropage, done);
+	return fill_result(fd, ret, zero.zeropage, done);
 }
 
 int sys_uffd_move(int fd, uintptr_t dst, uintptr_t src, size_t len, unsigned int flags,
@@ -169,14 +187,14 @@ int sys_uffd_move(int fd, uintptr_t dst, uintptr_t src, size_t len, unsigned int
 	if (flags & SYS_UFFD_HOLES)
 		move.mode |= UHMM_UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES;
 	ret = sys_ret(ioctl(fd, UHMM_UFFDIO_MOVE, &move));
-	return fill_result(ret, move.move, done);
+	return fill_result(fd, ret, move.move, done);
 }
 
 int sys_uffd_poison(int fd, uintptr_t start, size_t len)
 {
 	struct uhmm_uffdio_poison poison = { .range = { start, len } };
 
-	return sys_ret(ioctl(fd, UHMM_UFFDIO_POISON, &poison));
+	return settled(fd, sys_ret(ioctl(fd, UHMM_UFFDIO_POISON, &poison)));
 }
 
 int sys_uffd_writeprotect(int fd, uintptr_t start, size_t len, bool protect)
@@ -195,14 +213,6 @@ int sys_uffd_rwprotect(int fd, uintptr_t start, size_t len, bool protect)
 	if (protect)
 		rwp.mode = UHMM_UFFDIO_RWPROTECT_MODE_RWP;
 	return sys_ret(ioctl(fd, UHMM_UFFDIO_RWPROTECT, &rwp));
-}
-
-/* The kernel asks that of itself before it looks at what is to be filled: here, nothing. */
-bool sys_uffd_changing(int fd)
-{
-	struct uffdio_copy nothing = { .len = 0 };
-
-	return sys_ret(ioctl(fd, UFFDIO_COPY, &nothing)) == -EAGAIN;
 }
 
 int sys_uffd_read(int fd, struct uffd_msg *msgs, unsigned int nr)

@@ -1,20 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Changes of mappings with pages away: munmap, mremap, mmap over them, madvise, brk,
- * mprotect and mlock behave as if the pages had never left, and device memory that
- * nobody maps any more is freed.
+ * Changes of mappings with pages away: munmap, mmap over them, madvise, brk, mprotect
+ * and mlock behave as if the pages had never left, and device memory that nobody maps
+ * any more is freed.
  */
 #define _GNU_SOURCE
 #include "world.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/userfaultfd.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/shm.h>
 #include <sys/syscall.h>
@@ -23,26 +18,12 @@
 
 #define NR	32
 #define RW	(PROT_READ | PROT_WRITE)
-#define FROZEN	(MREMAP_MAYMOVE | MREMAP_FIXED)
-
-#ifndef MREMAP_DONTUNMAP
-#define MREMAP_DONTUNMAP 4
-#endif
-
-/* NR pages of the pattern @seed, all away. */
-static unsigned char *away(struct world *w, uint32_t seed)
-{
-	unsigned char *p = map_filled(NR, seed);
-
-	to_device(w, w->dev, p, NR);
-	return p;
-}
 
 /* munmap of everything frees every device page and copies none. */
 static void munmap_frees_device_pages(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = away(w, 1);
+	unsigned char *p = map_away(w, NR, 1);
 
 	assert_int_equal(munmap(p, NR * page), 0);
 	assert_used(w->dev, 0);
@@ -51,38 +32,11 @@ static void munmap_frees_device_pages(void **state)
 	assert_int_equal(stats_now(w).device_pages, 0);
 }
 
-/*
- * mremap is told for both places: a device may have mirrored what was at the old one,
- * which stays a mapping with DONTUNMAP, and what the new one has replaced.
- */
-static void mremap_is_told_for_both_places(void **state)
-{
-	const int flags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
-	struct world *w = *state;
-	unsigned char *p = away(w, 38), *to = away(w, 39);
-	struct heard *old = listen_to(w, p, p + NR * page);
-	struct heard *new = listen_to(w, to, to + NR * page);
-
-	assert_ptr_equal(mremap(p, NR * page, NR * page, flags, to), to);
-	/* STRICT: before mremap returned. Else somebody has read of it by then, no more. */
-	if (!strict())
-		assert_true(eventually(heard_type(old, HMM_EVENT_UNMAP) &&
-				       heard_type(new, HMM_EVENT_UNMAP)));
-	assert_true(heard_event(old, HMM_EVENT_UNMAP, NULL, p, p + NR * page));
-	assert_true(heard_event(new, HMM_EVENT_UNMAP, NULL, to, to + NR * page));
-	listen_end(old);
-	listen_end(new);
-	assert_holds(to, NR, 38, 0);
-	assert_true(all_zero(p, NR * page));
-	munmap(p, NR * page);
-	munmap(to, NR * page);
-}
-
 /* munmap of the middle frees just that; both ends keep their bytes on the device. */
 static void munmap_of_the_middle(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = away(w, 2);
+	unsigned char *p = map_away(w, NR, 2);
 
 	assert_int_equal(munmap(p + 8 * page, 8 * page), 0);
 	assert_used(w->dev, NR - 8);
@@ -116,7 +70,7 @@ static void munmap_over_two_mappings_and_a_gap(void **state)
 static void address_reused_after_munmap_is_new(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = away(w, 4);
+	unsigned char *p = map_away(w, NR, 4);
 
 	for (int round = 0; round < 50; round++) {
 		assert_int_equal(munmap(p, NR * page), 0);
@@ -134,7 +88,7 @@ static void address_reused_after_munmap_is_new(void **state)
 static void map_fixed_over_a_part(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = away(w, 5);
+	unsigned char *p = map_away(w, NR, 5);
 
 	assert_ptr_equal(mmap(p + 8 * page, 8 * page, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
 			      -1, 0), p + 8 * page);
@@ -149,7 +103,7 @@ static void map_fixed_over_a_part(void **state)
 static void file_mapped_over_a_part(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = away(w, 6);
+	unsigned char *p = map_away(w, NR, 6);
 	int fd = memfd_create("over", MFD_CLOEXEC);
 
 	assert_true(fd >= 0);
@@ -170,7 +124,7 @@ static void file_mapped_over_a_part(void **state)
 static void map_fixed_with_bad_descriptor_destroys_nothing(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = away(w, 7);
+	unsigned char *p = map_away(w, NR, 7);
 
 	errno = 0;
 	assert_ptr_equal(mmap(p, NR * page, RW, MAP_PRIVATE | MAP_FIXED, 9999, 0), MAP_FAILED);
@@ -179,293 +133,11 @@ static void map_fixed_with_bad_descriptor_destroys_nothing(void **state)
 	munmap(p, NR * page);
 }
 
-/* mremap that shrinks frees the tail. */
-static void mremap_shrinks(void **state)
-{
-	struct world *w = *state;
-	unsigned char *p = away(w, 8);
-
-	assert_ptr_equal(mremap(p, NR * page, 10 * page, 0), p);
-	assert_used(w->dev, 10);
-	assert_at(w, p + 10 * page, NR - 10, HMM_PLACE_GAP);
-	assert_holds(p, 10, 8, 0);
-	munmap(p, 10 * page);
-}
-
-/* mremap that grows and moves takes the bytes along; the new tail is zeros. */
-static void mremap_grows_and_moves(void **state)
-{
-	struct world *w = *state;
-	unsigned char *p = away(w, 9), *q;
-
-	/* Something right behind keeps it from growing in place. */
-	if (mmap(p + NR * page, page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE,
-		 -1, 0) == MAP_FAILED)
-		assert_int_equal(errno, EEXIST);
-	q = mremap(p, NR * page, 2 * NR * page, MREMAP_MAYMOVE);
-	assert_ptr_not_equal(q, MAP_FAILED);
-	assert_ptr_not_equal(q, p);
-	assert_at(w, p, NR, HMM_PLACE_GAP);
-	assert_holds(q, NR, 9, 0);
-	assert_true(all_zero(q + NR * page, NR * page));
-	assert_used(w->dev, 0);
-	munmap(q, 2 * NR * page);
-}
-
-/* mremap that grows in place: old bytes, and zeros behind them. */
-static void mremap_grows_in_place(void **state)
-{
-	struct world *w = *state;
-	unsigned char *p = map_pages(2 * NR, RW, 0);
-
-	assert_int_equal(munmap(p + NR * page, NR * page), 0);
-	fill(p, NR, 10);
-	to_device(w, w->dev, p, NR);
-	assert_ptr_equal(mremap(p, NR * page, 2 * NR * page, 0), p);
-	assert_true(all_zero(p + NR * page, NR * page));
-	assert_holds(p, NR, 10, 0);
-	munmap(p, 2 * NR * page);
-}
-
-/* mremap of a mapping of which only the middle is away succeeds, as one mapping. */
-static void mremap_of_partly_migrated_mapping(void **state)
-{
-	struct world *w = *state;
-	unsigned char *p = map_filled(NR, 11), *q;
-
-	to_device(w, w->dev, p + 10 * page, 7);
-	q = mremap(p, NR * page, 4 * NR * page, MREMAP_MAYMOVE);
-	assert_ptr_not_equal(q, MAP_FAILED);
-	assert_holds(q, NR, 11, 0);
-	assert_true(all_zero(q + NR * page, 3 * NR * page));
-	munmap(q, 4 * NR * page);
-}
-
-/* The same through realloc(): libc's own call, which no hook sees. */
-static void realloc_of_partly_migrated_block(void **state)
-{
-	struct world *w = *state;
-	size_t bytes = 4 << 20, nr = bytes / 4 / page < 64 ? bytes / 4 / page : 64;
-	char *block = malloc(bytes), *base;
-
-	assert_non_null(block);
-	memset(block, 0x3c, bytes);
-	base = (char *)(((uintptr_t)block + (1 << 20)) & ~(page - 1));
-	to_device(w, w->dev, base, nr);
-	block = realloc(block, 4 * bytes);
-	assert_non_null(block);
-	for (size_t i = 0; i < bytes; i++)
-		if (block[i] != 0x3c)
-			fail_msg("byte %zu is %#x", i, block[i]);
-	free(block);
-	assert_used(w->dev, 0);
-}
-
-/* mremap of a part to another address: the rest stays, the part moves. */
-static void mremap_moves_a_part(void **state)
-{
-	struct world *w = *state;
-	unsigned char *p = away(w, 12);
-	unsigned char *q = map_pages(8, PROT_NONE, 0);
-
-	assert_ptr_equal(mremap(p + 8 * page, 8 * page, 8 * page, FROZEN, q), q);
-	assert_at(w, p + 8 * page, 8, HMM_PLACE_GAP);
-	assert_holds(q, 8, 12, 8);
-	assert_holds(p, 8, 12, 0);
-	assert_holds(p + 16 * page, 16, 12, 16);
-	munmap(p, NR * page);
-	munmap(q, 8 * page);
-}
-
-/* mremap(MREMAP_FIXED) onto pages that are away themselves frees those. */
-static void mremap_fixed_onto_migrated_pages(void **state)
-{
-	struct world *w = *state;
-	unsigned char *p = away(w, 13), *q = away(w, 14);
-
-	assert_ptr_equal(mremap(p, 8 * page, 8 * page, FROZEN, q + 4 * page), q + 4 * page);
-	assert_holds(q, 4, 14, 0);
-	assert_holds(q + 4 * page, 8, 13, 0);
-	assert_holds(q + 12 * page, NR - 12, 14, 12);
-	assert_holds(p + 8 * page, NR - 8, 13, 8);
-	assert_used(w->dev, 0);
-	munmap(p, NR * page);
-	munmap(q, NR * page);
-}
-
-/* Pages that moved with mremap can migrate again and be unmapped at the new place. */
-static void moved_pages_are_tracked_at_the_new_place(void **state)
-{
-	struct world *w = *state;
-	unsigned char *p = away(w, 15);
-	unsigned char *q = map_pages(NR, PROT_NONE, 0);
-
-	assert_ptr_equal(mremap(p, NR * page, NR * page, FROZEN, q), q);
-	IGNORE(try_device(w, w->dev, q, NR, NULL));
-	assert_at(w, q, NR, HMM_PLACE_DEVICE);
-	assert_at(w, p, NR, HMM_PLACE_GAP);
-	assert_used(w->dev, NR);
-	for (uint64_t i = 0; i < DEV_PAGES; i++) {
-		uintptr_t addr;
-
-		if (!hmm_devmem_lookup(w->dev->devmem, i, &addr))
-			assert_in_range(addr, (uintptr_t)q, (uintptr_t)q + (NR - 1) * page);
-	}
-	assert_int_equal(munmap(q, NR / 2 * page), 0);
-	assert_used(w->dev, NR / 2);
-	assert_holds(q + NR / 2 * page, NR / 2, 15, NR / 2);
-	munmap(q, NR * page);
-}
-
-/*
- * Pages away that move to beside a mapping whose last page has just come home keep their
- * bytes: that one is let go alone.
- */
-static void moved_beside_one_let_go(void **state)
-{
-	struct world *w = *state;
-
-	for (uint32_t i = rounds(300); i > 0; i--) {
-		unsigned char *p = map_filled(2 * NR, i);
-		unsigned char *to = map_pages(2 * NR, PROT_NONE, 0);
-
-		to_device(w, w->dev, p, 2 * NR);
-		assert_ptr_equal(mremap(p + NR * page, NR * page, NR * page, MREMAP_MAYMOVE |
-					MREMAP_FIXED, to + NR * page), to + NR * page);
-		assert_holds(to + NR * page, NR, i, NR);
-		assert_ptr_equal(mremap(p, NR * page, NR * page, MREMAP_MAYMOVE | MREMAP_FIXED, to),
-				 to);
-		assert_holds(to, NR, i, 0);
-		munmap(to, 2 * NR * page);
-	}
-}
-
-/* MREMAP_DONTUNMAP: the new place has the bytes, the old one is empty but mapped. */
-static void mremap_dontunmap_leaves_an_empty_mapping(void **state)
-{
-	struct world *w = *state;
-	unsigned char *p = away(w, 16);
-	unsigned char *q = mremap(p, NR * page, NR * page, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, 0);
-
-	assert_ptr_not_equal(q, MAP_FAILED);
-	assert_true(all_zero(p, NR * page));
-	assert_holds(q, NR, 16, 0);
-	fill(p, NR, 17);
-	to_device(w, w->dev, p, NR);
-	assert_holds(p, NR, 17, 0);
-	assert_holds(q, NR, 16, 0);
-	munmap(p, NR * page);
-	munmap(q, NR * page);
-}
-
-/* An mremap that fails leaves pages, bytes and addresses as they were. */
-static void failed_mremap_changes_nothing(void **state)
-{
-	struct world *w = *state;
-	unsigned char *p = away(w, 18);
-
-	/* More than there are addresses, which some kernels say otherwise. */
-	assert_ptr_equal(mremap(p, NR * page, (size_t)1 << 52, MREMAP_MAYMOVE), MAP_FAILED);
-	assert_true(errno == ENOMEM || errno == EINVAL);
-	assert_ptr_equal(mremap(p + 1, NR * page, NR * page, MREMAP_MAYMOVE), MAP_FAILED);
-	assert_int_equal(errno, EINVAL);
-	assert_holds(p, NR, 18, 0);
-	munmap(p, NR * page);
-}
-
-#define READ_PAGES	(4 * NR)
-
-struct reader {
-	const volatile unsigned char *p;
-	_Atomic bool go, stop;
-};
-
-static void *read_run(void *arg)
-{
-	struct reader *r = arg;
-
-	while (!atomic_load(&r->stop)) {
-		if (!atomic_exchange(&r->go, false))
-			continue;
-		for (size_t i = 0; i < READ_PAGES; i++)
-			(void)r->p[i * page];
-	}
-	return NULL;
-}
-
-/* The old place stays mapped: what is read there meanwhile takes no page's place. */
-static void mremap_dontunmap_under_readers(void **state)
-{
-	struct world *w = *state;
-	unsigned char *p = map_filled(READ_PAGES, 1);
-	struct reader r = { .p = p };
-	pthread_t thread;
-
-	assert_int_equal(pthread_create(&thread, NULL, read_run, &r), 0);
-	for (uint32_t i = rounds(200); i > 0; i--) {
-		unsigned char *q;
-
-		fill(p, READ_PAGES, i);
-		IGNORE(try_device(w, w->dev, p, READ_PAGES, NULL));
-		atomic_store(&r.go, true);
-		q = mremap(p, READ_PAGES * page, READ_PAGES * page,
-			   MREMAP_MAYMOVE | MREMAP_DONTUNMAP, 0);
-		assert_ptr_not_equal(q, MAP_FAILED);
-		assert_holds(q, READ_PAGES, i, 0);
-		munmap(q, READ_PAGES * page);
-	}
-	atomic_store(&r.stop, true);
-	pthread_join(thread, NULL);
-	munmap(p, READ_PAGES * page);
-}
-
-/* Beside memory that the program itself traps, which cannot be trapped together with any. */
-static void failed_mremap_beside_a_foreign_mapping(void **state)
-{
-	struct world *w = *state;
-	struct uffdio_api api = { .api = UFFD_API };
-	unsigned char *p = map_filled(2 * NR, 60);
-	struct uffdio_register reg = {
-		.range = { (uintptr_t)(p + NR * page), NR * page },
-		.mode = UFFDIO_REGISTER_MODE_MISSING,
-	};
-	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
-
-	if (fd < 0)	/* before 5.11 there is but the one for all faults */
-		fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
-	assert_true(fd >= 0);
-	assert_int_equal(ioctl(fd, UFFDIO_API, &api), 0);
-	assert_int_equal(ioctl(fd, UFFDIO_REGISTER, &reg), 0);
-	to_device(w, w->dev, p, NR);
-	/* No gap is that large. */
-	assert_ptr_equal(mremap(p, NR * page, hmm_user_end() - 16 * page, MREMAP_MAYMOVE),
-			 MAP_FAILED);
-	assert_int_equal(errno, ENOMEM);
-	assert_holds(p, NR, 60, 0);
-	close(fd);
-	munmap(p, 2 * NR * page);
-}
-
-/* Over more mappings than are trapped at one go. */
-static void failed_mremap_over_many_mappings(void **state)
-{
-	struct world *w = *state;
-	unsigned char *p = map_filled(NR, 61);
-
-	for (size_t i = 1; i < NR; i += 2)
-		assert_int_equal(mprotect(p + i * page, page, PROT_READ), 0);
-	IGNORE(try_device(w, w->dev, p, NR, NULL));
-	assert_ptr_equal(mremap(p, NR * page, 2 * NR * page, MREMAP_MAYMOVE), MAP_FAILED);
-	assert_int_equal(errno, EFAULT);
-	assert_holds(p, NR, 61, 0);
-	munmap(p, NR * page);
-}
-
 /* DONTNEED of a part: zeros there, frames free, neighbours untouched. */
 static void dontneed_of_a_part(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = away(w, 19);
+	unsigned char *p = map_away(w, NR, 19);
 
 	assert_int_equal(madvise(p + 8 * page, 8 * page, MADV_DONTNEED), 0);
 	assert_true(all_zero(p + 8 * page, 8 * page));
@@ -480,7 +152,7 @@ static void dontneed_of_a_part(void **state)
 static void dontneed_over_a_gap(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = away(w, 19);
+	unsigned char *p = map_away(w, NR, 19);
 
 	assert_int_equal(munmap(p + 8 * page, 8 * page), 0);
 	assert_int_equal(madvise(p + 4 * page, 16 * page, MADV_DONTNEED), -1);
@@ -496,7 +168,7 @@ static void dontneed_over_a_gap(void **state)
 static void free_then_write_keeps_the_write(void **state)
 {
 	struct world *w = *state;
-	uint64_t *p = (void *)away(w, 20);
+	uint64_t *p = (void *)map_away(w, NR, 20);
 
 	assert_int_equal(madvise(p, NR * page, MADV_FREE), 0);
 	for (size_t i = 0; i < NR; i++) {
@@ -549,7 +221,7 @@ static void brk_shrinks_over_migrated_pages(void **state)
 static void mprotect_readonly_and_back(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = away(w, 22);
+	unsigned char *p = map_away(w, NR, 22);
 	char byte = 1;
 
 	assert_int_equal(mprotect(p, NR * page, PROT_READ), 0);
@@ -567,7 +239,7 @@ static void mprotect_readonly_and_back(void **state)
 static void evict_into_readonly(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = away(w, 23);
+	unsigned char *p = map_away(w, NR, 23);
 
 	assert_int_equal(mprotect(p, NR * page, PROT_READ), 0);
 	assert_int_equal(evict(w, p, NR), NR);
@@ -580,7 +252,7 @@ static void evict_into_readonly(void **state)
 static void mprotect_none_and_back(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = away(w, 24);
+	unsigned char *p = map_away(w, NR, 24);
 	char byte;
 
 	assert_int_equal(mprotect(p + 8 * page, 8 * page, PROT_NONE), 0);
@@ -596,7 +268,7 @@ static void mprotect_none_and_back(void **state)
 static void evict_into_prot_none(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = away(w, 25);
+	unsigned char *p = map_away(w, NR, 25);
 	int64_t got;
 
 	assert_int_equal(mprotect(p, NR * page, PROT_NONE), 0);
@@ -682,7 +354,7 @@ static void protection_flips_while_pages_are_taken(void **state)
 static void mlock_brings_home(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = away(w, 29);
+	unsigned char *p = map_away(w, NR, 29);
 	uint64_t reasons[HMM_REASONS] = { 0 };
 
 	assert_int_equal(mlock(p, NR * page), 0);
@@ -702,7 +374,7 @@ static void mlock_brings_home(void **state)
 static void mlockall_brings_home(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = away(w, 31);
+	unsigned char *p = map_away(w, NR, 31);
 
 	if (!strict()) {
 		/* Faulted in one by one, as by any toucher. */
@@ -779,7 +451,7 @@ static void pkey_mprotect_and_back(void **state)
 		print_message("          not here: no pkey_mprotect on this kernel\n");
 		skip();
 	}
-	p = away(w, 32);
+	p = map_away(w, NR, 32);
 	assert_int_equal(syscall(SYS_pkey_mprotect, p, NR * page, PROT_READ, -1), 0);
 	assert_int_equal(hmm_copy_to_user(w->mm, (uintptr_t)p, &byte, 1), -EFAULT);
 	assert_holds(p, NR / 2, 32, 0);
@@ -792,7 +464,7 @@ static void pkey_mprotect_and_back(void **state)
 static void guard_over_a_part(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = away(w, 33);
+	unsigned char *p = map_away(w, NR, 33);
 
 	if (madvise(p + 4 * page, 4 * page, 102 /* MADV_GUARD_INSTALL, 6.13 */)) {
 		print_message("          not here: no guard regions\n");
@@ -815,7 +487,7 @@ static void shmat_over_a_part(void **state)
 {
 	struct world *w = *state;
 	int id = shmget(IPC_PRIVATE, 4 * page, IPC_CREAT | 0600);
-	unsigned char *p = away(w, 34);
+	unsigned char *p = map_away(w, NR, 34);
 
 	assert_true(id >= 0);
 	assert_ptr_equal(shmat(id, p + 4 * page, SHM_REMAP), p + 4 * page);
@@ -1002,27 +674,12 @@ int main(void)
 		/* The first: nothing is staged yet. */
 		world_test(first_staging_of_a_locked_process),
 		world_test(munmap_frees_device_pages),
-		world_test(mremap_is_told_for_both_places),
 		world_test(munmap_of_the_middle),
 		world_test(munmap_over_two_mappings_and_a_gap),
 		world_test(address_reused_after_munmap_is_new),
 		world_test(map_fixed_over_a_part),
 		world_test(file_mapped_over_a_part),
 		world_test(map_fixed_with_bad_descriptor_destroys_nothing),
-		world_test(mremap_shrinks),
-		world_test(mremap_grows_and_moves),
-		world_test(mremap_grows_in_place),
-		world_test(mremap_of_partly_migrated_mapping),
-		world_test(realloc_of_partly_migrated_block),
-		world_test(mremap_moves_a_part),
-		world_test(mremap_fixed_onto_migrated_pages),
-		world_test(moved_pages_are_tracked_at_the_new_place),
-		world_test(moved_beside_one_let_go),
-		world_test(mremap_dontunmap_leaves_an_empty_mapping),
-		world_test(mremap_dontunmap_under_readers),
-		world_test(failed_mremap_changes_nothing),
-		world_test(failed_mremap_beside_a_foreign_mapping),
-		world_test(failed_mremap_over_many_mappings),
 		world_test(dontneed_of_a_part),
 		world_test(dontneed_over_a_gap),
 		world_test(free_then_write_keeps_the_write),

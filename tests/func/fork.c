@@ -624,7 +624,7 @@ static bool others_hold(unsigned char *p)
 	       all_zero(p + (MANY - 1) * page, page);
 }
 
-/* The second half goes onto the first quarter, and the last page of it back again. */
+/* The third quarter goes onto the first, and its first page back again. */
 static void carry_some(unsigned char *p)
 {
 	unsigned char *half = p + MANY / 2 * page;
@@ -639,6 +639,23 @@ static bool are_where_they_went(unsigned char *p)
 	       holds(p + MANY / 4 * page, MANY / 4, 1, MANY / 4) &&
 	       holds(p + MANY / 2 * page, 1, 1, MANY / 2) &&
 	       holds(p + MANY / 4 * 3 * page, MANY / 4, 1, MANY / 4 * 3);
+}
+
+/* The third quarter, so often that it will be under way while a page of it is filled. */
+static void carry_over_and_over(unsigned char *p)
+{
+	const size_t len = MANY / 4 * page;
+	unsigned char *half = p + MANY / 2 * page;
+
+	for (int i = 0; i < 200; i++) {
+		mremap(half, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, p);
+		mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, half);
+	}
+}
+
+static bool all_but_the_first_quarter_hold(unsigned char *p)
+{
+	return holds(p + MANY / 4 * page, MANY / 4 * 3, 1, MANY / 4);
 }
 
 static void change_over_and_over(unsigned char *p)
@@ -671,6 +688,7 @@ static void raw_clone_changes_at_once(void **state)
 {
 	static const struct raw_child children[] = {
 		{ discard_some, others_hold }, { carry_some, are_where_they_went },
+		{ carry_over_and_over, all_but_the_first_quarter_hold },
 		{ change_over_and_over, all_but_one_hold }, { discard_and_fork, all_but_one_hold },
 	};
 	struct world *w = *state;

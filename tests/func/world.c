@@ -555,6 +555,14 @@ void to_device(struct world *w, struct testdev *dev, void *addr, size_t nr)
 	assert_int_equal(cpu_maps_count(addr, nr), 0);
 }
 
+void *map_away(struct world *w, size_t nr, uint32_t seed)
+{
+	void *p = map_filled(nr, seed);
+
+	to_device(w, w->dev, p, nr);
+	return p;
+}
+
 size_t count_at(struct world *w, const void *addr, size_t nr, enum hmm_place place)
 {
 	uint8_t places[4096];

@@ -153,6 +153,8 @@ bool all_zero(const void *addr, size_t bytes);
 
 /* Moves all of it, and says so by failing where not. */
 void to_device(struct world *w, struct testdev *dev, void *addr, size_t nr);
+/* As map_filled(), all of it on the first device. */
+void *map_away(struct world *w, size_t nr, uint32_t seed);
 int64_t try_device(struct world *w, struct testdev *dev, void *addr, size_t nr,
 		   uint64_t *reasons);
 bool all_at(struct world *w, const void *addr, size_t nr, enum hmm_place place);
