@@ -268,13 +268,37 @@ static int placed_on(int cpu)
 	return found;
 }
 
-/* How many of NR faults from @cpu the handler there slept between. */
+static bool sleeps_now(int tid)
+{
+	char path[64], text[512];
+	const char *at;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
+	file = fopen(path, "r");
+	assert_non_null(file);
+	text[fread(text, 1, sizeof(text) - 1, file)] = '\0';
+	fclose(file);
+	at = strrchr(text, ')');
+	assert_non_null(at);
+	return at[2] == 'S';
+}
+
+/*
+ * How many of NR faults from @cpu the handler there slept between. Each comes when it has
+ * come to wait again: who it wakes may well take its CPU from it before.
+ */
 static uint64_t met_near(struct world *w, unsigned char *p, int cpu)
 {
 	int near = placed_on(cpu);
 	uint64_t before = near ? sleeps_of(near) : 0;
 
-	fault_all(w, p);
+	to_device(w, w->dev, p, NR);
+	for (size_t i = 0; i < NR; i++) {
+		while (near && !sleeps_now(near))
+			sched_yield();
+		assert_holds(p + i * page, 1, 1, i);
+	}
 	return near ? sleeps_of(near) - before : 0;
 }
 
