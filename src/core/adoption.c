@@ -324,18 +324,6 @@ static uintptr_t fill_part(struct filling *f, const struct adoption *a, uintptr_
 	return addr;
 }
 
-/* The lowest that ends beyond @addr; NULL: none. */
-static const struct adoption *adoption_from(const struct hmm_mm *mm, uintptr_t addr)
-{
-	const struct adoptions *all = mm->adoptions;
-	const struct adoption *low = NULL;
-
-	for (uint32_t i = 0; all && i < all->nr; i++)
-		if (all->adoption[i].end > addr && (!low || all->adoption[i].start < low->start))
-			low = &all->adoption[i];
-	return low;
-}
-
 /*
  * By address: a thread that discards over and over cannot keep it from coming to an end,
  * and what it discards behind us it might as well a moment later. Only what moves there
@@ -344,14 +332,14 @@ static const struct adoption *adoption_from(const struct hmm_mm *mm, uintptr_t a
 void adopt_fill_all(struct hmm_mm *mm)
 {
 	struct filling f = { mm, 0 };
-	const struct adoption *a;
+	const uintptr_t end = sys_task_size();
 	uintptr_t addr = 0;
 	uint32_t moves;
 
 	lock_assert_held(&mm->lock);
-	while ((a = adoption_from(mm, addr))) {
+	while ((addr = adopt_next(mm, addr, end)) < end) {
 		moves = mm->adoptions->moves;
-		addr = fill_part(&f, a, addr > a->start ? addr : a->start);
+		addr = fill_part(&f, adoption_at(mm, addr), addr);
 		if (mm->adoptions->moves != moves)
 			addr = 0;
 	}

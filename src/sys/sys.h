@@ -291,13 +291,14 @@ int sys_membarrier(void);
 
 int sys_tasks_open(void);		/* /proc/self/task */
 
+#define SYS_TCBS_MAX	1024u
+
 /*
  * Calls @fn with an address inside each thread's control block (get_robust_list), and
  * whether it is the main thread's. -EAGAIN: a thread has ended meanwhile, and another may
  * have been left out; -E2BIG: there are more than SYS_TCBS_MAX.
  * Reads the folder with raw system calls: not on two threads at once.
  */
-#define SYS_TCBS_MAX	1024u
 int sys_for_each_tcb(int tasks_fd, void (*fn)(uintptr_t addr, bool main, void *ctx), void *ctx);
 
 /*
@@ -311,7 +312,7 @@ void sys_tell_tcb(void);
 
 /*
  * Stays the same while the process has the same threads, *nr of them; 0: could not
- * tell. A fifth of the cost of the above. Ids come again when all have been used.
+ * tell. Without a call for each thread. Ids come again when all have been used.
  */
 uint64_t sys_threads_mark(int tasks_fd, uint32_t *nr);
 
