@@ -6,7 +6,6 @@
 #include <sys/mman.h>
 
 #include "core/devmem.h"
-#include "core/trace.h"
 
 #define STATE_STEP	512u		/* pages looked at once */
 #define FILL_SPINS	100u		/* while whoever was told to go on does */
@@ -284,9 +283,7 @@ static int lose_page(struct filling *f, uintptr_t addr)
 		return ret;
 	if (ret == -EEXIST || ret == -ENOENT)	/* filled meanwhile, or unmapped */
 		return 0;
-	mm->stats.lost_pages++;
-	mm->stats.poisoned_pages += !ret;
-	trace_moment(mm, HMM_TRACE_LOST, 0, addr, addr + mm->page, 1);
+	mm_lost(mm, addr, !ret);
 	return 0;
 }
 

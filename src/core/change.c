@@ -68,7 +68,22 @@ static int reserve_for(struct hmm_mm *mm, uintptr_t first, uintptr_t end, uintpt
 	return ret;
 }
 
-/* Where no leaves are to be had the pages cannot be carried over. */
+/* Nothing can be kept in a table there is no leaf of: not even that they are lost. */
+static void lose_all(struct hmm_mm *mm, uintptr_t from, uintptr_t end, uintptr_t shift)
+{
+	uint64_t lost = 0;
+
+	for (uintptr_t a = directory_next(&mm->dir, from, end); a < end;
+	     a = directory_next(&mm->dir, a + mm->page, end)) {
+		mm_lost(mm, a + shift, false);
+		lost++;
+	}
+	mm_drop(mm, from, end);
+	core_log(mm, HMM_LOG_ERROR,
+		 "HMM-045 no memory to follow a mremap from %x to %x: what was on a device reads "
+		 "as zeros there (%l pages)", (uint64_t)from, (uint64_t)(from + shift), lost);
+}
+
 void mm_rekey(struct hmm_mm *mm, uintptr_t from, uintptr_t to, size_t len)
 {
 	uintptr_t end = from + len, first = directory_next(&mm->dir, from, end), a = first;
@@ -78,8 +93,7 @@ void mm_rekey(struct hmm_mm *mm, uintptr_t from, uintptr_t to, size_t len)
 		return;
 	mm_drop(mm, to, to + len);
 	if (reserve_for(mm, first, end, to - from)) {
-		mm->stats.lost_pages++;
-		mm_drop(mm, from, end);
+		lose_all(mm, from, end, to - from);
 		return;
 	}
 	for (; a < end; a = directory_next(&mm->dir, a + mm->page, end))

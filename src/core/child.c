@@ -256,9 +256,7 @@ static void lose(struct child *c, uintptr_t addr)
 	struct hmm_mm *mm = c->mm;
 	int ret = mm->can_poison && !c->lost_track ? give(c, addr, NULL) : -EOPNOTSUPP;
 
-	mm->stats.lost_pages++;
-	mm->stats.poisoned_pages += !ret;
-	trace_moment(mm, HMM_TRACE_LOST, 0, addr, addr + mm->page, 1);
+	mm_lost(mm, addr, !ret);
 }
 
 /* Any other error: the file has no such page. */

@@ -101,7 +101,8 @@ static int give_back(struct hmm_mm *mm, uintptr_t addr)
 		}
 		if (ret == -ENOMEM)
 			return ret;
-		mm->stats.lost_pages += ret == -EEXIST;
+		if (ret == -EEXIST)
+			mm_lost(mm, addr, false);
 		mm->stats.copied_pages += !ret;
 		exclusive_drop(mm, entry_exclusive_slot(e));
 		directory_set(&mm->dir, addr, PAGE_SYSTEM);

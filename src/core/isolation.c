@@ -6,7 +6,6 @@
 
 #include "core/adoption.h"
 #include "core/devmem.h"
-#include "core/trace.h"
 
 #define STARVED_MAX	500u	/* waits of 2 ms for memory to give a page in */
 
@@ -566,8 +565,7 @@ static void slots_settle(struct hmm_mm *mm, struct isolation *iso, uint32_t i, u
 static void slot_collide(struct hmm_mm *mm, struct isolation *iso, uint32_t i,
 			 struct free_run *run)
 {
-	mm->stats.lost_pages++;
-	trace_moment(mm, HMM_TRACE_LOST, 0, iso->where[i], iso->where[i] + mm->page, 1);
+	mm_lost(mm, iso->where[i], false);
 	slot_settle(mm, iso, i, run);
 }
 

@@ -47,6 +47,14 @@ __attribute__((noinline)) void stack_prepare(void)
 	room[sizeof(room) - 1] = 0;
 }
 
+void mm_lost(struct hmm_mm *mm, uintptr_t addr, bool poisoned)
+{
+	lock_assert_held(&mm->lock);
+	mm->stats.lost_pages++;
+	mm->stats.poisoned_pages += poisoned;
+	trace_moment(mm, HMM_TRACE_LOST, 0, addr, addr + mm->page, 1);
+}
+
 bool mm_poison(struct hmm_mm *mm, uintptr_t addr)
 {
 	const uint64_t e = directory_get(&mm->dir, addr);
@@ -60,9 +68,7 @@ bool mm_poison(struct hmm_mm *mm, uintptr_t addr)
 	}
 	if (directory_get(&mm->dir, addr) != e)
 		return false;
-	mm->stats.lost_pages++;
-	mm->stats.poisoned_pages++;
-	trace_moment(mm, HMM_TRACE_LOST, 0, addr, addr + mm->page, 1);
+	mm_lost(mm, addr, true);
 	directory_set(&mm->dir, addr, PAGE_LOST);
 	sys_uffd_wake(mm->uffd, addr, mm->page);
 	return true;

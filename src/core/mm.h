@@ -311,4 +311,7 @@ void *exclusive_bytes(const struct hmm_mm *mm, uint32_t slot);
  */
 bool mm_poison(struct hmm_mm *mm, uintptr_t addr);
 
+/* The bytes of the page there are lost; @poisoned: and the program is told. Lock held. */
+void mm_lost(struct hmm_mm *mm, uintptr_t addr, bool poisoned);
+
 #endif

@@ -57,12 +57,27 @@ const char *spawn_path(const char *which)
 	return path;
 }
 
-bool spawn_wanted(const char *claim, int argc, char **argv)
+static bool is_wanted(const char *claim, char **argv)
 {
-	for (int i = 1; i < argc; i++)
+	for (int i = 1; argv[i]; i++)
 		if (strcmp(argv[i], claim) == 0)
 			return true;
-	return argc < 2;
+	return !argv[1];
+}
+
+int spawn_claims(const char *group, struct CMUnitTest *tests, size_t nr, char **argv,
+		 int (*setup)(void **state), int (*teardown)(void **state))
+{
+	size_t wanted = 0;
+
+	for (size_t i = 0; i < nr; i++)
+		if (is_wanted(tests[i].name, argv))
+			tests[wanted++] = tests[i];
+	if (!wanted) {
+		fprintf(stderr, "there is no such claim\n");
+		return 1;
+	}
+	return _cmocka_run_group_tests(group, tests, wanted, setup, teardown);
 }
 
 static void make_pipe(int ends[2])

@@ -24,8 +24,13 @@ struct spawned {
 /* What meson tells: "UHMM", "GUEST", "GUEST_STATIC". */
 const char *spawn_path(const char *which);
 
-/* Is the claim among those that the command line names? It may name none: then any is. */
-bool spawn_wanted(const char *claim, int argc, char **argv);
+/*
+ * Runs those of the group's claims that the command line names, or all of them where it
+ * names none. Returns the exit status.
+ */
+struct CMUnitTest;
+int spawn_claims(const char *group, struct CMUnitTest *tests, size_t nr, char **argv,
+		 int (*setup)(void **state), int (*teardown)(void **state));
 
 /* Start a command, NULL-terminated. Standard input is empty. */
 void spawn_start(struct spawned *s, const char *const argv[]);

@@ -2,7 +2,8 @@
 /*
  * The CPU touches a page that is exclusive, and the kernel has no memory to give it back:
  * that is waited for, and what it does not come for is lost with a signal, never zeros.
- * So it is with a hole of an adopted mapping, at a fork and when the mm ends.
+ * So it is with a hole of an adopted mapping, at a fork and when the mm ends. Without memory
+ * for our own tables a page cannot follow its mapping: it is lost, and counted.
  *
  * The linker puts the kernel's refusals there (--wrap, see meson.build).
  */
@@ -25,6 +26,7 @@
 
 #include <uhmm/driver.h>
 
+#include "core/directory.h"
 #include "sys/sys.h"
 
 #define EXIT_SKIP	77
@@ -38,11 +40,15 @@ int __real_sys_uffd_copy(int uffd, uintptr_t dst, const void *src, size_t len,
 int __wrap_sys_uffd_copy(int uffd, uintptr_t dst, const void *src, size_t len,
 			 unsigned int flags, size_t *done);
 
+int __real_directory_reserve(struct directory *dir, uintptr_t start, uintptr_t end);
+int __wrap_directory_reserve(struct directory *dir, uintptr_t start, uintptr_t end);
+
 static struct hmm_mm *mm;
 static size_t page;
 static unsigned char *p;
 static _Atomic unsigned int refusals, refused;
 static sigjmp_buf out;
+static _Atomic uintptr_t no_table;	/* the page that there is none for */
 
 int __wrap_sys_uffd_copy(int uffd, uintptr_t dst, const void *src, size_t len,
 			 unsigned int flags, size_t *done)
@@ -60,6 +66,14 @@ int __wrap_sys_uffd_copy(int uffd, uintptr_t dst, const void *src, size_t len,
 	}
 	ret = __real_sys_uffd_copy(uffd, dst, src, starved - dst, flags, done);
 	return ret ? ret : -EAGAIN;	/* a short fill */
+}
+
+int __wrap_directory_reserve(struct directory *dir, uintptr_t start, uintptr_t end)
+{
+	const uintptr_t none = atomic_load(&no_table);
+
+	return none && none >= start && none < end ? -ENOMEM :
+						     __real_directory_reserve(dir, start, end);
 }
 
 static struct hmm_stats stats(void)
@@ -160,6 +174,26 @@ static void what_there_is_never_memory_for_is_lost(void **state)
 	end(NR - 1);
 }
 
+/* All of them: where one cannot be kept none is. */
+static void what_cannot_be_followed_is_counted(void **state)
+{
+	const struct hmm_stats before = stats();
+	unsigned char *to;
+
+	(void)state;
+	begin();
+	to = mmap(NULL, NR * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	assert_ptr_not_equal(to, MAP_FAILED);
+	atomic_store(&no_table, (uintptr_t)to + STARVED * page);
+	assert_ptr_equal(mremap(p, NR * page, NR * page, MREMAP_MAYMOVE | MREMAP_FIXED, to), to);
+	/* Whoever reads the event acts on it before we get the lock. */
+	assert_int_equal(hmm_exclusive_end(mm, (uintptr_t)to, (uintptr_t)to + NR * page), 0);
+	atomic_store(&no_table, 0);
+	assert_int_equal(stats().lost_pages - before.lost_pages, NR);
+	assert_int_equal(stats().exclusive_pages, 0);
+	assert_int_equal(munmap(to, NR * page), 0);
+}
+
 /* An adopted mapping that is all holes, where the file has the numbers of its pages. */
 static void adopt_holes(void)
 {
@@ -254,6 +288,7 @@ int main(void)
 		cmocka_unit_test(a_touch_waits_for_memory),
 		cmocka_unit_test(the_end_waits_for_memory),
 		cmocka_unit_test(what_there_is_never_memory_for_is_lost),
+		cmocka_unit_test(what_cannot_be_followed_is_counted),
 		cmocka_unit_test(a_fork_waits_for_memory),
 		cmocka_unit_test(a_raw_clone_waits_for_memory),
 		cmocka_unit_test(an_end_loses_what_there_is_never_memory_for),
