@@ -647,7 +647,7 @@ static void carry_over_and_over(unsigned char *p)
 	const size_t len = MANY / 4 * page;
 	unsigned char *half = p + MANY / 2 * page;
 
-	for (int i = 0; i < 200; i++) {
+	for (uint32_t i = rounds(200); i > 0; i--) {
 		mremap(half, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, p);
 		mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, half);
 	}

@@ -236,10 +236,35 @@ static bool ksm_merged(void)
 	return nr >= 0 ? nr >= NR : number_in("/sys/kernel/mm/ksm/pages_sharing", "%ld") >= NR - 1;
 }
 
+/* What the machine's KSM is set to, and what has it merge at once. */
+static struct {
+	const char *name, *path, *hasty;
+	long was;
+} ksm_settings[] = {
+	{ "pages_to_scan", "/sys/kernel/mm/ksm/pages_to_scan", "10000", 0 },
+	{ "sleep_millisecs", "/sys/kernel/mm/ksm/sleep_millisecs", "0", 0 },
+};
+
+static bool ksm_begin(void)
+{
+	for (size_t i = 0; i < ARRAY_LEN(ksm_settings); i++) {
+		ksm_settings[i].was = number_in(ksm_settings[i].path, "%ld");
+		if (ksm_write(ksm_settings[i].name, ksm_settings[i].hasty))
+			return false;
+	}
+	return !ksm_write("run", "1");
+}
+
 /* What is of all is to be none of the next test's. */
 static void ksm_end(void)
 {
+	char value[32];
+
 	ksm_write("run", number_in("/proc/self/ksm_merging_pages", "%ld") < 0 ? "2" : "0");
+	for (size_t i = 0; i < ARRAY_LEN(ksm_settings); i++) {
+		snprintf(value, sizeof(value), "%ld", ksm_settings[i].was);
+		ksm_write(ksm_settings[i].name, value);
+	}
 }
 
 /* Pages that KSM has merged move, each with its own bytes, and unmerge on a write. */
@@ -250,10 +275,10 @@ static void ksm_pages_move(void **state)
 	bool merged;
 
 	memset(p, 0x77, NR * page);
-	if (madvise(p, NR * page, MADV_MERGEABLE) || ksm_write("pages_to_scan", "10000") ||
-	    ksm_write("run", "1"))
+	if (madvise(p, NR * page, MADV_MERGEABLE) || !ksm_begin())
 		lacks("KSM cannot be run by this user");
 	merged = eventually(ksm_merged());
+	ksm_write("run", "0");		/* what it looks at has a reference more for a moment */
 	if (merged) {
 		to_device(w, w->dev, p, NR);
 		p[3 * page] = 1;

@@ -175,7 +175,7 @@ long smaps_kb(const void *addr, const char *field);
 	ok_;								\
 })
 uint64_t deadline(void);
-bool past(uint64_t until);	/* yields the CPU */
+bool past(uint64_t until);	/* leaves the CPU to what is waited for */
 
 /* How often a race that takes long is run: of @nr times a share, on a machine that is slow. */
 uint32_t rounds(uint32_t nr);
