@@ -618,13 +618,15 @@ static int touch_without_memory(void *arg)
 {
 	struct prog *p = prog_start(NULL);
 	uintptr_t a = prog_map(p, 4, 38);
+	int ret = EXIT_SKIP;
 
 	(void)arg;
 	dev = testdev_new(p->mm, 64, world_owner_a, HMM_DEVMEM_FAULT_SAFE);
 	prog_to_dev(p, dev, a, 4);
-	if (starve())
-		return EXIT_SKIP;
-	return prog_run(p, catch_sigbus, a + page, 0, 0) == SIGBUS ? 0 : 1;
+	if (!starve())
+		ret = prog_run(p, catch_sigbus, a + page, 0, 0) != SIGBUS;
+	prog_kill(p);
+	return ret;
 }
 
 /* The system has no page for it: never zeros. */
