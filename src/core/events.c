@@ -27,7 +27,9 @@
 #include "core/remote.h"
 #include "core/trace.h"
 
-#define DRAIN_BATCH 16
+#define DRAIN_BATCH	16
+#define LATE_RESTS	20u	/* a thread that has made a change is about to tell of it */
+#define LATE_US		200u
 
 static void ring_push(struct hmm_mm *mm, const struct uffd_msg *msg, uint64_t read_ns)
 {
@@ -132,4 +134,21 @@ void mm_drain(struct hmm_mm *mm)
 {
 	if (mm_read(mm))
 		handlers_kick(mm);
+}
+
+/*
+ * Kernels before 5.15 have one flag for all changes, which the first event that is read
+ * puts out: another's may be under way all the same, its event not even sent.
+ */
+bool mm_drain_late(struct hmm_mm *mm)
+{
+	const uint64_t changes = mm->stats.changes;
+
+	if ((mm->flags & HMM_MM_STRICT) || sys_cap(CAP_UFFD_PENDING))
+		return false;
+	for (uint32_t i = 0; i < LATE_RESTS && mm->stats.changes == changes; i++) {
+		sys_rest(LATE_US);
+		mm_drain(mm);
+	}
+	return mm->stats.changes != changes;
 }

@@ -99,6 +99,8 @@ static int give_back(struct hmm_mm *mm, uintptr_t addr)
 			mm_drain(mm);
 			continue;
 		}
+		if (ret == -ENOENT && mm_drain_late(mm))
+			continue;
 		if (ret == -ENOMEM)
 			return ret;
 		if (ret == -EEXIST)

@@ -242,6 +242,12 @@ void mm_release_all(struct hmm_mm *mm, bool lost_too);
 bool mm_read(struct hmm_mm *mm);
 void mm_drain(struct hmm_mm *mm);
 
+/*
+ * Where a page's mapping seems to be gone: true when there was a change yet, and it is to
+ * be looked for again. Lock held, for milliseconds where the kernel does not tell.
+ */
+bool mm_drain_late(struct hmm_mm *mm);
+
 /* handler.c */
 int handlers_start(struct family *family);
 void handlers_stop(struct family *family);
