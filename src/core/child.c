@@ -27,8 +27,6 @@
 
 #define MEMORY_WAITS	500u	/* of 2 ms, in all */
 #define EVENTS_AT_ONCE	16
-#define QUIET_RESTS	20u	/* without an event: a change's last has been read */
-#define QUIET_US	200u
 
 /* What lay in [from, end) lies at @to, or nowhere. */
 struct carried {
@@ -187,8 +185,8 @@ static void read_events(struct child *c)
 
 	if (!read_some(c) || sys_cap(CAP_UFFD_PENDING))
 		return;
-	while (quiet < QUIET_RESTS) {
-		sys_rest(QUIET_US);
+	while (quiet < EVENT_RESTS) {
+		sys_rest(EVENT_REST_US);
 		quiet = read_some(c) ? 0 : quiet + 1;
 	}
 }

@@ -27,9 +27,7 @@
 #include "core/remote.h"
 #include "core/trace.h"
 
-#define DRAIN_BATCH	16
-#define LATE_RESTS	20u	/* a thread that has made a change is about to tell of it */
-#define LATE_US		200u
+#define DRAIN_BATCH 16
 
 static void ring_push(struct hmm_mm *mm, const struct uffd_msg *msg, uint64_t read_ns)
 {
@@ -146,8 +144,8 @@ bool mm_drain_late(struct hmm_mm *mm)
 
 	if ((mm->flags & HMM_MM_STRICT) || sys_cap(CAP_UFFD_PENDING))
 		return false;
-	for (uint32_t i = 0; i < LATE_RESTS && mm->stats.changes == changes; i++) {
-		sys_rest(LATE_US);
+	for (uint32_t i = 0; i < EVENT_RESTS && mm->stats.changes == changes; i++) {
+		sys_rest(EVENT_REST_US);
 		mm_drain(mm);
 	}
 	return mm->stats.changes != changes;

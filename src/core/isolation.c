@@ -708,7 +708,7 @@ static void give_refused(struct hmm_mm *mm, struct isolation *iso, uint32_t i, i
 		*limit = 1;
 		return;
 	}
-	if (mm_drain_late(mm))
+	if (error == -ENOENT && mm_drain_late(mm))
 		return;
 	directory_set(&mm->dir, addr, PAGE_SYSTEM);
 	iso->where[i] = 0;

@@ -242,6 +242,10 @@ void mm_release_all(struct hmm_mm *mm, bool lost_too);
 bool mm_read(struct hmm_mm *mm);
 void mm_drain(struct hmm_mm *mm);
 
+/* How long a thread that has made a change is at most about to tell of it. */
+#define EVENT_RESTS	20u
+#define EVENT_REST_US	200u
+
 /*
  * Where a page's mapping seems to be gone: true when there was a change yet, and it is to
  * be looked for again. Lock held, for milliseconds where the kernel does not tell.

@@ -68,18 +68,26 @@ static void fault_all(struct world *w, unsigned char *p)
 	assert_holds(p, NR, 1, 0);
 }
 
+/* A file of /proc about the thread. */
+static void read_task(int tid, const char *name, char *text, size_t size)
+{
+	char path[64];
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/%s", tid, name);
+	file = fopen(path, "r");
+	assert_non_null(file);
+	text[fread(text, 1, size - 1, file)] = '\0';
+	fclose(file);
+}
+
 static uint64_t sleeps_of(int tid)
 {
 	static const char key[] = "\nvoluntary_ctxt_switches:";
-	char path[64], text[4096];
+	char text[4096];
 	const char *at;
-	FILE *file;
 
-	snprintf(path, sizeof(path), "/proc/self/task/%d/status", tid);
-	file = fopen(path, "r");
-	assert_non_null(file);
-	text[fread(text, 1, sizeof(text) - 1, file)] = '\0';
-	fclose(file);
+	read_task(tid, "status", text, sizeof(text));
 	at = strstr(text, key);
 	assert_non_null(at);
 	return strtoull(at + strlen(key), NULL, 10);
@@ -270,15 +278,10 @@ static int placed_on(int cpu)
 
 static bool sleeps_now(int tid)
 {
-	char path[64], text[512];
+	char text[512];
 	const char *at;
-	FILE *file;
 
-	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
-	file = fopen(path, "r");
-	assert_non_null(file);
-	text[fread(text, 1, sizeof(text) - 1, file)] = '\0';
-	fclose(file);
+	read_task(tid, "stat", text, sizeof(text));
 	at = strrchr(text, ')');
 	assert_non_null(at);
 	return at[2] == 'S';

@@ -21,14 +21,6 @@
 #define assert_hears(h, type, start, end) \
 	assert_true(eventually(heard_event(h, type, NULL, start, end)))
 
-static unsigned char *away(struct world *w)
-{
-	unsigned char *p = map_filled(NR, 1);
-
-	to_device(w, w->dev, p, NR);
-	return p;
-}
-
 /* Sequence: the state before the event is stale, the state after it is not. */
 static void assert_stale(struct heard *h, uint64_t seq)
 {
@@ -41,7 +33,7 @@ static void assert_stale(struct heard *h, uint64_t seq)
 static void munmap_tells_unmap(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = away(w);
+	unsigned char *p = map_away(w, NR, 1);
 	struct heard *h = listen_to(w, p, p + NR * page);
 	uint64_t seq = hmm_notifier_read_begin(h->notifier);
 
@@ -76,7 +68,7 @@ static void mremap_dontunmap_tells_unmap(void **state)
 static void mremap_tells_unmap_of_the_old_place(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = away(w);
+	unsigned char *p = map_away(w, NR, 1);
 	unsigned char *q = map_pages(NR, PROT_NONE, 0);
 	struct heard *h = listen_to(w, p, p + NR * page);
 	uint64_t seq = hmm_notifier_read_begin(h->notifier);
@@ -92,7 +84,7 @@ static void mremap_tells_unmap_of_the_old_place(void **state)
 static void map_fixed_tells_unmap(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = away(w);
+	unsigned char *p = map_away(w, NR, 1);
 	struct heard *h = listen_to(w, p, p + NR * page);
 	uint64_t seq = hmm_notifier_read_begin(h->notifier);
 
@@ -111,7 +103,7 @@ static void madvise_tells_clear(void **state)
 	struct world *w = *state;
 
 	for (size_t i = 0; i < ARRAY_LEN(advice); i++) {
-		unsigned char *p = away(w);
+		unsigned char *p = map_away(w, NR, 1);
 		struct heard *h = listen_to(w, p, p + NR * page);
 		uint64_t seq = hmm_notifier_read_begin(h->notifier);
 
@@ -208,7 +200,7 @@ static void migrate_to_device_owner_is_the_devmem_owner(void **state)
 static void cpu_fault_tells_migrate(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = away(w);
+	unsigned char *p = map_away(w, NR, 1);
 	struct heard *h = listen_to(w, p, p + NR * page);
 	uint64_t seq = hmm_notifier_read_begin(h->notifier);
 
@@ -245,7 +237,7 @@ static void exclusive_tells_begin_and_end(void **state)
 static void fork_tells_fork(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = away(w);
+	unsigned char *p = map_away(w, NR, 1);
 	struct heard *h = listen_to(w, p, p + NR * page);
 	uint64_t seq = hmm_notifier_read_begin(h->notifier);
 	pid_t pid = fork();
@@ -536,7 +528,7 @@ static void remove_waits_for_a_running_callback(void **state)
 		.size = sizeof(ops), .invalidate = slow_invalidate,
 	};
 	struct world *w = *state;
-	unsigned char *p = away(w);
+	unsigned char *p = map_away(w, NR, 1);
 	void *args[2] = { w, p };
 	pthread_t evicter, remover;
 	int ret = 1;

@@ -228,27 +228,32 @@ static long number_in(const char *path, const char *format)
 	return nr;
 }
 
+static long ksm_number(const char *file)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/sys/kernel/mm/ksm/%s", file);
+	return number_in(path, "%ld");
+}
+
 /* Of this process; before 5.19, of all. */
 static bool ksm_merged(void)
 {
 	long nr = number_in("/proc/self/ksm_merging_pages", "%ld");
 
-	return nr >= 0 ? nr >= NR : number_in("/sys/kernel/mm/ksm/pages_sharing", "%ld") >= NR - 1;
+	return nr >= 0 ? nr >= NR : ksm_number("pages_sharing") >= NR - 1;
 }
 
-/* What the machine's KSM is set to, and what has it merge at once. */
+/* What has the machine's KSM merge at once, and what it was set to. */
 static struct {
-	const char *name, *path, *hasty;
+	const char *name, *hasty;
 	long was;
-} ksm_settings[] = {
-	{ "pages_to_scan", "/sys/kernel/mm/ksm/pages_to_scan", "10000", 0 },
-	{ "sleep_millisecs", "/sys/kernel/mm/ksm/sleep_millisecs", "0", 0 },
-};
+} ksm_settings[] = { { "pages_to_scan", "10000", 0 }, { "sleep_millisecs", "0", 0 } };
 
 static bool ksm_begin(void)
 {
 	for (size_t i = 0; i < ARRAY_LEN(ksm_settings); i++) {
-		ksm_settings[i].was = number_in(ksm_settings[i].path, "%ld");
+		ksm_settings[i].was = ksm_number(ksm_settings[i].name);
 		if (ksm_write(ksm_settings[i].name, ksm_settings[i].hasty))
 			return false;
 	}
