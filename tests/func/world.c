@@ -259,6 +259,8 @@ static int64_t dev_page_alloc(struct hmm_devmem *devmem, uint64_t nr, uint64_t *
 	dev_unlock(dev);
 	if (!got)
 		return -ENOSPC;
+	/* Stale device memory must never be mistaken for zeroed pages, or for the last ones. */
+	memset(testdev_page(dev, first), 0xd5, got * page);
 	atomic_fetch_add(&dev->allocs, got);
 	*index = first;
 	return (int64_t)got;
@@ -320,8 +322,8 @@ struct testdev *testdev_new(struct hmm_mm *mm, uint64_t nr_pages, const void *ow
 	dev->bytes = nr_pages * page;
 	dev->mem = hmm_safe_alloc(dev->bytes);
 	assert_non_null(dev->mem);
-	/* Stale device memory must never be mistaken for zeroed pages. */
-	memset(dev->mem, 0xd5, dev->bytes);
+	/* Most tests use few of its pages: the others shall cost nothing. */
+	madvise(dev->mem, dev->bytes, MADV_NOHUGEPAGE);
 	opts.ctx = dev;
 	assert_int_equal(hmm_devmem_add(mm, &opts, &dev->devmem), 0);
 	dev->id = hmm_devmem_id(dev->devmem);
