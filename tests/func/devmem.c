@@ -219,13 +219,13 @@ static void *evict_own(void *arg)
 /* Threads that bring pages home at once count each its own. */
 static void evictions_at_once_count_their_own(void **state)
 {
-	enum { THREADS = 8, ROUNDS = 60 };
+	enum { THREADS = 8 };
 	struct world *w = *state;
 	unsigned char *p = map_filled(THREADS * NR, 5);
 	struct evictor evictors[THREADS];
 	void *got;
 
-	for (int round = 0; round < ROUNDS; round++) {
+	for (uint32_t round = rounds(60); round > 0; round--) {
 		to_device(w, w->dev, p, THREADS * NR);
 		for (size_t i = 0; i < THREADS; i++) {
 			evictors[i] = (struct evictor){ .w = w, .p = p + i * NR * page };

@@ -617,7 +617,7 @@ static void notifiers_come_and_go_while_pages_move(void **state)
 	atomic_store(&coming_and_going, 1);
 	for (int i = 0; i < 2; i++)
 		assert_int_equal(pthread_create(&threads[i], NULL, come_and_go, args), 0);
-	for (int i = 0; i < 100; i++) {
+	for (uint32_t i = rounds(100); i > 0; i--) {
 		IGNORE(try_device(w, w->dev, p, NR, NULL));
 		assert_holds(p, NR, 1, 0);
 	}

@@ -256,8 +256,10 @@ static void *read_run(void *arg)
 	struct reader *r = arg;
 
 	while (!atomic_load(&r->stop)) {
-		if (!atomic_exchange(&r->go, false))
+		if (!atomic_exchange(&r->go, false)) {
+			sched_yield();
 			continue;
+		}
 		for (size_t i = 0; i < READ_PAGES; i++)
 			(void)r->p[i * page];
 	}
@@ -392,7 +394,7 @@ static void move_while(struct world *w, void (*take)(struct world *, unsigned ch
 	pthread_t thread;
 
 	assert_int_equal(pthread_create(&thread, NULL, move_over_and_over, &m), 0);
-	for (uint32_t i = rounds(100); i > 0; i--) {
+	for (uint32_t i = rounds(200); i > 0; i--) {
 		take(w, m.p);
 		m.moves = true;
 		while (m.moves) {
