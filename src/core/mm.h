@@ -220,8 +220,11 @@ bool mm_held(struct hmm_mm *mm, uintptr_t start, uintptr_t end);
 /* The mapping has a page away from now on: trap its holes. 0, or why not. Lock held. */
 enum hmm_reason mm_vma_register(struct hmm_mm *mm, const struct sys_vma *vma);
 
-/* Does another userfaultfd hold the mapping? Of a STRICT mm only. Lock held. */
-bool mm_vma_foreign(struct hmm_mm *mm, const struct sys_vma *vma);
+/*
+ * Up to where no other userfaultfd holds the mapping or what follows it; its start: one does.
+ * Of a STRICT mm only. Lock held.
+ */
+uintptr_t mm_vma_ours(struct hmm_mm *mm, const struct sys_vma *vma);
 
 /* A page came home: stop trapping if it was the mapping's last. Lock held. */
 void mm_vma_release(struct hmm_mm *mm, uintptr_t addr);

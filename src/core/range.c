@@ -27,7 +27,8 @@ struct looker {
 	struct hmm_range *range;
 	struct sys_vma vma;		/* the mapping of addr, or the next above it */
 	bool have_vma;
-	bool asked, foreign;		/* does another userfaultfd hold it? */
+	bool asked;
+	uintptr_t ours;			/* no other userfaultfd holds a mapping from vma to here */
 	size_t written;			/* entries below may hold results */
 	uintptr_t from;			/* of the pages looked at together, and their states */
 	size_t nr;
@@ -55,10 +56,10 @@ static bool direct(struct looker *l)
 	if (l->mm->remote || !(l->mm->flags & HMM_MM_STRICT) || l->mm->keyed ||
 	    (l->vma.flags & SYS_VMA_SHRINKS))
 		return false;
-	if (!l->asked)
-		l->foreign = mm_vma_foreign(l->mm, &l->vma);
+	if (!l->asked && l->ours < l->vma.end)
+		l->ours = mm_vma_ours(l->mm, &l->vma);
 	l->asked = true;
-	return !l->foreign;
+	return l->ours >= l->vma.end;
 }
 
 /* A private mapping of a file has pages of its own, and the file's. */
@@ -77,6 +78,7 @@ static int look_states(struct looker *l, uintptr_t from, size_t nr)
 	l->nr = nr;
 	l->files = l->have_vma && from < l->vma.end && has_both(&l->vma);
 	l->have_vma = false;
+	l->ours = 0;
 	return (l->files ? sys_page_states_of_files : sys_page_states)
 		(l->mm->pagemap_fd, from, nr, l->states);
 }

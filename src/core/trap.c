@@ -96,8 +96,8 @@ static void events_settle(struct hmm_mm *mm)
 	}
 }
 
-/* By itself, so that one that cannot be trapped costs no other. */
-static void trap_each(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
+/* Each by itself, so that one that cannot be trapped, or is another's, costs no other. */
+static void settle_each(struct hmm_mm *mm, uintptr_t start, uintptr_t end, bool trapped)
 {
 	struct sys_vma vma;
 
@@ -106,8 +106,12 @@ static void trap_each(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 		uintptr_t low = vma.start > start ? vma.start : start;
 		uintptr_t high = vma.end < end ? vma.end : end;
 
-		if (mm_vma_anonymous(mm, &vma))
+		if (!mm_vma_anonymous(mm, &vma))
+			continue;
+		if (trapped)
 			(void)sys_uffd_register(mm->uffd, low, high - low, SYS_UFFD_MISSING);
+		else
+			(void)sys_uffd_unregister(mm->uffd, low, high - low);
 	}
 }
 
@@ -120,23 +124,24 @@ static bool overtaken(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 {
 	if ((mm->flags & HMM_MM_STRICT) || !sys_uffd_changing(mm->uffd))
 		return false;
-	trap_each(mm, start, end);
+	settle_each(mm, start, end, true);
 	return true;
 }
 
 /*
  * Is any of it away, or about to be (@trapped), or watched? Then trap it, else let it go,
  * but for what has come to it by a change that we have not heard of. Together with a
- * neighbour that cannot be trapped (another userfaultfd's, MAP_DROPPABLE) nothing would be.
+ * neighbour that cannot be (another userfaultfd's, MAP_DROPPABLE) neither is done.
  */
 static void run_settle(struct hmm_mm *mm, uintptr_t start, uintptr_t end, bool trapped)
 {
 	if (trapped || watched(mm, start, end) || holds(mm, start, end)) {
 		if (sys_uffd_register(mm->uffd, start, end - start, SYS_UFFD_MISSING))
-			trap_each(mm, start, end);
+			settle_each(mm, start, end, true);
 		return;
 	}
-	(void)sys_uffd_unregister(mm->uffd, start, end - start);
+	if (sys_uffd_unregister(mm->uffd, start, end - start))
+		settle_each(mm, start, end, false);
 	(void)overtaken(mm, start, end);
 }
 
@@ -232,7 +237,7 @@ void mm_vma_release(struct hmm_mm *mm, uintptr_t addr)
 		if (watched(mm, start, end) || holds(mm, start, end))
 			return;
 		if (sys_uffd_unregister(mm->uffd, start, end - start))
-			sys_uffd_unregister(mm->uffd, vma.start, vma.end - vma.start);
+			settle_each(mm, start, end, false);
 		else
 			mend_split(mm, addr, start, end, false);
 	} while (overtaken(mm, start, end));
@@ -280,23 +285,26 @@ void mm_release_all(struct hmm_mm *mm, bool lost_too)
 	sys_vma_each(mm->maps_fd, 0, release_one, &r);
 }
 
-bool mm_vma_foreign(struct hmm_mm *mm, const struct sys_vma *vma)
+uintptr_t mm_vma_ours(struct hmm_mm *mm, const struct sys_vma *vma)
 {
-	size_t len = vma->end - vma->start;
-	uintptr_t start, end;
+	uintptr_t start = vma->start, end = vma->end, until;
 	int ret;
 
 	if (leaving(mm, vma))
-		return true;
+		return vma->start;
 	if (holds(mm, vma->start, vma->end))
-		return false;	/* trapped by us */
-	ret = sys_uffd_register(mm->uffd, vma->start, len, SYS_UFFD_MISSING);
-	if (ret)
-		return ret == -EBUSY;
-	start = vma->start;
-	end = vma->end;
+		return vma->end;	/* trapped by us */
 	if (mappings_merge(mm, vma))
 		mapping_run(mm, vma, &start, &end);
+	until = end;
+	ret = sys_uffd_register(mm->uffd, start, end - start, SYS_UFFD_MISSING);
+	if (ret) {	/* a neighbour may be another's */
+		until = vma->end;
+		ret = sys_uffd_register(mm->uffd, vma->start, vma->end - vma->start,
+					SYS_UFFD_MISSING);
+	}
+	if (ret)
+		return ret == -EBUSY ? vma->start : vma->end;
 	run_settle(mm, start, end, false);
-	return false;
+	return until;
 }

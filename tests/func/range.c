@@ -389,6 +389,37 @@ static void guarded_says_whether_changes_are_announced(void **state)
 	munmap(p, page);
 }
 
+/*
+ * One that the program traps by itself is GUARDED, those beside it are not. That is found
+ * out by trapping them, of which nothing is left.
+ */
+static void guarded_beside_a_foreign_mapping(void **state)
+{
+	enum { FOREIGN = NR / 2 };
+	struct world *w = *state;
+	unsigned char *p = map_filled(NR, 7);
+	int fd = foreign_userfaultfd(), other = foreign_userfaultfd();
+
+	assert_true(fd >= 0 && other >= 0);
+	for (size_t i = 1; i < NR; i += 2)	/* each page a mapping */
+		assert_int_equal(mprotect(p + i * page, page, PROT_READ), 0);
+	assert_int_equal(range_fault(w, p, NR, 0), 0);
+	for (size_t i = 0; i < NR; i++)
+		assert_int_equal(!!(pfns[i] & HMM_PFN_GUARDED), !strict());
+	assert_int_equal(foreign_register(fd, p + FOREIGN * page, 1), 0);
+	assert_int_equal(range_fault(w, p, NR, 0), 0);
+	for (size_t i = 0; i < NR; i++) {
+		assert_true(pfns[i] & HMM_PFN_VALID);
+		assert_int_equal(!!(pfns[i] & HMM_PFN_GUARDED), !strict() || i == FOREIGN);
+	}
+	for (size_t i = 0; i < NR; i++)
+		assert_int_equal(foreign_register(other, p + i * page, 1), i == FOREIGN ? -EBUSY : 0);
+	close(other);
+	close(fd);
+	assert_holds(p, NR, 7, 0);
+	munmap(p, NR * page);
+}
+
 /* An aligned 2 MiB page that the CPU maps whole has the order of one, inside it. */
 static void order_of_a_huge_page(void **state)
 {
@@ -601,6 +632,7 @@ int main(void)
 		world_test(device_pages_obey_the_mapping),
 		world_test(mixed_snapshot),
 		world_test(guarded_says_whether_changes_are_announced),
+		world_test(guarded_beside_a_foreign_mapping),
 		world_test(order_of_a_huge_page),
 		world_test(stale_sequence_is_ebusy),
 		world_test(wait_sets_the_sequence),

@@ -296,19 +296,11 @@ static void mremap_dontunmap_under_readers(void **state)
 static void failed_mremap_beside_a_foreign_mapping(void **state)
 {
 	struct world *w = *state;
-	struct uffdio_api api = { .api = UFFD_API };
 	unsigned char *p = map_filled(2 * NR, 60);
-	struct uffdio_register reg = {
-		.range = { (uintptr_t)(p + NR * page), NR * page },
-		.mode = UFFDIO_REGISTER_MODE_MISSING,
-	};
-	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+	int fd = foreign_userfaultfd();
 
-	if (fd < 0)	/* before 5.11 there is but the one for all faults */
-		fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
 	assert_true(fd >= 0);
-	assert_int_equal(ioctl(fd, UFFDIO_API, &api), 0);
-	assert_int_equal(ioctl(fd, UFFDIO_REGISTER, &reg), 0);
+	assert_int_equal(foreign_register(fd, p + NR * page, NR), 0);
 	to_device(w, w->dev, p, NR);
 	/* No gap is that large. */
 	assert_ptr_equal(mremap(p, NR * page, hmm_user_end() - 16 * page, MREMAP_MAYMOVE),

@@ -231,13 +231,8 @@ static void errors_are_the_kernels(void **state)
 
 static int64_t own_uffd(uint64_t addr, uint64_t len, uint64_t at)
 {
-	struct uffdio_api api = { .api = UFFD_API };
-	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+	int fd = foreign_userfaultfd();
 
-	if (fd < 0)	/* before 5.11 there is but the one for all faults */
-		fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
-	if (fd < 0 || ioctl(fd, UFFDIO_API, &api))
-		return -errno;
 	*(struct uffdio_register *)(uintptr_t)at = (struct uffdio_register){
 		.range = { addr, len }, .mode = UFFDIO_REGISTER_MODE_MISSING,
 	};

@@ -4,12 +4,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -636,6 +639,26 @@ int wait_child(pid_t pid)
 
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+int foreign_userfaultfd(void)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+
+	if (fd < 0)	/* before 5.11 there is but the one for all faults */
+		fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+	return fd < 0 || ioctl(fd, UFFDIO_API, &api) ? -errno : fd;
+}
+
+int foreign_register(int fd, void *addr, size_t nr)
+{
+	struct uffdio_register reg = {
+		.range = { (uintptr_t)addr, nr * page },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+
+	return ioctl(fd, UFFDIO_REGISTER, &reg) ? -errno : 0;
 }
 
 /* A child that crashes or hangs dies of it, instead of going on as a second test run. */

@@ -177,6 +177,11 @@ long smaps_kb(const void *addr, const char *field);
 uint64_t deadline(void);
 bool past(uint64_t until);	/* leaves the CPU to what is waited for */
 
+/* A userfaultfd of the program's own, not the library's; negative: -errno. */
+int foreign_userfaultfd(void);
+/* It is to see the first touches of @nr pages. 0 or -errno. */
+int foreign_register(int fd, void *addr, size_t nr);
+
 /* How often a race that takes long is run: of @nr times a share, on a machine that is slow. */
 uint32_t rounds(uint32_t nr);
 
