@@ -221,10 +221,10 @@ bool mm_held(struct hmm_mm *mm, uintptr_t start, uintptr_t end);
 enum hmm_reason mm_vma_register(struct hmm_mm *mm, const struct sys_vma *vma);
 
 /*
- * Up to where no other userfaultfd holds the mapping or what follows it; its start: one does.
- * Of a STRICT mm only. Lock held.
+ * Up to where no other userfaultfd holds the mapping, or those that follow it below @limit,
+ * as far as trying tells; its start: one holds it. Of a local STRICT mm only. Lock held.
  */
-uintptr_t mm_vma_ours(struct hmm_mm *mm, const struct sys_vma *vma);
+uintptr_t mm_vma_ours_until(struct hmm_mm *mm, const struct sys_vma *vma, uintptr_t limit);
 
 /* A page came home: stop trapping if it was the mapping's last. Lock held. */
 void mm_vma_release(struct hmm_mm *mm, uintptr_t addr);

@@ -57,7 +57,7 @@ static bool direct(struct looker *l)
 	    (l->vma.flags & SYS_VMA_SHRINKS))
 		return false;
 	if (!l->asked && l->ours < l->vma.end)
-		l->ours = mm_vma_ours(l->mm, &l->vma);
+		l->ours = mm_vma_ours_until(l->mm, &l->vma, l->from + l->nr * l->mm->page);
 	l->asked = true;
 	return l->ours >= l->vma.end;
 }

@@ -131,7 +131,7 @@ static bool overtaken(struct hmm_mm *mm, uintptr_t start, uintptr_t end)
 /*
  * Is any of it away, or about to be (@trapped), or watched? Then trap it, else let it go,
  * but for what has come to it by a change that we have not heard of. Together with a
- * neighbour that cannot be (another userfaultfd's, MAP_DROPPABLE) neither is done.
+ * neighbour that refuses (another userfaultfd's, MAP_DROPPABLE) neither would be done.
  */
 static void run_settle(struct hmm_mm *mm, uintptr_t start, uintptr_t end, bool trapped)
 {
@@ -285,22 +285,24 @@ void mm_release_all(struct hmm_mm *mm, bool lost_too)
 	sys_vma_each(mm->maps_fd, 0, release_one, &r);
 }
 
-uintptr_t mm_vma_ours(struct hmm_mm *mm, const struct sys_vma *vma)
+uintptr_t mm_vma_ours_until(struct hmm_mm *mm, const struct sys_vma *vma, uintptr_t limit)
 {
 	uintptr_t start = vma->start, end = vma->end, until;
+	struct sys_vma last;
 	int ret;
 
-	if (leaving(mm, vma))
-		return vma->start;
 	if (holds(mm, vma->start, vma->end))
 		return vma->end;	/* trapped by us */
 	if (mappings_merge(mm, vma))
 		mapping_run(mm, vma, &start, &end);
 	until = end;
-	ret = sys_uffd_register(mm->uffd, start, end - start, SYS_UFFD_MISSING);
-	if (ret) {	/* a neighbour may be another's */
+	/* Nobody has asked for what follows: it is not to be trapped for a moment. */
+	if (limit < end)
+		until = limit > vma->end && !mm_vma(mm, limit - mm->page, &last) ? last.end : vma->end;
+	ret = sys_uffd_register(mm->uffd, vma->start, until - vma->start, SYS_UFFD_MISSING);
+	if (ret && until != vma->end) {		/* a neighbour may be another's */
 		until = vma->end;
-		ret = sys_uffd_register(mm->uffd, vma->start, vma->end - vma->start,
+		ret = sys_uffd_register(mm->uffd, vma->start, until - vma->start,
 					SYS_UFFD_MISSING);
 	}
 	if (ret)

@@ -644,11 +644,15 @@ int wait_child(pid_t pid)
 int foreign_userfaultfd(void)
 {
 	struct uffdio_api api = { .api = UFFD_API };
-	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY), ret;
 
 	if (fd < 0)	/* before 5.11 there is but the one for all faults */
 		fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
-	return fd < 0 || ioctl(fd, UFFDIO_API, &api) ? -errno : fd;
+	if (fd >= 0 && !ioctl(fd, UFFDIO_API, &api))
+		return fd;
+	ret = -errno;
+	close(fd);
+	return ret;
 }
 
 int foreign_register(int fd, void *addr, size_t nr)

@@ -22,7 +22,7 @@ static const struct program {
 	const char *script;	/* for sh; what it prints is compared */
 } programs[] = {
 	{ "sort", "seq 1 200000 | rev | sort --parallel=2 | sha1sum" },
-	{ "xz", "seq 1 $((100000 / ${UHMM_TEST_PATIENCE:-1})) | xz -1 | xz -d | sha1sum" },
+	{ "xz", "seq 1 100000 | xz -1 | xz -d | sha1sum" },
 	{ "zstd", "seq 1 200000 | zstd -q | zstd -qd | sha1sum" },
 	{ "perl", "perl -e 'for (1..60000) { $h{$_ * 7} = \"x\" x ($_ % 97) } "
 		  "print join(\",\", map { length $h{$_} } sort keys %h)' | sha1sum" },
