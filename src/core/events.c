@@ -27,7 +27,7 @@
 #include "core/remote.h"
 #include "core/trace.h"
 
-#define DRAIN_BATCH 16
+#define DRAIN_BATCH	16
 
 static void ring_push(struct hmm_mm *mm, const struct uffd_msg *msg, uint64_t read_ns)
 {

@@ -25,16 +25,6 @@
 #define NR	16
 #define RW	(PROT_READ | PROT_WRITE)
 
-#define lacks(why)	do { print_message("          not here: %s\n", why); return; } while (0)
-
-static unsigned char *away(struct world *w, uint32_t seed)
-{
-	unsigned char *p = map_filled(NR, seed);
-
-	to_device(w, w->dev, p, NR);
-	return p;
-}
-
 static void home(struct world *w, void *p)
 {
 	assert_int_equal(moved(w, lost_pages), 0);
@@ -45,7 +35,7 @@ static void home(struct world *w, void *p)
 static void read_into_pages_away(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = away(w, 1), *src = map_filled(NR, 2);
+	unsigned char *p = map_away(w, NR, 1), *src = map_filled(NR, 2);
 	int fd = memfd_create("source", MFD_CLOEXEC);
 
 	assert_true(fd >= 0);
@@ -62,7 +52,7 @@ static void read_into_pages_away(void **state)
 static void write_from_pages_away(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = away(w, 3), *back = map_pages(NR, RW, 0);
+	unsigned char *p = map_away(w, NR, 3), *back = map_pages(NR, RW, 0);
 	int fd = memfd_create("sink", MFD_CLOEXEC);
 
 	assert_true(fd >= 0);
@@ -100,7 +90,7 @@ static void vectors_that_are_away(void **state)
 static void datagram_into_pages_away(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = away(w, 5), *src = map_filled(4, 6);
+	unsigned char *p = map_away(w, NR, 5), *src = map_filled(4, 6);
 	int fds[2], room = (int)(8 * page);
 
 	assert_int_equal(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, fds), 0);
@@ -131,8 +121,8 @@ static void direct_io_on_pages_away(void **state)
 	close(fd);
 	if (direct < 0)
 		lacks("O_DIRECT in /var/tmp");
-	p = away(w, 7);
-	q = away(w, 8);
+	p = map_away(w, NR, 7);
+	q = map_away(w, NR, 8);
 	assert_int_equal(pwrite(direct, p, NR * page, 0), NR * page);
 	assert_int_equal(pread(direct, q, NR * page, 0), NR * page);
 	assert_holds(q, NR, 7, 0);
@@ -236,8 +226,8 @@ static void io_uring_on_pages_away(void **state)
 		lacks("io_uring");
 	fd = memfd_create("ring", MFD_CLOEXEC);
 	assert_true(fd >= 0);
-	p = away(w, 9);
-	q = away(w, 10);
+	p = map_away(w, NR, 9);
+	q = map_away(w, NR, 10);
 	assert_int_equal(uring_do(&ring, IORING_OP_WRITE, fd, p, (uint32_t)(NR * page), 0),
 			 NR * page);
 	assert_int_equal(uring_do(&ring, IORING_OP_READ, fd, q, (uint32_t)(NR * page), 0),
@@ -284,7 +274,7 @@ static void small_arguments_away(void **state)
 static void short_read_at_a_gap(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = away(w, 11);
+	unsigned char *p = map_away(w, NR, 11);
 	int fds[2];
 
 	assert_int_equal(munmap(p + 2 * page, (NR - 2) * page), 0);
@@ -353,7 +343,7 @@ static void signals_during_faults(void **state)
 static void process_vm_readv_of_pages_away(void **state)
 {
 	struct world *w = *state;
-	unsigned char *p = away(w, 13);
+	unsigned char *p = map_away(w, NR, 13);
 	static unsigned char buf[NR * PAGE_MAX];
 	struct iovec local = { buf, NR * page }, remote = { p, NR * page };
 

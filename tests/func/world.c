@@ -592,6 +592,21 @@ int64_t evict(struct world *w, void *addr, size_t nr)
 	return hmm_evict(w->mm, (uintptr_t)addr, (uintptr_t)addr + nr * page);
 }
 
+void assert_refused(struct world *w, void *addr, size_t nr, enum hmm_reason reason)
+{
+	uint64_t reasons[HMM_REASONS] = { 0 }, before = stats_now(w).refused[reason];
+	int64_t got = try_device(w, w->dev, addr, nr, reasons);
+
+	for (int i = 0; i < HMM_REASONS; i++)
+		if (reasons[i] && i != (int)reason)
+			fail_msg("%llu pages %s instead of %s", (unsigned long long)reasons[i],
+				 hmm_reason_name(i), hmm_reason_name(reason));
+	assert_int_equal(got, 0);
+	assert_int_equal(reasons[reason], nr);
+	assert_int_equal(stats_now(w).refused[reason] - before, nr);
+	assert_int_equal(testdev_used(w->dev), 0);
+}
+
 bool cpu_maps(const void *addr)
 {
 	uint64_t entry = 0;

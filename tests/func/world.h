@@ -161,6 +161,8 @@ bool all_at(struct world *w, const void *addr, size_t nr, enum hmm_place place);
 size_t count_at(struct world *w, const void *addr, size_t nr, enum hmm_place place);
 #define assert_at(w, addr, nr, place)	assert_int_equal(count_at(w, addr, nr, place), nr)
 int64_t evict(struct world *w, void *addr, size_t nr);
+/* Nothing moves, and every page says @reason. */
+void assert_refused(struct world *w, void *addr, size_t nr, enum hmm_reason reason);
 /* /proc/self/pagemap: does the CPU's own table map the page? */
 bool cpu_maps(const void *addr);
 size_t cpu_maps_count(const void *addr, size_t nr);
@@ -181,6 +183,9 @@ bool past(uint64_t until);	/* leaves the CPU to what is waited for */
 int foreign_userfaultfd(void);
 /* It is to see the first touches of @nr pages. 0 or -errno. */
 int foreign_register(int fd, void *addr, size_t nr);
+
+/* A capability of the machine that this one test lacks: said, and passed over. */
+#define lacks(why)	do { print_message("          not here: %s\n", why); return; } while (0)
 
 /* How often a race that takes long is run: of @nr times a share, on a machine that is slow. */
 uint32_t rounds(uint32_t nr);
