@@ -66,7 +66,9 @@ struct hmm_safe_thread;		/* a thread on a stack of safe memory; opaque */
  * What @fn touches beyond its stack is its own care. A forked child has neither the
  * thread nor its handle.
  *
- * Context: any thread, not from callbacks (it maps memory).
+ * Context: any thread, not from callbacks (it maps memory), and with no lock held that one
+ *   takes: it returns once the thread runs, and what a sanitizer or a libc does in a thread
+ *   before that may touch pages that are away.
  *
  * Return: 0, -EINVAL (NULL, or a size as above is not), -ENOMEM (no memory, or no more
  *   threads).

@@ -49,7 +49,6 @@ struct adopter {
 	int uffd;			/* our own, with EVENT_REMAP */
 	int stop_fd;
 	struct thread *reader;		/* of its events */
-	_Atomic uint32_t reading;	/* futex: 1 once it is, whatever its start took */
 	int pipe[2];
 	size_t piece;			/* bytes that the pipe can hold pages of */
 	uint32_t window;
@@ -74,8 +73,6 @@ static void *reader_main(void *arg)
 	struct adopter *ad = arg;
 	bool stop = false;
 
-	atomic_store_explicit(&ad->reading, 1, memory_order_relaxed);
-	sys_futex_wake(&ad->reading, 1);
 	while (!stop) {
 		struct uffd_msg msgs[16];
 		bool ready;
@@ -344,15 +341,8 @@ static int reader_start(struct adopter *ad)
 	if (ret) {
 		sys_close(ad->stop_fd);
 		sys_close(ad->uffd);
-		return ret;
 	}
-	/*
-	 * A thread that is being born may map memory (a sanitizer's does), which in a strict
-	 * mm waits for the lock that we are about to hold while we wait for the thread.
-	 */
-	while (!atomic_load_explicit(&ad->reading, memory_order_relaxed))
-		sys_futex_wait(&ad->reading, 0, NULL);
-	return 0;
+	return ret;
 }
 
 static void reader_stop(struct adopter *ad)

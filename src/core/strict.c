@@ -42,7 +42,6 @@
 /* The process's, made once; a forked child has the filter and not the listeners. */
 static struct {
 	struct process *made_by;	/* NULL: not made */
-	_Atomic uint32_t waiting;	/* futex: threads that wait for ready */
 	int listener;			/* published by ready */
 	_Atomic uint32_t ready;		/* futex: 1, listener is there; 2, it cannot be had */
 	_Atomic uint32_t receiving;	/* futex: listeners that wait for a call */
@@ -222,8 +221,6 @@ static void *listen_main(void *arg)
 	int listener, ret;
 
 	(void)arg;
-	atomic_fetch_add_explicit(&strict.waiting, 1, memory_order_relaxed);
-	sys_futex_wake(&strict.waiting, 1);
 	/* acquire: pairs with publish() */
 	while (!(ret = (int)atomic_load_explicit(&strict.ready, memory_order_acquire)))
 		sys_futex_wait(&strict.ready, 0, NULL);
@@ -258,18 +255,15 @@ static void publish(int listener)
 
 /*
  * The listeners first: with the filter in place a malloc of this very thread may wait
- * for one of them, and so may what else runs in a new thread before listen_main() (a
- * sanitizer's part of it maps memory).
+ * for one of them, and so may what else runs in a new thread before listen_main().
  */
 static int listeners_start(struct thread **threads)
 {
-	uint32_t nr = 0, waiting;
+	uint32_t nr = 0;
 	int ret = 0;
 
 	for (; nr < LISTENERS && !ret; nr += !ret)
 		ret = thread_start(listen_main, NULL, &threads[nr]);
-	while ((waiting = atomic_load_explicit(&strict.waiting, memory_order_relaxed)) < nr)
-		sys_futex_wait(&strict.waiting, waiting, NULL);
 	return ret;
 }
 

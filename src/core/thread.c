@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <sys/mman.h>
 
 #include <uhmm/driver.h>
@@ -17,6 +18,7 @@
 struct start {
 	void *(*fn)(void *);
 	void *arg;
+	_Atomic uint32_t begun;		/* futex: 1 once the thread runs our code */
 };
 
 /* On a stack whose lowest page is the guard: glibc puts none on one that it is given. */
@@ -36,10 +38,29 @@ struct hmm_safe_thread {
 /* musl has the control block elsewhere when it is too large for a part of the stack. */
 static void *begin(void *arg)
 {
-	const struct start *start = arg;
+	struct start *start = arg;
 
 	thread_tell();
+	atomic_store_explicit(&start->begun, 1, memory_order_relaxed);
+	sys_futex_wake(&start->begun, 1);
 	return start->fn(start->arg);
+}
+
+/*
+ * Between pthread_create() and begin() a thread runs what others have put there (a
+ * sanitizer's part maps memory, and touches some that its creator mapped), and that memory
+ * may be beside what the program has taken the next moment, and be trapped with it:
+ *
+ *	program				handler
+ *	-------				-------
+ *	hmm_mm_create
+ *	migrate [A, B)			.
+ *	touch A: waits for a handler	touch B, the first time: waits for one as well
+ */
+static void await_begin(struct start *start)
+{
+	while (!atomic_load_explicit(&start->begun, memory_order_relaxed))
+		sys_futex_wait(&start->begun, 0, NULL);
 }
 
 /*
@@ -67,6 +88,8 @@ static int start_on(void *stack, size_t bytes, struct start *start, pthread_t *i
 		pthread_sigmask(SIG_SETMASK, &old, NULL);
 	}
 	pthread_attr_destroy(&attr);
+	if (!ret)
+		await_begin(start);
 	return ret;
 }
 
@@ -103,7 +126,7 @@ int thread_start(void *(*fn)(void *), void *arg, struct thread **out)
 
 	if (!t)
 		return ret;
-	t->start = (struct start){ fn, arg };
+	t->start = (struct start){ .fn = fn, .arg = arg };
 	if (arena_chunks_get(1, &t->stack))
 		goto err_free;
 	ret = sys_mprotect((char *)t->stack + page, bytes - page, PROT_READ | PROT_WRITE);
@@ -146,7 +169,7 @@ int hmm_safe_thread_start(void *(*fn)(void *), void *arg, size_t stack_bytes,
 	t = hmm_safe_alloc(sizeof(*t));
 	if (!t)
 		return -ENOMEM;
-	t->start = (struct start){ fn, arg };
+	t->start = (struct start){ .fn = fn, .arg = arg };
 	t->bytes = stack_bytes;
 	t->stack = hmm_safe_alloc(stack_bytes);
 	if (!t->stack)

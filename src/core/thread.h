@@ -8,7 +8,10 @@
 
 struct thread;
 
-/* -ENOMEM, -EAGAIN. */
+/*
+ * Returns once @fn is all that is left to run there. No lock held: until then the thread
+ * may map memory, which in a strict mm waits for a listener. -ENOMEM, -EAGAIN.
+ */
 int thread_start(void *(*fn)(void *), void *arg, struct thread **out);
 
 /* Wait for its end, free it. NULL is fine. */

@@ -335,7 +335,7 @@ struct testdev *testdev_new(struct hmm_mm *mm, uint64_t nr_pages, const void *ow
 
 void testdev_async(struct testdev *dev)
 {
-	assert_int_equal(pthread_create(&dev->thread, NULL, dev_thread, dev), 0);
+	assert_int_equal(hmm_safe_thread_start(dev_thread, dev, 0, &dev->thread), 0);
 	dev->async = true;
 }
 
@@ -345,7 +345,7 @@ int testdev_remove(struct testdev *dev)
 
 	atomic_store(&dev->stop, 1);
 	if (dev->async)
-		pthread_join(dev->thread, NULL);
+		hmm_safe_thread_join(dev->thread);
 	assert_int_equal(dev->bad_frees, 0);
 	assert_int_equal(dev->nr_used, 0);
 	hmm_safe_free(dev->mem, dev->bytes);

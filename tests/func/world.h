@@ -83,7 +83,7 @@ struct testdev {
 	_Atomic uint32_t nr_deferred;
 	struct hmm_fault deferred[4];
 
-	pthread_t thread;
+	struct hmm_safe_thread *thread;	/* of one whose copies are async */
 	_Atomic uint32_t stop;
 	_Atomic(struct hmm_copy *) pending[64];
 	_Atomic uint32_t pending_head, pending_tail;
