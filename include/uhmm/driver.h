@@ -57,7 +57,8 @@ struct hmm_safe_thread;		/* a thread on a stack of safe memory; opaque */
 
 /**
  * hmm_safe_thread_start() - run @fn(@arg) on a thread that no page that is away can stop
- * @stack_bytes: a multiple of the page size from 128 KiB up; 0: 256 KiB
+ * @stack_bytes: a multiple of the page size from 128 KiB up; 0: 256 KiB. A guard page
+ *               comes on top, and what the program and its libraries have for each thread
  * @out:         the thread, which hmm_safe_thread_join() ends and frees
  *
  * For a device's own threads: they run while pages are away, some for a CPU fault that

@@ -32,7 +32,7 @@ struct mapping {
  */
 static struct {
 	struct hmm_lock lock;			/* RANK_ARENA */
-	struct process *process;
+	_Atomic(struct process *) process;	/* read without the lock as well */
 	uintptr_t base, end;
 	uintptr_t small_next, small_open, small_end;
 	struct free_object *free[CLASSES];
@@ -128,7 +128,8 @@ static int reserve(void)
 
 struct process *process_peek(void)
 {
-	struct process *p = arena.process;
+	/* acquire: pairs with process_get(); its locks are made */
+	struct process *p = atomic_load_explicit(&arena.process, memory_order_acquire);
 
 	return p && p->alive == PROCESS_ALIVE ? p : NULL;
 }
@@ -152,7 +153,8 @@ struct process *process_get(void)
 			lock_init(&p->lock, RANK_PROCESS);
 			lock_init(&p->leaves_lock, RANK_LEAVES);
 			p->alive = PROCESS_ALIVE;
-			arena.process = p;
+			/* release: pairs with process_peek() */
+			atomic_store_explicit(&arena.process, p, memory_order_release);
 		}
 	}
 	lock_release(&arena.lock);

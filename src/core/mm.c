@@ -173,6 +173,29 @@ static void leave_process(struct hmm_mm *mm)
 	lock_release(&mm->process->lock);
 }
 
+/* From now on a thread that forks uses the mm (mm_use()), or no more. */
+static void set_alive(struct hmm_mm *mm, uint64_t alive)
+{
+	lock_acquire(&mm->process->lock);
+	mm->alive = alive;
+	lock_release(&mm->process->lock);
+}
+
+/* Nobody finds the mm any more: whoever uses it still is the last. */
+static void await_users(struct hmm_mm *mm)
+{
+	uint32_t users;
+
+	for (;;) {
+		lock_acquire(&mm->process->lock);
+		users = mm->users;
+		lock_release(&mm->process->lock);
+		if (!users)
+			return;
+		sys_rest(50);
+	}
+}
+
 static void fill_in(struct hmm_mm *mm, const struct hmm_mm_opts *opts, struct process *process)
 {
 	mm->ops = &local_ops;
@@ -243,7 +266,7 @@ static int build(struct hmm_mm *mm, const struct hmm_mm_opts *opts)
 	ret = handlers_start(mm->family);
 	if (ret)
 		goto err_tables;
-	mm->alive = MM_ALIVE;
+	set_alive(mm, MM_ALIVE);
 	mm_statics_look(mm);
 	if (mm->flags & HMM_MM_STRICT)
 		ret = strict_start(mm);
@@ -253,7 +276,8 @@ static int build(struct hmm_mm *mm, const struct hmm_mm_opts *opts)
 	return 0;
 
 err_handlers:
-	mm->alive = 0;
+	set_alive(mm, 0);
+	await_users(mm);
 	handlers_stop(mm->family);
 err_tables:
 	mm_tables_fini(mm);
@@ -360,7 +384,7 @@ int hmm_mm_destroy(struct hmm_mm *mm)
 	if (mm->remote)
 		return remote_destroy(mm);
 	leave_process(mm);
-	strict_stop(mm);
+	await_users(mm);
 	/* A handler that ends may unmap memory of its own: nobody would read of that. */
 	lock_acquire(&mm->lock);
 	adopt_fill_all(mm);

@@ -286,7 +286,6 @@ void mm_drop_gaps(struct hmm_mm *mm, uintptr_t start, uintptr_t end);
 
 /* strict.c */
 int strict_start(struct hmm_mm *mm);
-void strict_stop(struct hmm_mm *mm);
 
 /* fork.c */
 struct hmm_mm *mm_use(void);			/* the process's, kept from going away */

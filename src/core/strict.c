@@ -295,18 +295,3 @@ int strict_start(struct hmm_mm *mm)
 		thread_join(threads[i]);
 	return ret;
 }
-
-void strict_stop(struct hmm_mm *mm)
-{
-	uint32_t users;
-
-	/* The process has no mm any more: whoever uses this one still does is the last. */
-	for (;;) {
-		lock_acquire(&mm->process->lock);
-		users = mm->users;
-		lock_release(&mm->process->lock);
-		if (!users)
-			return;
-		sys_rest(50);
-	}
-}

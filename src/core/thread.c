@@ -25,7 +25,8 @@ struct start {
 struct thread {
 	struct start start;
 	pthread_t id;
-	void *stack;		/* a chunk */
+	void *stack;
+	size_t chunks;		/* of the arena's that the stack is */
 };
 
 struct hmm_safe_thread {
@@ -110,40 +111,43 @@ static int stack_inherit(void *stack, size_t bytes)
 	return ret;
 }
 
-static void stack_disinherit(void *stack)
+static void thread_free(struct thread *t)
 {
-	sys_madvise(stack, arena_chunk_bytes(), MADV_DONTNEED);
-	sys_madvise(stack, arena_chunk_bytes(), MADV_KEEPONFORK);
-	sys_madvise(stack, arena_chunk_bytes(), MADV_DONTFORK);
-	sys_mprotect(stack, arena_chunk_bytes(), PROT_NONE);
+	const size_t bytes = t->chunks * arena_chunk_bytes();
+
+	sys_madvise(t->stack, bytes, MADV_DONTNEED);
+	sys_madvise(t->stack, bytes, MADV_KEEPONFORK);
+	sys_madvise(t->stack, bytes, MADV_DONTFORK);
+	sys_mprotect(t->stack, bytes, PROT_NONE);
+	arena_chunks_put(t->stack, t->chunks);
+	arena_free(t, sizeof(*t));
 }
 
 int thread_start(void *(*fn)(void *), void *arg, struct thread **out)
 {
-	const size_t page = sys_page_size(), bytes = arena_chunk_bytes();
+	const size_t page = sys_page_size(), chunk = arena_chunk_bytes();
 	struct thread *t = arena_alloc(sizeof(*t));
-	int ret = -ENOMEM;
+	size_t bytes;
+	int ret;
 
 	if (!t)
-		return ret;
+		return -ENOMEM;
 	t->start = (struct start){ .fn = fn, .arg = arg };
-	if (arena_chunks_get(1, &t->stack))
-		goto err_free;
+	t->chunks = (SAFE_STACK + sys_tls_bytes() + chunk - 1) / chunk;
+	bytes = t->chunks * chunk;
+	if (arena_chunks_get(t->chunks, &t->stack)) {
+		arena_free(t, sizeof(*t));
+		return -ENOMEM;
+	}
 	ret = sys_mprotect((char *)t->stack + page, bytes - page, PROT_READ | PROT_WRITE);
 	if (!ret)
 		ret = stack_inherit(t->stack, bytes);
 	if (!ret)
 		ret = start_on(t->stack, bytes, &t->start, &t->id);
 	if (ret)
-		goto err_chunk;
-	*out = t;
-	return 0;
-
-err_chunk:
-	stack_disinherit(t->stack);
-	arena_chunks_put(t->stack, 1);
-err_free:
-	arena_free(t, sizeof(*t));
+		thread_free(t);
+	else
+		*out = t;
 	return ret;
 }
 
@@ -152,37 +156,36 @@ void thread_join(struct thread *t)
 	if (!t)
 		return;
 	pthread_join(t->id, NULL);
-	stack_disinherit(t->stack);
-	arena_chunks_put(t->stack, 1);
-	arena_free(t, sizeof(*t));
+	thread_free(t);
 }
 
 int hmm_safe_thread_start(void *(*fn)(void *), void *arg, size_t stack_bytes,
 			  struct hmm_safe_thread **out)
 {
+	const size_t guard = sys_page_size(), extra = guard + sys_tls_bytes();
 	struct hmm_safe_thread *t;
 
 	if (!stack_bytes)
 		stack_bytes = SAFE_STACK;
-	if (!fn || !out || stack_bytes < SAFE_STACK_MIN || stack_bytes & (sys_page_size() - 1))
+	if (!fn || !out || stack_bytes < SAFE_STACK_MIN || stack_bytes & (guard - 1))
 		return -EINVAL;
-	t = hmm_safe_alloc(sizeof(*t));
+	t = stack_bytes <= SIZE_MAX - extra ? hmm_safe_alloc(sizeof(*t)) : NULL;
 	if (!t)
 		return -ENOMEM;
 	t->start = (struct start){ .fn = fn, .arg = arg };
-	t->bytes = stack_bytes;
-	t->stack = hmm_safe_alloc(stack_bytes);
+	t->bytes = stack_bytes + extra;
+	t->stack = hmm_safe_alloc(t->bytes);
 	if (!t->stack)
 		goto err_free;
-	if (sys_mprotect(t->stack, sys_page_size(), PROT_NONE) ||
-	    stack_inherit(t->stack, stack_bytes) ||
-	    start_on(t->stack, stack_bytes, &t->start, &t->id))
+	if (sys_mprotect(t->stack, guard, PROT_NONE) ||
+	    stack_inherit(t->stack, t->bytes) ||
+	    start_on(t->stack, t->bytes, &t->start, &t->id))
 		goto err_stack;
 	*out = t;
 	return 0;
 
 err_stack:
-	hmm_safe_free(t->stack, stack_bytes);
+	hmm_safe_free(t->stack, t->bytes);
 err_free:
 	hmm_safe_free(t, sizeof(*t));
 	return -ENOMEM;

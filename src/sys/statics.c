@@ -43,6 +43,25 @@ void sys_for_each_static(void (*fn)(uintptr_t start, uintptr_t end, void *ctx), 
 	dl_iterate_phdr(tell_object, &t);
 }
 
+static int add_tls(struct dl_phdr_info *info, size_t size, void *arg)
+{
+	size_t *bytes = arg;
+
+	(void)size;
+	for (unsigned int i = 0; i < info->dlpi_phnum; i++)
+		if (info->dlpi_phdr[i].p_type == PT_TLS)
+			*bytes += info->dlpi_phdr[i].p_memsz + info->dlpi_phdr[i].p_align;
+	return 0;
+}
+
+size_t sys_tls_bytes(void)
+{
+	size_t bytes = 0;
+
+	dl_iterate_phdr(add_tls, &bytes);
+	return page_up(bytes);
+}
+
 struct tls_reach {
 	uintptr_t from;		/* what is told of the thread */
 	size_t below, above;

@@ -331,6 +331,12 @@ void sys_for_each_static(void (*fn)(uintptr_t start, uintptr_t end, void *ctx), 
  */
 void sys_tls_around(const void *own, size_t bytes, size_t *below, size_t *above);
 
+/*
+ * The most that thread-local storage takes of a thread's stack, in bytes, whole pages: that
+ * of the program and of each library that is loaded. Locks as the above.
+ */
+size_t sys_tls_bytes(void);
+
 /* Is any of [start, end) part of the program or of a library that is loaded? May lock. */
 bool sys_in_object(uintptr_t start, uintptr_t end);
 

@@ -3,6 +3,7 @@
  * The library's own threads, and what others have them do before they are the library's:
  * a sanitizer, or whoever else stands between a program and pthread_create(), maps memory
  * there and touches it. Here it is this program that stands there, and takes its time.
+ * And what each thread of the program has, those of the library have too.
  */
 #define _GNU_SOURCE
 #include "world.h"
@@ -10,11 +11,15 @@
 #include <dlfcn.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #define NR	16
 #define BIRTHS	256u
 #define LABOUR	200	/* turns of the processor: time enough to be missed */
+
+/* More of it than any stack of the library's would be without: nothing here works then. */
+static __thread unsigned char of_each_thread[5 << 20];
 
 struct birth {
 	void *(*fn)(void *);
@@ -98,6 +103,38 @@ static void threads_for_devices_are_there_with_them(void **state)
 	assert_int_equal(testdev_remove(dev), 0);
 }
 
+static void *use_stack_and_tls(void *arg)
+{
+	volatile unsigned char deep[100 << 10];
+	_Atomic bool *fine = arg;
+	size_t wrong = 0;
+
+	for (size_t i = 0; i < sizeof(of_each_thread); i += 512)
+		wrong += of_each_thread[i];
+	memset(of_each_thread, 7, sizeof(of_each_thread));
+	for (size_t i = sizeof(deep); i; i--)
+		deep[i - 1] = 9;
+	for (size_t i = 0; i < sizeof(of_each_thread); i++)
+		wrong += of_each_thread[i] != 7;
+	atomic_store(fine, !wrong && deep[0] == 9);
+	return arg;
+}
+
+/* A stack is as long as was asked, beside all that the program has for each thread. */
+static void thread_local_storage_comes_on_top(void **state)
+{
+	struct hmm_safe_thread *thread;
+	_Atomic bool fine = false;
+
+	(void)state;
+	memset(of_each_thread, 5, sizeof(of_each_thread));
+	assert_int_equal(hmm_safe_thread_start(use_stack_and_tls, &fine, 128 << 10, &thread), 0);
+	hmm_safe_thread_join(thread);
+	assert_true(fine);
+	for (size_t i = 0; i < sizeof(of_each_thread); i++)
+		assert_true(of_each_thread[i] == 5);
+}
+
 /* A thread's first page may be away: it comes home, nobody holds it up. */
 static void births_touch_what_is_away(void **state)
 {
@@ -125,6 +162,7 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 		world_test(handlers_are_there_with_the_mm),
 		world_test(threads_for_devices_are_there_with_them),
+		world_test(thread_local_storage_comes_on_top),
 		world_test(births_touch_what_is_away),
 	};
 

@@ -7,6 +7,8 @@
 #define _GNU_SOURCE
 #include "world.h"
 
+#include "../sanitized.h"
+
 #include <errno.h>
 #include <grp.h>
 #include <stdio.h>
@@ -520,7 +522,13 @@ static int child_full_while_in_use(void *arg)
 	return 0;
 }
 /* Address space that fills up later costs migrations, never bytes. */
-child_test(full_while_in_use)
+static void full_while_in_use(void **state)
+{
+	(void)state;
+	if (SANITIZED)
+		lacks("a sanitizer needs address space itself");
+	assert_int_equal(in_child(child_full_while_in_use, NULL), 0);
+}
 
 /* As an ordinary user, who may open neither the call nor the device. */
 static bool become_nobody(void)
@@ -669,6 +677,48 @@ static int child_strict_twice_in_a_tree(void *arg)
 /* STRICT below a STRICT parent: its listener is taken, -EBUSY. */
 child_test(strict_twice_in_a_tree)
 
+static int refused_beside_forks(void)
+{
+	struct hmm_mm *mm;
+	pthread_t forks;
+	void *failed;
+	int fds[2];
+
+	alarm(20);
+	check(!pipe(fds));
+	atomic_store(&busy, 1);
+	check(!pthread_create(&forks, NULL, fork_run, fds));
+	for (int i = 0; i < 50; i++) {
+		check(make(&mm, HMM_MM_STRICT) == -EBUSY);
+		check(!hmm_mm_create(NULL, &mm));
+		check(!hmm_mm_destroy(mm));
+	}
+	atomic_store(&busy, 0);
+	pthread_join(forks, &failed);
+	close(fds[1]);
+	while (wait(NULL) > 0)
+		;
+	return failed != NULL;
+}
+
+static int child_a_refused_mm_is_no_forks(void *arg)
+{
+	struct hmm_mm *mm;
+	pid_t pid;
+
+	(void)arg;
+	check(!make(&mm, HMM_MM_STRICT));
+	pid = fork();
+	check(pid >= 0);
+	if (!pid)
+		_exit(refused_beside_forks());
+	check(!wait_child(pid));
+	check(!hmm_mm_destroy(mm));
+	return 0;
+}
+/* An mm that fails late, when a thread that forks may have found it, goes when that has left it. */
+child_test(a_refused_mm_is_no_forks)
+
 static int child_strict_child_outlives_parent_mm(void *arg)
 {
 	struct hmm_mm *mm;
@@ -782,6 +832,7 @@ int main(void)
 	};
 	static const struct CMUnitTest announced[] = {
 		cmocka_unit_test(strict_twice_in_a_tree),
+		cmocka_unit_test(a_refused_mm_is_no_forks),
 		cmocka_unit_test(strict_child_outlives_parent_mm),
 		cmocka_unit_test(grandchild_answers),
 	};
