@@ -58,7 +58,7 @@ struct hmm_safe_thread;		/* a thread on a stack of safe memory; opaque */
 /**
  * hmm_safe_thread_start() - run @fn(@arg) on a thread that no page that is away can stop
  * @stack_bytes: a multiple of the page size from 128 KiB up; 0: 256 KiB. A guard page
- *               comes on top, and what the program and its libraries have for each thread
+ *               comes on top, and the thread-local storage of the program and its libraries
  * @out:         the thread, which hmm_safe_thread_join() ends and frees
  *
  * For a device's own threads: they run while pages are away, some for a CPU fault that
@@ -67,9 +67,9 @@ struct hmm_safe_thread;		/* a thread on a stack of safe memory; opaque */
  * What @fn touches beyond its stack is its own care. A forked child has neither the
  * thread nor its handle.
  *
- * Context: any thread, not from callbacks (it maps memory), and with no lock held that one
- *   takes: it returns once the thread runs, and what a sanitizer or a libc does in a thread
- *   before that may touch pages that are away.
+ * Context: any thread, not from callbacks (it maps memory). It returns once the thread runs:
+ *   no lock is held that a callback takes, or whatever runs in a new thread before @fn (a
+ *   sanitizer's part does, and may touch pages that are away).
  *
  * Return: 0, -EINVAL (NULL, or a size as above is not), -ENOMEM (no memory, or no more
  *   threads).
@@ -264,7 +264,8 @@ struct hmm_devmem_opts {
 /**
  * hmm_devmem_add() - register device memory with an mm
  *
- * Context: any thread, not from a callback; blocks.
+ * Context: any thread, not from a callback; blocks, until a thread for it runs: locks as for
+ *   hmm_safe_thread_start().
  *
  * Return: 0, or
  *   -EINVAL  NULL, owner NULL, an impossible size, a mandatory operation missing,

@@ -42,7 +42,8 @@ static void *begin(void *arg)
 	struct start *start = arg;
 
 	thread_tell();
-	atomic_store_explicit(&start->begun, 1, memory_order_relaxed);
+	/* release: pairs with await_begin() */
+	atomic_store_explicit(&start->begun, 1, memory_order_release);
 	sys_futex_wake(&start->begun, 1);
 	return start->fn(start->arg);
 }
@@ -60,7 +61,8 @@ static void *begin(void *arg)
  */
 static void await_begin(struct start *start)
 {
-	while (!atomic_load_explicit(&start->begun, memory_order_relaxed))
+	/* acquire: what was done there before is done */
+	while (!atomic_load_explicit(&start->begun, memory_order_acquire))
 		sys_futex_wait(&start->begun, 0, NULL);
 }
 
@@ -133,7 +135,7 @@ int thread_start(void *(*fn)(void *), void *arg, struct thread **out)
 	if (!t)
 		return -ENOMEM;
 	t->start = (struct start){ .fn = fn, .arg = arg };
-	t->chunks = (SAFE_STACK + sys_tls_bytes() + chunk - 1) / chunk;
+	t->chunks = (page + SAFE_STACK + sys_tls_bytes() + chunk - 1) / chunk;
 	bytes = t->chunks * chunk;
 	if (arena_chunks_get(t->chunks, &t->stack)) {
 		arena_free(t, sizeof(*t));

@@ -64,6 +64,7 @@ size_t sys_tls_bytes(void)
 
 struct tls_reach {
 	uintptr_t from;		/* what is told of the thread */
+	size_t most;		/* what is further away libc has made later, somewhere else */
 	size_t below, above;
 };
 
@@ -75,8 +76,7 @@ static void reach(struct tls_reach *r, uintptr_t start, uintptr_t end)
 		r->above = end - r->from;
 }
 
-/* What libc makes for a thread later than the thread itself is somewhere else. */
-#define STATIC_TLS_MAX	(1u << 20)
+#define CONTROL_BLOCK_MAX	(1u << 20)
 
 static int reach_object(struct dl_phdr_info *info, size_t size, void *arg)
 {
@@ -85,7 +85,7 @@ static int reach_object(struct dl_phdr_info *info, size_t size, void *arg)
 				  (uintptr_t)info->dlpi_tls_data : 0;
 	size_t away = start < r->from ? r->from - start : start - r->from;
 
-	for (unsigned int i = 0; start && away < STATIC_TLS_MAX && i < info->dlpi_phnum; i++)
+	for (unsigned int i = 0; start && away < r->most && i < info->dlpi_phnum; i++)
 		if (info->dlpi_phdr[i].p_type == PT_TLS)
 			reach(r, start, start + info->dlpi_phdr[i].p_memsz);
 	return 0;
@@ -94,7 +94,7 @@ static int reach_object(struct dl_phdr_info *info, size_t size, void *arg)
 void sys_tls_around(const void *own, size_t bytes, size_t *below, size_t *above)
 {
 	const struct sys_own_block block = sys_own_block();
-	struct tls_reach r = { .from = block.told };
+	struct tls_reach r = { .from = block.told, .most = CONTROL_BLOCK_MAX + sys_tls_bytes() };
 	const uintptr_t rseq = sys_own_rseq();
 
 	*below = sys_page_size();

@@ -332,8 +332,8 @@ void sys_for_each_static(void (*fn)(uintptr_t start, uintptr_t end, void *ctx), 
 void sys_tls_around(const void *own, size_t bytes, size_t *below, size_t *above);
 
 /*
- * The most that thread-local storage takes of a thread's stack, in bytes, whole pages: that
- * of the program and of each library that is loaded. Locks as the above.
+ * The thread-local storage of the program and of each library that is loaded, in bytes,
+ * whole pages; all of it may be on a new thread's stack. Locks as the above.
  */
 size_t sys_tls_bytes(void);
 

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The threads that answer announced calls of a strict mm: when they begin, and when all
- * of them could be waiting for the library's locks.
+ * The threads that answer announced calls of a strict mm, when all of them could be waiting
+ * for the library's locks.
  */
 #define _GNU_SOURCE
 #include "world.h"
 
-#include <dlfcn.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
@@ -19,51 +18,6 @@
 #include <unistd.h>
 
 #define CALLERS	8u	/* more than there are listeners */
-
-#define EARLY_MAPS	2000u	/* unannounced they take no time, else a while */
-
-/* ---------------------------------------------------------------- beginning */
-
-static _Atomic uint32_t began;
-
-struct beginning {
-	void *(*start)(void *arg);
-	void *arg;
-};
-
-/* As a sanitizer or a profiler does: something of its own in a new thread, at first. */
-static void *begin_thread(void *arg)
-{
-	struct beginning b = *(struct beginning *)arg;
-
-	free(arg);
-	for (uint32_t i = rounds(EARLY_MAPS); i > 0; i--)
-		munmap(mmap(NULL, page, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), page);
-	atomic_fetch_add(&began, 1);
-	return b.start(b.arg);
-}
-
-/* In libc's place, for the library too. */
-__attribute__((visibility("default")))
-int pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*start)(void *), void *arg)
-{
-	int (*create)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *) =
-		(int (*)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *))
-			dlsym(RTLD_NEXT, "pthread_create");
-	struct beginning *b = malloc(sizeof(*b));
-
-	*b = (struct beginning){ start, arg };
-	return create(thread, attr, begin_thread, b);
-}
-
-/* Were they announced before a listener listens, this program would not have begun. */
-static void a_listener_is_there_before_calls_are_announced(void **state)
-{
-	(void)state;
-	assert_true(atomic_load(&began) >= 4);
-}
-
-/* ---------------------------------------------------------------- when all could wait */
 
 static _Atomic uint32_t go, release_lock, in_callback;
 
@@ -191,7 +145,6 @@ static void another_process_waits_for_no_lock_of_ours(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(a_listener_is_there_before_calls_are_announced),
 		world_test(another_process_waits_for_no_lock_of_ours),
 	};
 

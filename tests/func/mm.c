@@ -682,23 +682,22 @@ static int refused_beside_forks(void)
 	struct hmm_mm *mm;
 	pthread_t forks;
 	void *failed;
-	int fds[2];
+	int fds[2], status;
 
-	alarm(20);
+	child_signals();
 	check(!pipe(fds));
 	atomic_store(&busy, 1);
 	check(!pthread_create(&forks, NULL, fork_run, fds));
-	for (int i = 0; i < 50; i++) {
+	do {
 		check(make(&mm, HMM_MM_STRICT) == -EBUSY);
 		check(!hmm_mm_create(NULL, &mm));
 		check(!hmm_mm_destroy(mm));
-	}
-	atomic_store(&busy, 0);
-	pthread_join(forks, &failed);
+	} while (pthread_tryjoin_np(forks, &failed));
+	check(!failed);
 	close(fds[1]);
-	while (wait(NULL) > 0)
-		;
-	return failed != NULL;
+	while (wait(&status) > 0)
+		check(!status);
+	return 0;
 }
 
 static int child_a_refused_mm_is_no_forks(void *arg)
