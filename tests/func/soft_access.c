@@ -23,7 +23,7 @@ static struct hmm_soft *soft;
 
 static void soft_begin(struct world *w, enum hmm_soft_migrate migrate)
 {
-	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 16 << 20, .lanes = 2, .migrate = migrate);
+	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 4096 * page, .lanes = 2, .migrate = migrate);
 
 	assert_int_equal(hmm_soft_open(w->mm, &opts, &soft), 0);
 }
@@ -761,7 +761,7 @@ static void reading_is_not_writing(void **state)
 /* A page is looked up once: what follows on the same lane hits its TLB. */
 static void second_access_hits_the_tlb(void **state)
 {
-	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 1 << 20, .lanes = 1);
+	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 256 * page, .lanes = 1);
 	struct world *w = *state;
 	unsigned char *p = map_blocks(2, 20);
 

@@ -17,9 +17,9 @@
 #define NR	64
 #define RW	(PROT_READ | PROT_WRITE)
 
-static struct hmm_soft *soft_of_8m(struct world *w)
+static struct hmm_soft *soft_small(struct world *w)
 {
-	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 8 << 20, .lanes = 1, .fault_around = 1);
+	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 2048 * page, .lanes = 1, .fault_around = 1);
 
 	return soft_new(w, &opts);
 }
@@ -38,7 +38,7 @@ static void inject(struct hmm_soft *soft, struct hmm_soft_inject faults)
 static void nth_allocation_fails(void **state)
 {
 	struct world *w = *state;
-	struct hmm_soft *soft = soft_of_8m(w);
+	struct hmm_soft *soft = soft_small(w);
 	unsigned char *p = map_filled(3 * NR, 1);
 
 	INJECT(soft, .alloc_fail = 2);
@@ -56,7 +56,7 @@ static void nth_allocation_fails(void **state)
 static void fault_without_room_is_mirrored(void **state)
 {
 	struct world *w = *state;
-	struct hmm_soft *soft = soft_of_8m(w);
+	struct hmm_soft *soft = soft_small(w);
 	unsigned char *p = map_filled(1, 2);
 
 	INJECT(soft, .alloc_fail = 1);
@@ -72,7 +72,7 @@ static void one_dma_error_loses_nothing(void **state)
 	struct world *w = *state;
 
 	for (uint64_t n = 1; n <= 4; n++) {
-		struct hmm_soft *soft = soft_of_8m(w);
+		struct hmm_soft *soft = soft_small(w);
 		unsigned char *p = map_filled(NR, 3);
 
 		INJECT(soft, .dma_error = n);
@@ -107,7 +107,7 @@ static void ecc_error_costs_its_page(void **state)
 	struct world *w = *state;
 
 	for (int bulk = 0; bulk < 2; bulk++) {
-		struct hmm_soft *soft = soft_of_8m(w);
+		struct hmm_soft *soft = soft_small(w);
 		unsigned char *p = map_filled(NR, 4);
 
 		w->may_lose = true;
@@ -128,7 +128,7 @@ static void ecc_error_costs_its_page(void **state)
 static void ecc_error_reaches_the_lanes(void **state)
 {
 	struct world *w = *state;
-	struct hmm_soft *soft = soft_of_8m(w);
+	struct hmm_soft *soft = soft_small(w);
 	unsigned char *p = map_blocks(2, 5);
 	struct hmm_soft_fault fault;
 
@@ -190,7 +190,7 @@ static void reset_during_a_migration_loses_nothing(void **state)
 {
 	enum { PAGES = 4 * NR };
 	struct world *w = *state;
-	struct hmm_soft *soft = soft_of_8m(w);
+	struct hmm_soft *soft = soft_small(w);
 	unsigned char *p = map_pages(PAGES, RW, 0);
 	uint64_t refused[HMM_REASONS] = { 0 };
 
@@ -213,7 +213,7 @@ static void reset_during_a_migration_loses_nothing(void **state)
 /* An ECC error in a peer's memory: the page does not come, and is lost where it is. */
 static void ecc_error_of_a_peer(void **state)
 {
-	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 8 << 20, .peer_group = "group");
+	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 2048 * page, .peer_group = "group");
 	struct world *w = *state;
 	struct hmm_soft *a = soft_new(w, &opts), *b = soft_new(w, &opts);
 	unsigned char *p = map_blocks(NR, 8);
@@ -245,7 +245,7 @@ static void assert_record(struct hmm_soft_fault fault, const void *addr,
 static void record_says_what_was_refused(void **state)
 {
 	struct world *w = *state;
-	struct hmm_soft *soft = soft_of_8m(w);
+	struct hmm_soft *soft = soft_small(w);
 	unsigned char *p = map_filled(4, 9);
 
 	assert_int_equal(mprotect(p + page, page, PROT_READ), 0);
@@ -268,7 +268,7 @@ static void record_says_what_was_refused(void **state)
 static void atomic_on_a_memfd_is_refused(void **state)
 {
 	struct world *w = *state;
-	struct hmm_soft *soft = soft_of_8m(w);
+	struct hmm_soft *soft = soft_small(w);
 	int fd = memfd_create("soft", MFD_CLOEXEC);
 	unsigned char *p;
 
@@ -291,7 +291,7 @@ static void atomic_on_a_memfd_is_refused(void **state)
 static void no_memory_for_the_page_table(void **state)
 {
 	enum { BLOCKS = 400, BLOCK = 512 };
-	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 8 << 20, .lanes = 1,
+	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 2048 * page, .lanes = 1,
 		 .migrate = HMM_SOFT_MIGRATE_NEVER);
 	struct world *w = *state;
 	struct hmm_soft *soft = soft_new(w, &opts);

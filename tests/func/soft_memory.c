@@ -21,14 +21,14 @@
 static void migrate_in_and_close(void **state)
 {
 	struct world *w = *state;
-	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 16 << 20);
+	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 4096 * page);
 	struct hmm_soft *soft = soft_new(w, &opts);
 	unsigned char *p = map_filled(NR, 1);
 
 	assert_int_equal(soft_move_in(soft, p, NR, NULL), NR);
 	assert_at(w, p, NR, HMM_PLACE_DEVICE);
 	assert_int_equal(soft_stats_of(soft).migrated_in, NR);
-	assert_int_equal(soft_stats_of(soft).mem_bytes, 16 << 20);
+	assert_int_equal(soft_stats_of(soft).mem_bytes, 4096 * page);
 	assert_true(soft_stats_of(soft).mem_used >= NR * page);
 	assert_int_equal(soft_move_in(soft, p, NR, NULL), 0);
 	soft_checks(soft, p, NR, 1);
@@ -79,7 +79,7 @@ static void a_device_of_one_page(void **state)
 
 static void between(struct world *w, const void *group)
 {
-	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 8 << 20, .peer_group = group);
+	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 2048 * page, .peer_group = group);
 	struct hmm_soft *a = soft_new(w, &opts), *b = soft_new(w, &opts);
 	unsigned char *p = map_filled(NR, 4);
 	struct hmm_soft_stats before;
@@ -117,7 +117,7 @@ static void device_to_device_without_a_group(void **state)
 
 static void one_reads_the_others(struct world *w, const void *group)
 {
-	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 8 << 20, .migrate = HMM_SOFT_MIGRATE_NEVER,
+	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 2048 * page, .migrate = HMM_SOFT_MIGRATE_NEVER,
 		 .peer_group = group);
 	struct hmm_soft *a = soft_new(w, &opts), *b = soft_new(w, &opts);
 	unsigned char *p = map_filled(NR, 5);
@@ -142,7 +142,7 @@ static void device_reads_the_other_devices_pages(void **state)
 static void fault_around_brings_neighbours(void **state)
 {
 	struct world *w = *state;
-	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 8 << 20, .fault_around = 16);
+	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 2048 * page, .fault_around = 16);
 	struct hmm_soft *soft = soft_new(w, &opts);
 	unsigned char *p = map_filled(512, 12);
 
@@ -223,14 +223,14 @@ static void stream_against_changes(void **state)
 	pthread_t thread;
 
 	assert_int_equal(pthread_create(&thread, NULL, stream_on, &s), 0);
-	for (int i = 0; i < CHANGES; i++) {
+	for (uint32_t i = 0; i < rounds(CHANGES); i++) {
 		assert_true(soft_move_in(soft, p, ALL, NULL) >= 0);
 		assert_true(soft_move_in(soft, gone, ALL, NULL) >= 0);
 		/* Up to the middle of it, so that what is ahead is posted and then gone. */
 		assert_holds(gone, ALL / 2, 15, 0);
 		munmap(gone, ALL * page);
 		gone = map_filled(ALL, 15);
-		if (i % 8 == 7) {
+		if (i % 4 == 3) {
 			assert_int_equal(hmm_soft_close(soft), 0);
 			soft = soft_new(w, &opts);
 		}
@@ -250,7 +250,7 @@ static void stream_against_changes(void **state)
 static void fault_around_of_one(void **state)
 {
 	struct world *w = *state;
-	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 8 << 20, .fault_around = 1);
+	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 2048 * page, .fault_around = 1);
 	struct hmm_soft *soft = soft_new(w, &opts);
 	unsigned char *p = map_filled(NR, 13);
 
