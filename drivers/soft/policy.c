@@ -18,7 +18,7 @@
 #define DEFAULT_PREFETCH	51
 #define MIRROR_PAGES		16u		/* looked at around a fault of the lanes */
 #define FAULT_AROUND_MAX	512u
-#define READAHEAD_MIN		128		/* pages of a window for which a thread is worth waking */
+#define READAHEAD_MIN		(512u << 10)	/* bytes of a window for which a thread is worth waking */
 #define FORGET_BLOCKS		64		/* above it, all refusals are forgotten */
 
 static struct soft_record *record_slot(struct soft_policy *policy, uintptr_t block)
@@ -246,7 +246,7 @@ int soft_migrate_to_ram(struct hmm_devmem *devmem, const struct hmm_fault *fault
 	 * The CPU goes on with these; what follows comes meanwhile. Not for another mm of
 	 * the family, which could be gone before the thread gets to it.
 	 */
-	if (ahead && pages >= READAHEAD_MIN && 2 * pages <= fault->most && fault->mm == soft->mm &&
+	if (ahead && end - start >= READAHEAD_MIN && 2 * pages <= fault->most && fault->mm == soft->mm &&
 	    end + (end - start) <= soft->user_end)
 		soft_readahead_post(&soft->readahead, end, end + (end - start));
 	return ret < 0 ? (int)ret : 0;

@@ -758,21 +758,22 @@ static void reading_is_not_writing(void **state)
 	munmap(p, 2 * page);
 }
 
-/* A page is looked up once: what follows on the same lane hits its TLB. */
+/* A page is looked up once, 4 KiB of it: what follows on the same lane hits its TLB. */
 static void second_access_hits_the_tlb(void **state)
 {
 	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = 256 * page, .lanes = 1);
 	struct world *w = *state;
+	const uint64_t looked_up = 2 * page / 4096;
 	unsigned char *p = map_blocks(2, 20);
 
 	assert_int_equal(hmm_soft_open(w->mm, &opts, &soft), 0);
 	device_checks(p, 2, 20);
-	assert_int_equal(soft_stats().tlb_misses, 2);
+	assert_int_equal(soft_stats().tlb_misses, looked_up);
 	device_checks(p, 2, 20);
-	assert_int_equal(soft_stats().tlb_misses, 2);
+	assert_int_equal(soft_stats().tlb_misses, looked_up);
 	assert_int_equal(evict(w, p, 1), 1);
 	device_checks(p, 2, 20);
-	assert_true(soft_stats().tlb_misses > 2);
+	assert_true(soft_stats().tlb_misses > looked_up);
 	soft_end();
 	munmap(p, 2 * page);
 }

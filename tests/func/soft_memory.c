@@ -163,7 +163,8 @@ static void fault_around_brings_neighbours(void **state)
  */
 static void stream_is_read_ahead(void **state)
 {
-	enum { ALL = 3 * 512, TOUCHED = 768, AHEAD = 128 };
+	enum { ALL = 3 * 512, TOUCHED = 768 };
+	const size_t ahead = (512 << 10) / page;	/* in windows as large, or larger */
 	struct world *w = *state;
 	HMM_OPTS(hmm_soft_opts, opts, .mem_bytes = ALL * page);
 	struct hmm_soft *soft = soft_new(w, &opts);
@@ -172,15 +173,16 @@ static void stream_is_read_ahead(void **state)
 	assert_int_equal(soft_move_in(soft, p, ALL, NULL), ALL);
 	for (size_t i = 0; i < TOUCHED; i++)
 		assert_int_equal(touch_read(p + i * page), 0);
-	while (next < p + (ALL - AHEAD) * page && !count_at(w, next, 1, HMM_PLACE_DEVICE))
+	while (next < p + (ALL - ahead) * page && !count_at(w, next, 1, HMM_PLACE_DEVICE))
 		next += page;
-	assert_true(next < p + (ALL - AHEAD) * page);
+	assert_true(next < p + (ALL - ahead) * page);
 	/* Nobody touches these. */
-	while (count_at(w, next + page, AHEAD - 1, HMM_PLACE_SYSTEM) < AHEAD - 1)
+	while (count_at(w, next + page, ahead - 1, HMM_PLACE_SYSTEM) < ahead - 1)
 		sched_yield();
 	assert_int_equal(count_at(w, next, 1, HMM_PLACE_DEVICE), 1);
 	assert_holds(p, ALL, 13, 0);
-	assert_true(moved(w, cpu_faults) <= 16);
+	/* A few until it is seen to go on, then no more than one for a window, 2 MiB at last. */
+	assert_true(moved(w, cpu_faults) <= 13 + ALL * page / (2 << 20));
 	assert_int_equal(hmm_soft_close(soft), 0);
 	munmap(p, ALL * page);
 }
