@@ -138,7 +138,7 @@ int main(void)
 		cmocka_unit_test(bytes_come_home_without_a_mapping),
 	};
 	HMM_OPTS(hmm_mm_opts, opts, .flags = HMM_MM_STRICT);
-	HMM_OPTS(hmm_soft_opts, device, .mem_bytes = 1 << 20, .lanes = 1);
+	HMM_OPTS(hmm_soft_opts, device, .mem_bytes = 256 * hmm_page_size(), .lanes = 1);
 	int ret;
 
 	alarm(TEST_SECONDS);

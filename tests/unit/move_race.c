@@ -293,7 +293,7 @@ int main(void)
 		cmocka_unit_test(a_move_back_that_is_not_counted),
 		cmocka_unit_test(a_move_back_that_is_counted_short),
 	};
-	HMM_OPTS(hmm_soft_opts, device, .mem_bytes = 1 << 20, .lanes = 1);
+	HMM_OPTS(hmm_soft_opts, device, .mem_bytes = 256 * hmm_page_size(), .lanes = 1);
 	int ret;
 
 	alarm(TEST_SECONDS);

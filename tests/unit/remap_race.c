@@ -215,7 +215,7 @@ int main(void)
 		cmocka_unit_test(a_file_page_is_stored_to_before_it_is_adopted),
 		cmocka_unit_test(a_forked_page_is_stored_to_before_it_is_adopted),
 	};
-	HMM_OPTS(hmm_soft_opts, device, .mem_bytes = 1 << 20, .lanes = 1);
+	HMM_OPTS(hmm_soft_opts, device, .mem_bytes = 256 * hmm_page_size(), .lanes = 1);
 	int ret;
 
 	alarm(TEST_SECONDS);
