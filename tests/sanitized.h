@@ -14,4 +14,16 @@
 #define SANITIZED 0
 #endif
 
+/* By the one that says itself what addresses there are, and maps more for each new thing? */
+#ifdef __SANITIZE_THREAD__
+#define THREAD_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define THREAD_SANITIZED 1
+#endif
+#endif
+#ifndef THREAD_SANITIZED
+#define THREAD_SANITIZED 0
+#endif
+
 #endif

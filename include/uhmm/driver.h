@@ -68,8 +68,8 @@ struct hmm_safe_thread;		/* a thread on a stack of safe memory; opaque */
  * thread nor its handle.
  *
  * Context: any thread, not from callbacks (it maps memory). It returns once the thread runs:
- *   no lock is held that a callback takes, or whatever runs in a new thread before @fn (a
- *   sanitizer's part does, and may touch pages that are away).
+ *   the caller holds no lock that a callback takes, or whatever runs in a new thread before
+ *   @fn (a sanitizer's part does, and may touch pages that are away).
  *
  * Return: 0, -EINVAL (NULL, or a size as above is not), -ENOMEM (no memory, or no more
  *   threads).

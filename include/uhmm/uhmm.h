@@ -152,8 +152,8 @@ struct hmm_mm_opts {
  * Threads call into the library on their own stack, not on one that they have put in
  * memory that is migrated (as coroutines may).
  *
- * Context: any thread; blocks, until its threads run: no lock is held that a fork handler of
- *   the program's takes, or whatever runs in a new thread at first.
+ * Context: any thread; blocks, until its threads run: the caller holds no lock that a fork
+ *   handler of the program's takes, or whatever runs in a new thread at first.
  *
  * Return: 0, or
  *   -EINVAL      @out NULL, an unknown flag, more than 1 GiB of staging, size not set

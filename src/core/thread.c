@@ -113,6 +113,12 @@ static int stack_inherit(void *stack, size_t bytes)
 	return ret;
 }
 
+/* What is on a stack beside what its thread may use. */
+static size_t stack_extra(void)
+{
+	return sys_page_size() + sys_tls_bytes();
+}
+
 static void thread_free(struct thread *t)
 {
 	const size_t bytes = t->chunks * arena_chunk_bytes();
@@ -135,7 +141,7 @@ int thread_start(void *(*fn)(void *), void *arg, struct thread **out)
 	if (!t)
 		return -ENOMEM;
 	t->start = (struct start){ .fn = fn, .arg = arg };
-	t->chunks = (page + SAFE_STACK + sys_tls_bytes() + chunk - 1) / chunk;
+	t->chunks = (SAFE_STACK + stack_extra() + chunk - 1) / chunk;
 	bytes = t->chunks * chunk;
 	if (arena_chunks_get(t->chunks, &t->stack)) {
 		arena_free(t, sizeof(*t));
@@ -164,7 +170,7 @@ void thread_join(struct thread *t)
 int hmm_safe_thread_start(void *(*fn)(void *), void *arg, size_t stack_bytes,
 			  struct hmm_safe_thread **out)
 {
-	const size_t guard = sys_page_size(), extra = guard + sys_tls_bytes();
+	const size_t guard = sys_page_size(), extra = stack_extra();
 	struct hmm_safe_thread *t;
 
 	if (!stack_bytes)

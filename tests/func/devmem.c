@@ -758,8 +758,10 @@ static void metadata_stays_small(void **state)
 	unsigned char *p;
 	uint64_t before;
 
-	if (SANITIZED)
-		lacks("a sanitizer says what addresses there are");
+	if (THREAD_SANITIZED) {
+		print_message("          not here: a sanitizer says what addresses there are\n");
+		skip();
+	}
 	p = mmap(FAR_AWAY, DEV_PAGES * page, PROT_READ | PROT_WRITE,
 		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
 	assert_ptr_equal(p, FAR_AWAY);
